@@ -1,1 +1,24 @@
-//! (under construction)
+//! Test support for behalf: emulators of the three systems that it talks to, and a harness that runs the app.
+//!
+//! - [`emulators`]: Entra ID, Azure Key Vault and a downstream API, each on its own port of 127.0.0.1, with faults to
+//!   inject and a journal of what reached them. They follow what the project knows of the real systems
+//!   (`entra-and-key-vault`, cited here as "facts §…") and share no code with `behalf-core`.
+//! - [`app`]: the app itself, as a child process on a free port and a temporary state directory.
+//! - [`store`]: what the app stored, read from its `SQLite` file; rows can be damaged on purpose.
+//! - [`demo`]: one token's whole life, told step by step.
+//!
+//! The `up` program (`scripts/up`) puts these together for developers; `tests/` holds the cases.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "test support: a panic here is a failed test, not an outage"
+)]
+
+pub mod app;
+pub mod demo;
+pub mod emulators;
+pub mod store;

@@ -1,0 +1,472 @@
+//! The app as a child process.
+//!
+//! It runs on the embedded host (the program `behalf`: `$BEHALF_BIN`, else next to this program or in the workspace's
+//! target folder), or on Spin if `$SPIN_BIN` names its CLI. It never outlives its parent: both hosts are tied to the
+//! other end of a pipe.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use reqwest::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::watch;
+
+use crate::store::Store;
+
+/// Long enough for a host that compiles two components on a busy machine; only a failure waits for it.
+const START: Duration = Duration::from_mins(2);
+const STOP: Duration = Duration::from_secs(40);
+
+/// The root folder of the workspace, where `spin.toml` is.
+#[must_use]
+pub fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// How the app is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address to listen on; port 0: any that is free.
+    pub listen: SocketAddr,
+    /// State directory; none: a temporary one, removed at the end.
+    pub state_dir: Option<PathBuf>,
+    /// Settings, by name as in `spin.toml`; a later one wins.
+    pub settings: Vec<(String, String)>,
+    /// Where the app's output goes besides [`App::output`]: standard error, if true.
+    pub echo: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self {
+            listen,
+            state_dir: None,
+            settings: Vec::new(),
+            echo: false,
+        }
+    }
+}
+
+impl Options {
+    /// The settings for these emulators.
+    #[must_use]
+    pub fn for_emulators(emulators: &crate::emulators::Emulators) -> Self {
+        Self {
+            settings: emulators.settings(),
+            ..Self::default()
+        }
+    }
+
+    /// With a setting of another value.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// On a state directory that outlives the app.
+    #[must_use]
+    pub fn state_dir(mut self, path: &Path) -> Self {
+        self.state_dir = Some(path.to_owned());
+        self
+    }
+}
+
+/// The running app. Killed when this is dropped.
+pub struct App {
+    address: SocketAddr,
+    process: Process,
+    state_dir: PathBuf,
+    client: reqwest::Client,
+    _temporary: Option<TempDir>,
+}
+
+/// Why the app did not start: it ended, or it never said where it serves.
+#[derive(Debug)]
+pub struct StartFailure {
+    /// Exit code; none if it was killed, by a signal or because it took too long.
+    pub code: Option<i32>,
+    /// What it wrote to standard output and standard error.
+    pub output: Vec<String>,
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "the app ended with exit code {code}")?,
+            None => write!(f, "the app did not start")?,
+        }
+        for line in &self.output {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StartFailure {}
+
+impl App {
+    /// Starts the app and waits until it serves. An error of type [`StartFailure`] is the app's own.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let (temporary, state_dir) = if let Some(path) = options.state_dir {
+            (None, path)
+        } else {
+            let directory = tempfile::Builder::new().prefix("behalf-").tempdir()?;
+            let path = directory.path().to_owned();
+            (Some(directory), path)
+        };
+        let mut command = match std::env::var_os("SPIN_BIN") {
+            Some(spin) => on_spin(&spin, options.listen, &state_dir)?,
+            None => embedded(options.listen, &state_dir)?,
+        };
+        for (name, _) in std::env::vars_os() {
+            // What the developer has set must not reach a test.
+            if name
+                .to_str()
+                .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
+            {
+                command.env_remove(name);
+            }
+        }
+        for (name, value) in &options.settings {
+            command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
+        }
+        let mut process = Process::spawn(command, options.echo)?;
+        let address = process.serving().await?;
+        Ok(Self {
+            address,
+            process,
+            state_dir,
+            client: reqwest::Client::new(),
+            _temporary: temporary,
+        })
+    }
+
+    /// Origin of the app.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it stored.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        Store::of(&self.state_dir)
+    }
+
+    /// The lines that it has written to standard output and standard error so far.
+    #[must_use]
+    pub fn output(&self) -> Vec<String> {
+        self.process.output.lines()
+    }
+
+    /// Waits for a line of output that holds `text`.
+    pub async fn wait_for_output(&self, text: &str) -> anyhow::Result<String> {
+        let found = self
+            .process
+            .output
+            .find(|line| line.contains(text).then(|| line.to_owned()));
+        tokio::time::timeout(START, found)
+            .await
+            .with_context(|| format!("no line of output holds {text:?}"))
+    }
+
+    /// Sends a request. `bearer` is the token alone; `body` is sent as JSON.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        bearer: Option<&str>,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Answer> {
+        let mut request = self.client.request(method, format!("{}{path}", self.url()));
+        if let Some(bearer) = bearer {
+            request = request.bearer_auth(bearer);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        Answer::read(request.send().await?).await
+    }
+
+    /// A request to be filled in, for what [`App::send`] cannot say.
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url()))
+    }
+
+    /// Waits until the app ends by itself.
+    pub async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(self.process.child.wait().await?)
+    }
+
+    /// Sends SIGTERM and waits for the end, which has to be clean. Returns all output.
+    pub async fn stop(mut self) -> anyhow::Result<Vec<String>> {
+        if let Some(status) = self.process.child.try_wait()? {
+            anyhow::bail!("the app had ended before, with {status}");
+        }
+        self.process.signal(Signal::TERM);
+        let status = tokio::time::timeout(STOP, self.process.child.wait())
+            .await
+            .context("the app did not end on SIGTERM")??;
+        let output = self.process.output.lines();
+        anyhow::ensure!(
+            status.success(),
+            "the app ended with {status} on SIGTERM:\n{}",
+            output.join("\n")
+        );
+        Ok(output)
+    }
+}
+
+/// An answer of the app, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: reqwest::header::HeaderMap,
+    /// Body as text.
+    pub text: String,
+    /// Body as JSON; null if it is none.
+    pub json: Value,
+}
+
+impl Answer {
+    /// Reads the body.
+    pub async fn read(response: reqwest::Response) -> anyhow::Result<Self> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await?;
+        let json = serde_json::from_str(&text).unwrap_or_default();
+        Ok(Self {
+            status,
+            headers,
+            text,
+            json,
+        })
+    }
+
+    /// A header's value; empty if there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    }
+
+    /// `code` of a problem document; empty if there is none.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        self.json["code"].as_str().unwrap_or_default()
+    }
+}
+
+fn embedded(listen: SocketAddr, state_dir: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(behalf()?);
+    command
+        .args(["up", "--exit-on-stdin-close", "-f"])
+        .arg(root().join("spin.toml"));
+    command
+        .arg("--listen")
+        .arg(listen.to_string())
+        .arg("--state-dir")
+        .arg(state_dir);
+    Ok(command)
+}
+
+/// The embedded host's program.
+fn behalf() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("BEHALF_BIN") {
+        return Ok(path.into());
+    }
+    let this = std::env::current_exe()?;
+    // Test programs are in `deps`, one folder below.
+    let beside = this
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("behalf"));
+    let in_workspace = root().join("target/debug/behalf");
+    beside
+        .chain([in_workspace])
+        .find(|path| path.is_file())
+        .context(
+            "the embedded host `behalf` is not built: run scripts/build, or set BEHALF_BIN to it",
+        )
+}
+
+/// Spin has no way to end with its parent, and cannot say which free port it found; the shell and we do that for it.
+fn on_spin(spin: &OsString, mut listen: SocketAddr, state_dir: &Path) -> anyhow::Result<Command> {
+    if listen.port() == 0 {
+        listen = TcpListener::bind(listen)?.local_addr()?;
+    }
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(
+        r#"exec 3<&0; "$@" </dev/null & app=$!; { cat <&3 >/dev/null; kill "$app"; } & exec 3<&-
+           trap 'kill "$app"' TERM; wait "$app"; wait "$app""#,
+    );
+    command
+        .arg("sh")
+        .arg(spin)
+        .args(["up", "-f"])
+        .arg(root().join("spin.toml"));
+    command
+        .arg("--listen")
+        .arg(listen.to_string())
+        .arg("--state-dir")
+        .arg(state_dir);
+    Ok(command)
+}
+
+struct Process {
+    child: Child,
+    group: Pid,
+    output: Output,
+    /// The child lives while this is open.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Process {
+    fn spawn(mut command: Command, echo: bool) -> anyhow::Result<Self> {
+        // A group of its own: Ctrl-C at a terminal is for the parent, which then stops the child in order.
+        command.process_group(0).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let program = command.as_std().get_program().to_owned();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        let id = child.id().context("the child has ended")?;
+        let group = Pid::from_raw(id.try_into()?).context("a process id")?;
+        let output = Output::default();
+        output.follow(child.stdout.take().context("a pipe")?, echo);
+        output.follow(child.stderr.take().context("a pipe")?, echo);
+        Ok(Self {
+            group,
+            output,
+            _stdin: child.stdin.take(),
+            child,
+        })
+    }
+
+    /// The address in the line `Serving http://…`.
+    async fn serving(&mut self) -> anyhow::Result<SocketAddr> {
+        let address = self
+            .output
+            .find(|line| line.split_once("Serving http://")?.1.trim().parse().ok());
+        let code = tokio::select! {
+            address = tokio::time::timeout(START, address) => match address {
+                Ok(address) => return Ok(address),
+                Err(_) => None,
+            },
+            status = self.child.wait() => status?.code(),
+        };
+        if code.is_some() {
+            self.output.finished().await;
+        }
+        Err(StartFailure {
+            code,
+            output: self.output.lines(),
+        }
+        .into())
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = kill_process_group(self.group, signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The group's id is only ours while the child has not been waited for.
+        if self.child.id().is_some() {
+            self.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Lines of output, and word of new ones.
+#[derive(Clone)]
+struct Output {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// How many lines there are, and how many streams have ended.
+    changed: Arc<watch::Sender<(usize, usize)>>,
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self {
+            lines: Arc::default(),
+            changed: Arc::new(watch::Sender::new((0, 0))),
+        }
+    }
+}
+
+impl Output {
+    fn follow(&self, stream: impl AsyncRead + Unpin + Send + 'static, echo: bool) {
+        let output = self.clone();
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).split(b'\n');
+            while let Ok(Some(line)) = lines.next_segment().await {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if echo {
+                    eprintln!("{line}");
+                }
+                output.lines.lock().unwrap().push(line);
+                output.changed.send_modify(|(lines, _)| *lines += 1);
+            }
+            output.changed.send_modify(|(_, ended)| *ended += 1);
+        });
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// What `pick` makes of the first line that it picks; waits for it.
+    async fn find<T>(&self, pick: impl Fn(&str) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(found) = self
+                .lines
+                .lock()
+                .unwrap()
+                .iter()
+                .find_map(|line| pick(line))
+            {
+                return found;
+            }
+            // The sender is `self`, so this cannot fail.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Waits until both streams have ended.
+    async fn finished(&self) {
+        let _ = self
+            .changed
+            .subscribe()
+            .wait_for(|(_, ended)| *ended == 2)
+            .await;
+    }
+}

@@ -1,0 +1,215 @@
+//! The control port: everything that [`Emulators`](super::Emulators) does, as JSON over HTTP.
+//!
+//! | | |
+//! |---|---|
+//! | `GET /` | addresses, tenants, ids |
+//! | `GET /demo/authorization` | `Authorization: Bearer …`, a fresh token of the demo user: for `curl -H "$(curl -s …)"` |
+//! | `GET /demo/sweep-authorization` | the same with the sweep key |
+//! | `POST /tokens` | mints a caller's token: `{"tenant", "user", "version", "roles", "claims", "signature"}`, all optional → `{"token"}` |
+//! | `POST /tenants/{tenant}/rotate-key` | a new version of the tenant's encryption key → `{"version"}` |
+//! | `PUT /secrets/{name}` | `{"value"}` → `{"version"}` |
+//! | `PATCH /secrets/{name}` | `{"enabled", "version"?}` |
+//! | `DELETE /secrets/{name}`, `POST /secrets/{name}/recover` | |
+//! | `POST /users/{tenant}/{user}/revoke` | revokes the user's sessions |
+//! | `PATCH /users/{tenant}/{user}` | `{"enabled"}` |
+//! | `POST /signing-keys/rotate` | Entra ID signs with a new key |
+//! | `POST /faults`, `DELETE /faults` | adds a [`Fault`], forgets all |
+//! | `GET /journal`, `DELETE /journal` | |
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use http::{StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::entra::Mint;
+use super::fault::Fault;
+use super::journal::Entry;
+use super::key_vault::SecretError;
+use super::signing::Signature;
+use super::{World, key_name};
+
+pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Router {
+    let index = index(&world, urls);
+    Router::new()
+        .route("/", get(async move || Json(index.clone())))
+        .route("/demo/authorization", get(demo_authorization))
+        .route("/demo/sweep-authorization", get(sweep_authorization))
+        .route("/tokens", post(mint))
+        .route("/tenants/{tenant}/rotate-key", post(rotate_key))
+        .route(
+            "/secrets/{name}",
+            put(put_secret).patch(enable_secret).delete(delete_secret),
+        )
+        .route("/secrets/{name}/recover", post(recover_secret))
+        .route("/users/{tenant}/{user}", axum::routing::patch(enable_user))
+        .route("/users/{tenant}/{user}/revoke", post(revoke))
+        .route("/signing-keys/rotate", post(rotate_signing_keys))
+        .route("/faults", post(add_fault).delete(clear_faults))
+        .route("/journal", get(journal).delete(clear_journal))
+        .with_state(world)
+}
+
+type Shared = State<Arc<World>>;
+
+fn index(world: &World, urls: [(&str, String); 3]) -> Value {
+    let urls: Map<String, Value> = urls
+        .into_iter()
+        .map(|(name, url)| (name.to_owned(), json!(url)))
+        .collect();
+    let options = &world.options;
+    json!({ "urls": urls, "tenants": options.tenants, "client_id": options.client_id, "demo_user": options.demo_user })
+}
+
+async fn demo_authorization(State(world): Shared) -> String {
+    format!(
+        "Authorization: Bearer {}\n",
+        world.entra.mint(&world.mint())
+    )
+}
+
+async fn sweep_authorization(State(world): Shared) -> String {
+    format!("Authorization: Bearer {}\n", world.options.sweep_key)
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct MintRequest {
+    tenant: Option<String>,
+    user: Option<String>,
+    version: u8,
+    roles: Option<Vec<String>>,
+    claims: Map<String, Value>,
+    signature: Signature,
+}
+
+impl Default for MintRequest {
+    fn default() -> Self {
+        Self {
+            tenant: None,
+            user: None,
+            version: 2,
+            roles: None,
+            claims: Map::new(),
+            signature: Signature::Good,
+        }
+    }
+}
+
+async fn mint(State(world): Shared, Json(request): Json<MintRequest>) -> Response {
+    let demo = world.mint();
+    let mint = Mint {
+        tenant: request.tenant.unwrap_or(demo.tenant),
+        user: request.user.unwrap_or(demo.user),
+        version: request.version,
+        roles: request.roles,
+        claims: request.claims,
+        signature: request.signature,
+    };
+    (
+        [(header::CACHE_CONTROL, "no-store")],
+        Json(json!({ "token": world.entra.mint(&mint) })),
+    )
+        .into_response()
+}
+
+async fn rotate_key(
+    State(world): Shared,
+    Path(tenant): Path<String>,
+) -> Result<Json<Value>, SecretError> {
+    Ok(Json(
+        json!({ "name": key_name(&tenant), "version": world.rotate_key(&tenant)? }),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretValue {
+    value: String,
+}
+
+async fn put_secret(
+    State(world): Shared,
+    Path(name): Path<String>,
+    Json(secret): Json<SecretValue>,
+) -> Result<Json<Value>, SecretError> {
+    Ok(Json(
+        json!({ "version": world.key_vault.put(&name, &secret.value)? }),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Enabled {
+    enabled: bool,
+    version: Option<String>,
+}
+
+async fn enable_secret(
+    State(world): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<Enabled>,
+) -> Result<StatusCode, SecretError> {
+    world
+        .key_vault
+        .set_enabled(&name, request.version.as_deref(), request.enabled)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn delete_secret(
+    State(world): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, SecretError> {
+    world.key_vault.delete(&name)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn recover_secret(
+    State(world): Shared,
+    Path(name): Path<String>,
+) -> Result<StatusCode, SecretError> {
+    world.key_vault.recover(&name)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn revoke(State(world): Shared, Path((tenant, user)): Path<(String, String)>) -> StatusCode {
+    world.entra.revoke(&tenant, &user);
+    StatusCode::NO_CONTENT
+}
+
+async fn enable_user(
+    State(world): Shared,
+    Path((tenant, user)): Path<(String, String)>,
+    Json(request): Json<Enabled>,
+) -> StatusCode {
+    world.entra.set_enabled(&tenant, &user, request.enabled);
+    StatusCode::NO_CONTENT
+}
+
+async fn rotate_signing_keys(State(world): Shared) -> StatusCode {
+    world.entra.rotate_signing_keys();
+    StatusCode::NO_CONTENT
+}
+
+async fn add_fault(State(world): Shared, Json(fault): Json<Fault>) -> StatusCode {
+    world.shared.faults.add(fault);
+    StatusCode::NO_CONTENT
+}
+
+async fn clear_faults(State(world): Shared) -> StatusCode {
+    world.shared.faults.clear();
+    StatusCode::NO_CONTENT
+}
+
+async fn journal(State(world): Shared) -> Json<Vec<Entry>> {
+    Json(world.shared.journal.read())
+}
+
+async fn clear_journal(State(world): Shared) -> StatusCode {
+    world.shared.journal.clear();
+    StatusCode::NO_CONTENT
+}

@@ -1,0 +1,228 @@
+//! Faults: answers that an emulator gives instead of its own, a number of times.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::journal::{Entry, Target};
+use super::server::Close;
+use super::token_error::TokenError;
+
+/// A fault, and which requests it meets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// The endpoint that fails.
+    pub target: Target,
+    /// Only requests with this `grant_type`.
+    #[serde(default)]
+    pub grant: Option<String>,
+    /// How many requests it meets.
+    #[serde(default = "once")]
+    pub count: u32,
+    /// Milliseconds to wait before the answer.
+    #[serde(default)]
+    pub delay_ms: u64,
+    /// Value of `Retry-After`.
+    #[serde(default)]
+    pub retry_after: Option<String>,
+    /// What is answered.
+    pub answer: Answer,
+}
+
+/// What a fault answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Answer {
+    /// What the emulator would have answered: a delay alone.
+    Pass,
+    /// Any status and body.
+    Status {
+        /// HTTP status.
+        status: u16,
+        /// Body.
+        #[serde(default)]
+        body: String,
+        /// Media type of the body.
+        #[serde(default = "json_type")]
+        content_type: String,
+    },
+    /// An error of Entra ID's token endpoint (facts §A.6, §A.7).
+    Entra {
+        /// AADSTS code; `error`, status and `suberror` follow from it.
+        code: u32,
+        /// `suberror` other than the usual one.
+        #[serde(default)]
+        suberror: Option<String>,
+        /// `claims`: JSON text.
+        #[serde(default)]
+        claims: Option<String>,
+        /// `error` other than the usual one.
+        #[serde(default)]
+        error: Option<String>,
+        /// HTTP status other than the usual one.
+        #[serde(default)]
+        status: Option<u16>,
+    },
+    /// An error of Key Vault (facts §D.5).
+    KeyVault {
+        /// HTTP status.
+        status: u16,
+        /// `code`.
+        code: String,
+        /// `innererror.code`.
+        #[serde(default)]
+        inner: Option<String>,
+    },
+    /// The page of a front end: 502, HTML.
+    BadGateway,
+    /// The connection is closed without an answer.
+    Close,
+}
+
+impl Fault {
+    /// A fault that meets the next request for `target`.
+    #[must_use]
+    pub fn new(target: Target, answer: Answer) -> Self {
+        Self {
+            target,
+            grant: None,
+            count: 1,
+            delay_ms: 0,
+            retry_after: None,
+            answer,
+        }
+    }
+
+    /// An AADSTS error for the next request to the token endpoint.
+    #[must_use]
+    pub fn entra(code: u32) -> Self {
+        let answer = Answer::Entra {
+            code,
+            suberror: None,
+            claims: None,
+            error: None,
+            status: None,
+        };
+        Self::new(Target::EntraToken, answer)
+    }
+
+    /// Only requests with this `grant_type`.
+    #[must_use]
+    pub fn grant(mut self, grant: &str) -> Self {
+        self.grant = Some(grant.to_owned());
+        self
+    }
+
+    /// Meets this many requests.
+    #[must_use]
+    pub fn times(mut self, count: u32) -> Self {
+        self.count = count;
+        self
+    }
+
+    /// Adds `Retry-After`.
+    #[must_use]
+    pub fn retry_after(mut self, value: &str) -> Self {
+        self.retry_after = Some(value.to_owned());
+        self
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms)
+    }
+
+    /// The answer; none to pass the request on.
+    pub(crate) fn response(&self, correlation_id: Option<&str>) -> Option<Response> {
+        let mut response = match &self.answer {
+            Answer::Pass => return None,
+            Answer::Close => return Some(Close.into_response()),
+            Answer::BadGateway => (
+                StatusCode::BAD_GATEWAY,
+                [(header::CONTENT_TYPE, "text/html")],
+                "<html><head><title>502 Bad Gateway</title></head><body>Our services aren't available right now</body></html>",
+            )
+                .into_response(),
+            Answer::Status { status, body, content_type } => {
+                (status_code(*status), [(header::CONTENT_TYPE, content_type.clone())], body.clone()).into_response()
+            }
+            Answer::Entra { code, suberror, claims, error, status } => {
+                let mut fault = TokenError::new(*code);
+                if let Some(suberror) = suberror {
+                    fault.suberror = Some(suberror.clone());
+                }
+                if let Some(error) = error {
+                    fault.error.clone_from(error);
+                }
+                if let Some(status) = status {
+                    fault.status = status_code(*status);
+                }
+                fault.claims.clone_from(claims);
+                fault.response(correlation_id)
+            }
+            Answer::KeyVault { status, code, inner } => {
+                let mut error = json!({ "code": code, "message": format!("{code}: injected by a test.") });
+                if let Some(inner) = inner {
+                    error["innererror"] = json!({ "code": inner });
+                }
+                (status_code(*status), axum::Json(json!({ "error": error }))).into_response()
+            }
+        };
+        if let Some(value) = &self.retry_after {
+            let value = HeaderValue::from_str(value).expect("a Retry-After value");
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static("retry-after"), value);
+        }
+        Some(response)
+    }
+}
+
+/// The faults that wait, oldest first.
+#[derive(Default)]
+pub(crate) struct Faults(Mutex<Vec<Fault>>);
+
+impl Faults {
+    pub(crate) fn add(&self, fault: Fault) {
+        self.0.lock().unwrap().push(fault);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    /// The oldest fault that meets this request, used up by one.
+    pub(crate) fn take(&self, request: &Entry) -> Option<Fault> {
+        let mut faults = self.0.lock().unwrap();
+        let at = faults.iter().position(|fault| {
+            fault.target == request.target
+                && fault
+                    .grant
+                    .as_ref()
+                    .is_none_or(|grant| request.grant.as_ref() == Some(grant))
+        })?;
+        let fault = faults[at].clone();
+        if fault.count <= 1 {
+            faults.remove(at);
+        } else {
+            faults[at].count -= 1;
+        }
+        Some(fault)
+    }
+}
+
+fn status_code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).expect("an HTTP status")
+}
+
+fn once() -> u32 {
+    1
+}
+
+fn json_type() -> String {
+    "application/json".to_owned()
+}

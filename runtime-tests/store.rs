@@ -1,0 +1,82 @@
+//! What the app stored, read behind its back from Spin's key-value table (facts/spin.md §4).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+/// The key-value rows of one state directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    file: PathBuf,
+}
+
+impl Store {
+    /// The store of the app that runs on `state_dir`.
+    #[must_use]
+    pub fn of(state_dir: &Path) -> Self {
+        Self {
+            file: state_dir.join("sqlite_key_value.db"),
+        }
+    }
+
+    /// Every key with its value, in all stores. Empty before the app's first write.
+    pub fn rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        if !self.file.exists() {
+            return Ok(BTreeMap::new());
+        }
+        let connection = self.open()?;
+        let table = "SELECT count(*) FROM sqlite_master WHERE name = 'spin_key_value'";
+        if connection.query_row(table, (), |row| row.get::<_, u32>(0))? == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let mut query = connection.prepare("SELECT key, value FROM spin_key_value")?;
+        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The keys that start with `prefix`, in order.
+    pub fn keys(&self, prefix: &str) -> anyhow::Result<Vec<String>> {
+        Ok(self
+            .rows()?
+            .into_keys()
+            .filter(|key| key.starts_with(prefix))
+            .collect())
+    }
+
+    /// The records, by key.
+    pub fn records(&self) -> anyhow::Result<BTreeMap<String, Value>> {
+        let rows = self.rows()?;
+        let records = rows.into_iter().filter(|(key, _)| key.starts_with("rec."));
+        records
+            .map(|(key, value)| Ok((key, serde_json::from_slice(&value)?)))
+            .collect()
+    }
+
+    /// The one record there is.
+    pub fn record(&self) -> anyhow::Result<(String, Value)> {
+        let mut records = self.records()?;
+        anyhow::ensure!(records.len() == 1, "one record, not {}", records.len());
+        records
+            .pop_first()
+            .ok_or_else(|| anyhow::anyhow!("no record"))
+    }
+
+    /// Writes a value in the place of an existing one.
+    pub fn replace(&self, key: &str, value: &[u8]) -> anyhow::Result<()> {
+        let changed = self.open()?.execute(
+            "UPDATE spin_key_value SET value = ?2 WHERE key = ?1",
+            (key, value),
+        )?;
+        anyhow::ensure!(changed == 1, "there is no row {key}");
+        Ok(())
+    }
+
+    fn open(&self) -> anyhow::Result<Connection> {
+        let connection = Connection::open(&self.file)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        Ok(connection)
+    }
+}
