@@ -42,6 +42,8 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// Settings, by name as in `spin.toml`; a later one wins.
     pub settings: Vec<(String, String)>,
+    /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
+    pub environment: bool,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -53,6 +55,7 @@ impl Default for Options {
             listen,
             state_dir: None,
             settings: Vec::new(),
+            environment: false,
             echo: false,
         }
     }
@@ -126,17 +129,25 @@ impl App {
             let path = directory.path().to_owned();
             (Some(directory), path)
         };
+        std::fs::create_dir_all(&state_dir)
+            .with_context(|| format!("cannot make {}", state_dir.display()))?;
+        let state_dir = std::path::absolute(state_dir)?;
         let mut command = match std::env::var_os("SPIN_BIN") {
             Some(spin) => on_spin(&spin, options.listen, &state_dir)?,
             None => embedded(options.listen, &state_dir)?,
         };
-        for (name, _) in std::env::vars_os() {
-            // What the developer has set must not reach a test.
-            if name
-                .to_str()
-                .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
-            {
-                command.env_remove(name);
+        if options.environment {
+            command.current_dir(root());
+        } else {
+            // Away from any `.env`, which hosts read from the working directory.
+            command.current_dir(&state_dir);
+            for (name, _) in std::env::vars_os() {
+                if name
+                    .to_str()
+                    .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
+                {
+                    command.env_remove(name);
+                }
             }
         }
         for (name, value) in &options.settings {
@@ -294,7 +305,7 @@ fn embedded(listen: SocketAddr, state_dir: &Path) -> anyhow::Result<Command> {
 /// The embedded host's program.
 fn behalf() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("BEHALF_BIN") {
-        return Ok(path.into());
+        return Ok(std::path::absolute(path)?);
     }
     let this = std::env::current_exe()?;
     // Test programs are in `deps`, one folder below.

@@ -1,1 +1,337 @@
-//! (under construction)
+//! One token's whole life, over real HTTP, told in one line a step.
+//!
+//! A step that does not hold is an error that says what was expected and what was seen.
+
+use std::fmt::Debug;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::app::{self, Answer, App};
+use crate::emulators::{self, Emulators, TENANT, USER, key_name};
+use crate::store::Store;
+
+/// Another scope of the same resource than the default one, so that no cached access token answers.
+const USER_READ: &str = "https://graph.microsoft.com/User.Read";
+
+/// Starts emulators and the app, walks through the story and stops them.
+pub async fn run(out: &mut (impl Write + Send)) -> anyhow::Result<()> {
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let options = app::Options::for_emulators(&emulators).set("refresh_after_seconds", "1");
+    let app = App::start(options).await?;
+    Story {
+        emulators: &emulators,
+        app: &app,
+        out,
+    }
+    .tell()
+    .await?;
+    app.stop().await?;
+    emulators.stop().await;
+    Ok(())
+}
+
+struct Story<'a, W> {
+    emulators: &'a Emulators,
+    app: &'a App,
+    out: &'a mut W,
+}
+
+impl<W: Write> Story<'_, W> {
+    async fn tell(&mut self) -> anyhow::Result<()> {
+        let first_key = self.enrol().await.context("enrol")?;
+        self.nothing_readable_is_stored(&first_key)
+            .context("store")?;
+        self.draw().await.context("draw")?;
+        let second_key = self.emulators.rotate_key(TENANT)?;
+        self.line(
+            "rotate",
+            &format!(
+                "Key Vault has a new version of {}: {second_key}",
+                key_name(TENANT)
+            ),
+        )?;
+        self.sweep(&second_key).await.context("sweep")?;
+        self.token_was_replaced().await.context("replace")?;
+        self.remove().await.context("remove")
+    }
+
+    async fn enrol(&mut self) -> anyhow::Result<String> {
+        let answer = self.call(Method::PUT, "/v1/me", None).await?;
+        expect(
+            "status of PUT /v1/me",
+            StatusCode::CREATED,
+            answer.status,
+            &answer.text,
+        )?;
+        let key = text(&answer.json, "key_version")?;
+        expect(
+            "`status` of the user",
+            "active",
+            text(&answer.json, "status")?,
+            &answer.text,
+        )?;
+        self.line(
+            "enrol",
+            &format!("PUT /v1/me: 201, active, sealed under key version {key}"),
+        )?;
+        Ok(key)
+    }
+
+    fn nothing_readable_is_stored(&mut self, key: &str) -> anyhow::Result<()> {
+        let (name, record) = self.app.store().record()?;
+        let (parts, header) = jwe(&record)?;
+        expect("number of parts of the sealed token", 5, parts, &header)?;
+        let expected =
+            json!({ "alg": "dir", "enc": "A256GCM", "kid": format!("{}/{key}", key_name(TENANT)) });
+        for name in ["alg", "enc", "kid"] {
+            expect(
+                &format!("`{name}` of the sealed token"),
+                &expected[name],
+                &header[name],
+                &header,
+            )?;
+        }
+        let searched = self.canary(&self.app.store())?;
+        let size = record["sealed"].as_str().unwrap_or_default().len();
+        self.line(
+            "store",
+            &format!(
+                "{}… holds {size} bytes of JWE, dir, A256GCM",
+                name.get(..12).unwrap_or(&name)
+            ),
+        )?;
+        self.line(
+            "",
+            &format!("none of the {searched} tokens and keys that exist so far is in any row"),
+        )
+    }
+
+    async fn draw(&mut self) -> anyhow::Result<()> {
+        let answer = self
+            .call(Method::POST, "/v1/me/access-token", Some(json!({})))
+            .await?;
+        expect(
+            "status of POST /v1/me/access-token",
+            StatusCode::OK,
+            answer.status,
+            &answer.text,
+        )?;
+        let url = format!("{}/v1.0/me", self.emulators.downstream_url());
+        let request = reqwest::Client::new()
+            .get(url)
+            .bearer_auth(text(&answer.json, "access_token")?);
+        let me = Answer::read(request.send().await?).await?;
+        expect(
+            "status of the downstream API",
+            StatusCode::OK,
+            me.status,
+            &me.text,
+        )?;
+        expect(
+            "user that the downstream API saw",
+            USER,
+            text(&me.json, "id")?,
+            &me.text,
+        )?;
+        self.line(
+            "draw",
+            &format!("POST /v1/me/access-token: 200; the downstream API sees user {USER}"),
+        )
+    }
+
+    async fn sweep(&mut self, newest: &str) -> anyhow::Result<()> {
+        // Due one second after the enrolment, give or take the spread; a sweep before that re-seals only.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let before = self.app.store().record()?.1["refreshed_at"].clone();
+        loop {
+            let answer = self
+                .app
+                .send(
+                    Method::POST,
+                    "/v1/sweep",
+                    Some(&self.emulators.options().sweep_key),
+                    None,
+                )
+                .await?;
+            expect(
+                "status of POST /v1/sweep",
+                StatusCode::OK,
+                answer.status,
+                &answer.text,
+            )?;
+            let record = self.app.store().record()?.1;
+            if answer.json["refreshed"] == 1 {
+                expect(
+                    "`key_version` of the record",
+                    newest,
+                    text(&record, "key_version")?,
+                    &answer.text,
+                )?;
+                let kid = jwe(&record)?.1["kid"].clone();
+                expect(
+                    "`kid` of the sealed token",
+                    json!(format!("{}/{newest}", key_name(TENANT))),
+                    kid,
+                    &answer.text,
+                )?;
+                ensure!(
+                    record["refreshed_at"] != before,
+                    "`refreshed_at` of the record is still {before}"
+                );
+                self.canary(&self.app.store())?;
+                return self.line(
+                    "sweep",
+                    &format!("POST /v1/sweep: 200, refreshed 1, sealed under key version {newest}"),
+                );
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "expected a sweep to refresh the record within 20 s, the last one: {}",
+                answer.text
+            );
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    async fn token_was_replaced(&mut self) -> anyhow::Result<()> {
+        let redeemed = |emulators: &Emulators| -> Vec<String> {
+            emulators
+                .journal()
+                .into_iter()
+                .filter_map(|entry| entry.redeemed)
+                .collect()
+        };
+        let before = redeemed(self.emulators);
+        let enrolled = self
+            .emulators
+            .journal()
+            .into_iter()
+            .find_map(|entry| entry.issued)
+            .context("no token was issued")?;
+        ensure!(
+            before.iter().all(|token| *token == enrolled),
+            "expected only {enrolled} to be redeemed so far, not {before:?}"
+        );
+        let answer = self
+            .call(
+                Method::POST,
+                "/v1/me/access-token",
+                Some(json!({ "scope": USER_READ })),
+            )
+            .await?;
+        expect(
+            "status of POST /v1/me/access-token",
+            StatusCode::OK,
+            answer.status,
+            &answer.text,
+        )?;
+        let after = redeemed(self.emulators);
+        let Some(new) = after.get(before.len()) else {
+            bail!("expected Entra ID to see a refresh, it saw none");
+        };
+        ensure!(
+            *new != enrolled,
+            "expected another refresh token than {enrolled} to be redeemed"
+        );
+        self.line("replace", &format!("the next refresh redeemed token #{new}, no longer #{enrolled} (journal of Entra ID)"))
+    }
+
+    async fn remove(&mut self) -> anyhow::Result<()> {
+        let answer = self.call(Method::DELETE, "/v1/me", None).await?;
+        expect(
+            "status of DELETE /v1/me",
+            StatusCode::NO_CONTENT,
+            answer.status,
+            &answer.text,
+        )?;
+        let rows: Vec<_> = self.app.store().rows()?.into_keys().collect();
+        expect("rows that are left", Vec::<String>::new(), rows, &"")?;
+        self.line("remove", "DELETE /v1/me: 204, the store is empty")?;
+        let answer = self
+            .call(Method::POST, "/v1/me/access-token", Some(json!({})))
+            .await?;
+        expect(
+            "status of POST /v1/me/access-token",
+            StatusCode::NOT_FOUND,
+            answer.status,
+            &answer.text,
+        )?;
+        expect(
+            "`code` of the answer",
+            "not_enrolled",
+            answer.code(),
+            &answer.text,
+        )?;
+        self.line("draw", "POST /v1/me/access-token: 404, not_enrolled")
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<Answer> {
+        self.app
+            .send(
+                method,
+                path,
+                Some(&self.emulators.caller().mint()),
+                body.as_ref(),
+            )
+            .await
+    }
+
+    /// Looks for every secret in every stored value; returns how many were looked for.
+    fn canary(&self, store: &Store) -> anyhow::Result<usize> {
+        let secrets = self.emulators.secrets();
+        for (key, value) in store.rows()? {
+            let value = String::from_utf8_lossy(&value);
+            ensure!(
+                !secrets.iter().any(|secret| value.contains(secret)),
+                "the value of {key} holds a secret"
+            );
+        }
+        Ok(secrets.len())
+    }
+
+    fn line(&mut self, step: &str, what: &str) -> anyhow::Result<()> {
+        writeln!(self.out, "{step:<9}{what}")?;
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Number of parts, and the header, of a record's sealed token.
+fn jwe(record: &Value) -> anyhow::Result<(usize, Value)> {
+    let sealed = text(record, "sealed")?;
+    let header = sealed.split('.').next().unwrap_or_default();
+    let header = BASE64_URL_SAFE_NO_PAD
+        .decode(header)
+        .context("the sealed token is no JWE")?;
+    Ok((sealed.split('.').count(), serde_json::from_slice(&header)?))
+}
+
+fn text(json: &Value, name: &str) -> anyhow::Result<String> {
+    json[name]
+        .as_str()
+        .map(str::to_owned)
+        .with_context(|| format!("expected a text `{name}`, seen: {json}"))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
+fn expect<E: PartialEq<S> + Debug, S: Debug>(
+    what: &str,
+    expected: E,
+    seen: S,
+    all: &impl std::fmt::Display,
+) -> anyhow::Result<()> {
+    ensure!(
+        expected == seen,
+        "{what}: expected {expected:?}, seen {seen:?}\n{all}"
+    );
+    Ok(())
+}
