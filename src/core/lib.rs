@@ -1,1 +1,35 @@
-//! (under construction)
+//! Everything behalf decides, as a library without WASI and without a runtime.
+//!
+//! Two halves, as the two components that are made of them:
+//!
+//! - [`Vault`] holds every secret. It verifies callers, calls Entra ID and Key Vault, seals and opens refresh tokens,
+//!   and stores nothing.
+//! - [`Keeper`] holds none. It turns HTTP requests into calls of a [`VaultPort`] and steps on a [`Store`], and sweeps.
+//!
+//! Both are generic over the small ports of [`port`], so the same code runs in a component and in a native test. The
+//! component crates only translate between WASI and these ports.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod caller;
+pub mod entra;
+pub mod error;
+pub mod identity;
+pub mod keeper;
+pub mod key_vault;
+pub mod layout;
+pub mod port;
+pub mod problem;
+pub mod record;
+pub mod sealing;
+pub mod secret;
+pub mod settings;
+pub mod sweep;
+pub mod vault;
+
+#[cfg(test)]
+mod world;
+
+pub use keeper::Keeper;
+pub use port::{Clock, Config, Http, Log, Random, Store, VaultPort};
+pub use vault::Vault;

@@ -1,0 +1,151 @@
+//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::keeper::{Environment, Keeper, View};
+use crate::port::{BodyError, RequestBody, Store, VaultPort};
+use crate::problem::{ApiError, LONGEST_BODY, json_response};
+use crate::record::Status;
+use crate::secret::Bearer;
+
+impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
+    /// Answers a request. It never fails: errors are answers.
+    pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
+        match self.route(request, body).await {
+            Ok(response) => response,
+            Err(error) => error.to_response(),
+        }
+    }
+
+    async fn route(&self, request: &Parts, body: impl RequestBody) -> Result<Response<Bytes>, ApiError> {
+        let method = &request.method;
+        match request.uri.path() {
+            "/healthz" => match *method {
+                Method::GET | Method::HEAD => {
+                    self.vault.check_settings()?;
+                    Ok(json_response(StatusCode::OK, json!({"status": "ok"}).to_string()))
+                }
+                _ => Err(ApiError::MethodNotAllowed("GET, HEAD")),
+            },
+            "/v1/me" => match *method {
+                Method::GET => Ok(view_response(StatusCode::OK, &self.show(&bearer(request)).await?)),
+                Method::PUT => {
+                    let asked: EnrolBody = read_json(body, "the optional text `scope`").await?;
+                    let (view, created) = self.enroll(&bearer(request), asked.scope.as_deref()).await?;
+                    Ok(view_response(if created { StatusCode::CREATED } else { StatusCode::OK }, &view))
+                }
+                Method::DELETE => {
+                    self.remove(&bearer(request)).await?;
+                    Ok(no_content())
+                }
+                _ => Err(ApiError::MethodNotAllowed("GET, PUT, DELETE")),
+            },
+            "/v1/me/access-token" => match *method {
+                Method::POST => {
+                    let asked: DrawBody = read_json(body, "the optional texts `scope` and `claims`").await?;
+                    let issued = self.draw(&bearer(request), asked.scope, asked.claims).await?;
+                    let json = json!({
+                        "access_token": issued.access_token.expose(), "token_type": issued.token_type,
+                        "expires_in": issued.expires_in, "scope": issued.scope,
+                    });
+                    Ok(json_response(StatusCode::OK, json.to_string()))
+                }
+                _ => Err(ApiError::MethodNotAllowed("POST")),
+            },
+            "/v1/me/refresh-token" => match *method {
+                Method::DELETE => {
+                    self.remove_refresh_token(&bearer(request)).await?;
+                    Ok(no_content())
+                }
+                _ => Err(ApiError::MethodNotAllowed("DELETE")),
+            },
+            "/v1/sweep" => match *method {
+                Method::POST => {
+                    let report = self.sweep(&bearer(request)).await?;
+                    Ok(json_response(StatusCode::OK, json!(report).to_string()))
+                }
+                _ => Err(ApiError::MethodNotAllowed("POST")),
+            },
+            _ => Err(ApiError::NotFound),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct EnrolBody {
+    scope: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct DrawBody {
+    scope: Option<String>,
+    claims: Option<String>,
+}
+
+/// The token of `Authorization: Bearer …` (RFC 6750 §2.1); empty, which counts as missing, without one.
+fn bearer(request: &Parts) -> Bearer {
+    let mut values = request.headers.get_all(AUTHORIZATION).iter();
+    let token = match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
+        (Some(value), None) => value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map(|(_, token)| token),
+        // Two tokens are none: which one was meant is not for us to guess.
+        (Some(_), Some(_)) | (None, _) => None,
+    };
+    Bearer::new(token.unwrap_or_default().trim().to_owned())
+}
+
+/// An empty body is an empty object.
+async fn read_json<T: for<'a> Deserialize<'a> + Default>(body: impl RequestBody, members: &'static str) -> Result<T, ApiError> {
+    let body = body.read(LONGEST_BODY).await.map_err(|error| match error {
+        BodyError::TooLong => ApiError::BodyTooLarge,
+        BodyError::BrokenOff => ApiError::BodyBrokenOff,
+    })?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    // The text of serde's errors can quote the body, and the body a token: only the place is told.
+    serde_json::from_slice(&body).map_err(|error| {
+        if error.is_data() {
+            ApiError::InvalidBody(members)
+        } else {
+            ApiError::InvalidJson { line: error.line(), column: error.column() }
+        }
+    })
+}
+
+fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
+    let json = match &view.record {
+        None => json!({"status": "no_refresh_token", "enrolled_at": view.enrolled_at}),
+        Some(record) => {
+            let mut json = json!({
+                "status": status_name(&record.status), "scope": record.scope, "key_version": record.key_version.as_str(),
+                "enrolled_at": view.enrolled_at, "refreshed_at": record.refreshed_at, "refresh_due_at": record.due_at,
+            });
+            if let Status::InteractionRequired { claims: Some(claims) } = &record.status {
+                json["claims"] = Value::from(claims.as_str());
+            }
+            json
+        }
+    };
+    json_response(status, json.to_string())
+}
+
+fn status_name(status: &Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::InteractionRequired { .. } => "interaction_required",
+        Status::Quarantined => "quarantined",
+    }
+}
+
+fn no_content() -> Response<Bytes> {
+    let mut response = json_response(StatusCode::NO_CONTENT, String::new());
+    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    response
+}

@@ -1,0 +1,228 @@
+//! Errors of the vault, grouped by whose fault they are, one to one with `variant error` of the WIT.
+//!
+//! No case carries a token, a key, or text that came from another system. The tables that place each case are
+//! [`crate::problem`] (HTTP) and the two component crates (WIT); none has a catch-all arm.
+
+use thiserror::Error;
+
+use crate::identity::SecretName;
+
+/// Why a function of the vault failed.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum VaultError {
+    /// The caller sent something wrong.
+    #[error(transparent)]
+    Caller(#[from] CallerError),
+    /// The user has to act before it can work.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// What storage returned cannot be used.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
+    /// The operator of this app has to act.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// Another system failed for now.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+/// The caller's fault.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum CallerError {
+    /// A parameter is malformed.
+    #[error("{0}")]
+    InvalidRequest(String),
+    /// The bearer token is not acceptable.
+    #[error("{0}")]
+    InvalidToken(#[from] TokenDefect),
+    /// The token's tenant is not allowed.
+    #[error("the token's tenant is not among the setting `tenants`")]
+    TenantNotAllowed,
+    /// The token lacks this scope or role.
+    #[error("the token lacks `{0}`")]
+    InsufficientScope(String),
+    /// The scope asked for is not one that this caller may draw.
+    #[error("only scopes of the resource in the setting `scope` may be drawn; write each in full, like https://graph.microsoft.com/User.Read")]
+    ScopeNotGranted,
+    /// What came with a request to sweep is not accepted.
+    #[error("send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`")]
+    SweepNotAuthorized,
+}
+
+/// What is wrong with a bearer token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum TokenDefect {
+    /// There is none.
+    #[error("send the user's access token as `Authorization: Bearer …`")]
+    Missing,
+    /// It is no JWT, or lacks a claim.
+    #[error("the token is no JWT with the claims of an Entra ID access token")]
+    Malformed,
+    /// Its `alg` is not RS256.
+    #[error("the token is not signed with RS256")]
+    WrongAlgorithm,
+    /// None of the signing keys has its `kid`.
+    #[error("no signing key of the setting `authority` has the token's `kid`")]
+    UnknownKey,
+    /// Its signature does not verify.
+    #[error("the token's signature does not verify")]
+    BadSignature,
+    /// Its `iss` is wrong.
+    #[error("the token's issuer is not among the setting `issuers`, or its key may not sign for it")]
+    WrongIssuer,
+    /// Its `aud` is wrong.
+    #[error("the token's audience is not among the setting `audience`: ask Entra ID for a token for this API")]
+    WrongAudience,
+    /// It has expired.
+    #[error("the token has expired")]
+    Expired,
+    /// It is not valid yet.
+    #[error("the token is not valid yet")]
+    NotYetValid,
+    /// Entra ID refused it.
+    #[error("Entra ID refused the token as an On-Behalf-Of assertion")]
+    Rejected,
+}
+
+/// The user's turn.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum UserError {
+    /// Entra ID wants the user at the keyboard.
+    #[error("Entra ID asks the user to sign in again")]
+    InteractionRequired(Interaction),
+    /// The refresh token is dead.
+    #[error("the refresh token is no longer valid: let the user sign in, then enrol with PUT /v1/me")]
+    ReenrolmentRequired(
+        /// The AADSTS number.
+        Option<u32>,
+    ),
+}
+
+/// What to ask the user for.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Interaction {
+    /// Claims for the next interactive sign-in, as JSON text, unchanged from Entra ID.
+    pub claims: Option<String>,
+    /// The AADSTS number.
+    pub code: Option<u32>,
+}
+
+/// Storage returned something unusable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum StoredError {
+    /// Malformed, or a bit of it changed.
+    #[error("the stored token is damaged; it was kept")]
+    Damaged,
+    /// Intact, but sealed for another user, tenant, enrolment or client.
+    #[error("the stored token was sealed for another user, enrolment or app; it was kept")]
+    NotBound,
+}
+
+/// The operator's turn.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum OperatorError {
+    /// A setting is missing or wrong.
+    #[error("setting `{name}` {expected}")]
+    Setting {
+        /// Its name.
+        name: String,
+        /// What is expected of it.
+        expected: String,
+    },
+    /// There is no key.
+    #[error("Key Vault has no secret `{0}`, or not this version of it: create it with 32 random bytes in base64")]
+    KeyNotFound(String),
+    /// The key is disabled.
+    #[error("Key Vault secret `{0}` is disabled: enable it, or create a new version")]
+    KeyDisabled(String),
+    /// The key is not valid now.
+    #[error("the newest version of Key Vault secret `{0}` has expired or is not valid yet: create a new version")]
+    KeyNotValid(String),
+    /// The key is not 32 bytes.
+    #[error("Key Vault secret `{0}` is not 32 random bytes in base64 or base64url: create a new version that is")]
+    KeyMalformed(String),
+    /// Key Vault refused this app.
+    #[error("Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit")]
+    KeyVaultRefused,
+    /// Entra ID refused this app.
+    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(.0))]
+    EntraRefused(
+        /// The AADSTS number.
+        Option<u32>,
+    ),
+    /// Entra ID answered without a refresh token.
+    #[error("Entra ID answered without a refresh token: the app needs the permission offline_access")]
+    NoRefreshToken,
+}
+
+/// Another system's fault.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{system} does not answer as it should; try again later")]
+pub struct UpstreamError {
+    /// Which one.
+    pub system: System,
+    /// Seconds to wait before another try, if it said.
+    pub retry_after_seconds: Option<u32>,
+}
+
+/// A system that the vault calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum System {
+    /// Entra ID's token endpoint.
+    Entra,
+    /// Entra ID's signing keys.
+    SigningKeys,
+    /// Azure Key Vault.
+    KeyVault,
+}
+
+impl std::fmt::Display for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Entra => "Entra ID",
+            Self::SigningKeys => "Entra ID (signing keys)",
+            Self::KeyVault => "Key Vault",
+        })
+    }
+}
+
+impl VaultError {
+    /// For the flow of `?`: a setting is missing or wrong.
+    #[must_use]
+    pub fn setting(name: &str, expected: &str) -> Self {
+        OperatorError::Setting { name: name.into(), expected: expected.into() }.into()
+    }
+
+    /// For the flow of `?`: a system failed, and did not say when to come back.
+    #[must_use]
+    pub fn upstream(system: System) -> Self {
+        UpstreamError { system, retry_after_seconds: None }.into()
+    }
+}
+
+impl From<TokenDefect> for VaultError {
+    fn from(defect: TokenDefect) -> Self {
+        CallerError::from(defect).into()
+    }
+}
+
+impl OperatorError {
+    /// Whether it is about the key that one record is sealed under, and says nothing of the tenant's other records.
+    #[must_use]
+    pub fn is_about_one_key(&self) -> bool {
+        match self {
+            Self::KeyNotFound(_) | Self::KeyDisabled(_) | Self::KeyNotValid(_) | Self::KeyMalformed(_) => true,
+            Self::Setting { .. } | Self::KeyVaultRefused | Self::EntraRefused(_) | Self::NoRefreshToken => false,
+        }
+    }
+
+    /// A key's name, as the cases carry it.
+    pub(crate) fn name(secret: &SecretName) -> String {
+        secret.as_str().into()
+    }
+}
+
+fn code(code: &Option<u32>) -> String {
+    code.map(|code| format!(" (AADSTS{code})")).unwrap_or_default()
+}

@@ -1,0 +1,238 @@
+//! What is stored: the head of a user and the record of an enrolment, as JSON.
+//!
+//! Both carry a version, `"v":1`. A version that is not known is refused, never guessed at or overwritten.
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{KeyVersion, Nonce, TenantId};
+
+const VERSION: u32 = 1;
+
+/// Names the current enrolment of a user. Only enrolment writes it, only removal deletes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// The enrolment.
+    pub nonce: Nonce,
+    /// The user's tenant.
+    pub tenant: TenantId,
+    /// Unix time in seconds.
+    pub created_at: u64,
+}
+
+/// The record of one enrolment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// The user's tenant.
+    pub tenant: TenantId,
+    /// Compact JWE of the refresh token.
+    pub sealed: String,
+    /// Version of the key that it is sealed under.
+    pub key_version: KeyVersion,
+    /// The scope drawn at enrolment.
+    pub scope: String,
+    /// The state.
+    pub status: Status,
+    /// Counts the refresh tokens that this enrolment has had.
+    pub generation: u64,
+    /// The write that made this, and its marker.
+    pub write: Nonce,
+    /// Unix time in seconds of the enrolment.
+    pub enrolled_at: u64,
+    /// Unix time in seconds at which this refresh token came from Entra ID.
+    pub refreshed_at: u64,
+    /// Unix time in seconds at which a sweep is to refresh it.
+    pub due_at: u64,
+}
+
+/// State of a record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Status {
+    /// Refreshed when due.
+    Active,
+    /// Entra ID wants the user at the keyboard; tried again daily.
+    InteractionRequired {
+        /// Claims to ask the user for, as JSON text.
+        claims: Option<String>,
+    },
+    /// Entra ID called the refresh token dead; kept and tried again daily, so that a wrong verdict heals.
+    Quarantined,
+}
+
+/// Why a stored value cannot be read. It is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unreadable {
+    /// It is not what was written.
+    Damaged,
+    /// A newer version of behalf wrote it.
+    Newer,
+}
+
+impl Head {
+    /// As it is stored.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let raw = RawHead { v: VERSION, n: self.nonce.as_str().into(), tenant: self.tenant.to_string(), created_at: self.created_at };
+        to_json(&raw)
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn from_json(json: &[u8]) -> Result<Self, Unreadable> {
+        let raw: RawHead = from_json(json)?;
+        let read = || {
+            Some(Self { nonce: Nonce::parse(&raw.n)?, tenant: TenantId::parse(&raw.tenant)?, created_at: raw.created_at })
+        };
+        read().ok_or(Unreadable::Damaged)
+    }
+}
+
+impl Record {
+    /// As it is stored.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        to_json(&RawRecord {
+            v: VERSION,
+            tenant: self.tenant.to_string(),
+            sealed: self.sealed.clone(),
+            key_version: self.key_version.as_str().into(),
+            scope: self.scope.clone(),
+            status: self.status.clone(),
+            generation: self.generation,
+            write: self.write.as_str().into(),
+            enrolled_at: self.enrolled_at,
+            refreshed_at: self.refreshed_at,
+            due_at: self.due_at,
+        })
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn from_json(json: &[u8]) -> Result<Self, Unreadable> {
+        let raw: RawRecord = from_json(json)?;
+        let (tenant, key_version, write) =
+            (TenantId::parse(&raw.tenant), KeyVersion::parse(&raw.key_version), Nonce::parse(&raw.write));
+        let (Some(tenant), Some(key_version), Some(write)) = (tenant, key_version, write) else {
+            return Err(Unreadable::Damaged);
+        };
+        Ok(Self {
+            tenant,
+            sealed: raw.sealed,
+            key_version,
+            scope: raw.scope,
+            status: raw.status,
+            generation: raw.generation,
+            write,
+            enrolled_at: raw.enrolled_at,
+            refreshed_at: raw.refreshed_at,
+            due_at: raw.due_at,
+        })
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs of texts and numbers: serialising them to memory does not fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
+    let version: RawVersion = serde_json::from_slice(json).map_err(|_| Unreadable::Damaged)?;
+    match version.v {
+        VERSION => serde_json::from_slice(json).map_err(|_| Unreadable::Damaged),
+        0 => Err(Unreadable::Damaged),
+        _ => Err(Unreadable::Newer),
+    }
+}
+
+#[derive(Deserialize)]
+struct RawVersion {
+    v: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawHead {
+    v: u32,
+    n: String,
+    tenant: String,
+    created_at: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RawRecord {
+    v: u32,
+    tenant: String,
+    sealed: String,
+    key_version: String,
+    scope: String,
+    #[serde(flatten)]
+    status: Status,
+    generation: u64,
+    write: String,
+    enrolled_at: u64,
+    refreshed_at: u64,
+    due_at: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(status: Status) -> Record {
+        Record {
+            tenant: TenantId::parse("11111111-2222-3333-4444-555555555555").unwrap(),
+            sealed: "a..b.c.d".into(),
+            key_version: KeyVersion::parse(&"0f".repeat(16)).unwrap(),
+            scope: "https://graph.microsoft.com/.default".into(),
+            status,
+            generation: 3,
+            write: Nonce::parse("w").unwrap(),
+            enrolled_at: 1,
+            refreshed_at: 2,
+            due_at: 3,
+        }
+    }
+
+    #[test]
+    fn records_survive_storage_in_every_status() {
+        for status in [
+            Status::Active,
+            Status::Quarantined,
+            Status::InteractionRequired { claims: None },
+            Status::InteractionRequired { claims: Some(r#"{"access_token":{}}"#.into()) },
+        ] {
+            let record = record(status);
+            assert_eq!(Record::from_json(&record.to_json()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn the_stored_form_is_fixed() {
+        let json = String::from_utf8(record(Status::Active).to_json()).unwrap();
+        assert_eq!(
+            json,
+            r#"{"v":1,"tenant":"11111111-2222-3333-4444-555555555555","sealed":"a..b.c.d","key_version":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","scope":"https://graph.microsoft.com/.default","status":"active","generation":3,"write":"w","enrolled_at":1,"refreshed_at":2,"due_at":3}"#
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_from_what_is_newer() {
+        let json = String::from_utf8(record(Status::Active).to_json()).unwrap();
+        assert_eq!(Record::from_json(json.replace(r#""v":1"#, r#""v":2"#).as_bytes()), Err(Unreadable::Newer));
+        for damaged in [
+            String::new(),
+            json[..json.len() - 1].to_owned(),
+            json.replace(r#""v":1"#, r#""v":0"#),
+            json.replace("0f0f", "0F0F"),
+            json.replace("active", "dormant"),
+            json.replace("11111111-", ""),
+        ] {
+            assert_eq!(Record::from_json(damaged.as_bytes()), Err(Unreadable::Damaged), "{damaged}");
+        }
+        assert_eq!(Head::from_json(br#"{"v":2,"n":7}"#), Err(Unreadable::Newer));
+        assert_eq!(Head::from_json(br#"{"v":1,"n":"a.b","tenant":"11111111-2222-3333-4444-555555555555","created_at":1}"#), Err(Unreadable::Damaged));
+    }
+}

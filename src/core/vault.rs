@@ -1,0 +1,508 @@
+//! The vault: every function of the WIT interface, over the ports. All secrets are here and nowhere else.
+
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use lru::LruCache;
+use serde_json::json;
+
+use crate::caller::{Claims, SigningKeys, Unverified};
+use crate::entra::{self, Class, Grant, Granted, Refusal, read_token_response, token_request};
+use crate::error::{CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError, UserError, VaultError};
+use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
+use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
+use crate::port::{
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Policy, Random, SealedToken, SecretBody, StoredToken,
+    SweepLimits, User, VaultPort,
+};
+use crate::sealing::{Binding, Envelope, Payload, seal};
+use crate::secret::{AccessToken, Bearer};
+use crate::settings::{Scope, Settings};
+
+/// Role of an app that may sweep.
+const SWEEP_ROLE: &str = "Behalf.Sweep";
+/// Seconds for which parsed settings are used before they are read again.
+const SETTINGS_SECONDS: u64 = 10;
+/// Age at which signing keys are fetched again, in seconds (facts/entra-and-key-vault.md §B: hourly).
+const SIGNING_KEYS_FRESH: u64 = 3600;
+/// Age up to which they are used when they cannot be fetched, in seconds.
+const SIGNING_KEYS_USABLE: u64 = 86_400;
+/// Seconds between two fetches for the sake of an unknown `kid`.
+const SIGNING_KEYS_PAUSE: u64 = 300;
+/// Seconds before its expiry at which this app's own access token is replaced (§A.8).
+const EXPIRY_MARGIN: u64 = 300;
+/// Longest claims request, in bytes: each one costs a call of Entra ID (facts/threats.md 20).
+const LONGEST_CLAIMS: usize = 4096;
+/// Signing-key documents hold about ten keys of 2 to 3 KiB.
+const LONGEST_SIGNING_KEYS: usize = 512 * 1024;
+
+const VERIFIED_TOKENS: NonZeroUsize = capacity(1024);
+const KEYS: NonZeroUsize = capacity(1024);
+
+/// What a vault needs of the world.
+pub trait Environment: Http + Clock + Random + Config + Log {}
+impl<E: Http + Clock + Random + Config + Log> Environment for E {}
+
+/// The vault. What it remembers is a cache, bounded, and gone with it.
+pub struct Vault<E> {
+    env: E,
+    settings: RefCell<Option<Cached<Rc<Settings>>>>,
+    signing_keys: RefCell<Option<Cached<Rc<SigningKeys>>>>,
+    signing_keys_asked_at: Cell<u64>,
+    verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
+    keys: RefCell<LruCache<(SecretName, KeyVersion), Cached<Rc<Key>>>>,
+    newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
+    key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
+    key_vault_tenant: RefCell<Option<TenantId>>,
+}
+
+impl<E: Environment> VaultPort for Vault<E> {
+    fn check_settings(&self) -> Result<(), VaultError> {
+        self.settings().map(drop)
+    }
+
+    async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError> {
+        let settings = self.settings()?;
+        let (_, user) = self.user(&settings, bearer).await?;
+        Ok((user, policy(&settings)))
+    }
+
+    async fn enroll(&self, bearer: &Bearer, nonce: &Nonce, scope: Option<&str>) -> Result<Enrolment, VaultError> {
+        let settings = self.settings()?;
+        let (user_id, user) = self.user(&settings, bearer).await?;
+        let scope = granted_scope(&settings, scope)?;
+        // Before Entra ID is asked: without a key its answer could not be kept.
+        let (secret, key) = self.sealing_key(&settings, &user.tenant).await?;
+        let grant = Grant::OnBehalfOf { assertion: bearer, scope: &scope };
+        let granted = self.token(&settings, &user.tenant, &grant).await?;
+        let payload = Payload {
+            refresh_token: granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?,
+            user_id,
+            scope: scope.as_str().into(),
+        };
+        let sealed = self.seal(&settings, &payload, &user.tenant, nonce, (&secret, &key))?;
+        Ok(Enrolment { user, policy: policy(&settings), sealed, scope: payload.scope })
+    }
+
+    async fn access_token(&self, bearer: &Bearer, nonce: &Nonce, token: &str, draw: Draw) -> Result<Issued, VaultError> {
+        let settings = self.settings()?;
+        let (user_id, user) = self.user(&settings, bearer).await?;
+        let scope = granted_scope(&settings, draw.scope.as_deref())?;
+        check_claims(draw.claims.as_deref())?;
+
+        let envelope = Envelope::parse(token)?;
+        // Before a key is fetched: the store may not choose which one.
+        if !envelope.is_bound_to(&Binding::new(&settings.client_id, &user.tenant, &user_id, nonce)) {
+            return Err(StoredError::NotBound.into());
+        }
+        let payload = self.open(&settings, envelope, &user.tenant).await?;
+        if payload.user_id != user_id {
+            return Err(StoredError::NotBound.into());
+        }
+
+        let grant = Grant::Refresh { token: &payload.refresh_token, scope: &scope, claims: draw.claims.as_deref() };
+        let granted = self.token(&settings, &user.tenant, &grant).await?;
+        let replacement = match granted.refresh_token {
+            Some(refresh_token) if draw.replace => {
+                self.replacement(&settings, Payload { refresh_token, ..payload }, &user.tenant, nonce).await
+            }
+            Some(_) | None => None,
+        };
+        Ok(Issued {
+            access_token: granted.access_token,
+            token_type: granted.token_type,
+            expires_in: granted.expires_in,
+            scope: granted.scope,
+            replacement,
+        })
+    }
+
+    async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError> {
+        let settings = self.settings()?;
+        let payload = self.open_stored(&settings, stored).await?;
+        let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
+        let (secret, key) = self.sealing_key(&settings, &stored.user.tenant).await?;
+        let grant = Grant::Refresh { token: &payload.refresh_token, scope: &scope, claims: None };
+        let granted = self.token(&settings, &stored.user.tenant, &grant).await?;
+        let refresh_token = granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?;
+        let payload = Payload { refresh_token, ..payload };
+        self.seal(&settings, &payload, &stored.user.tenant, &stored.nonce, (&secret, &key))
+    }
+
+    async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
+        let settings = self.settings()?;
+        let envelope = Envelope::parse(&stored.token)?;
+        let (secret, key) = self.sealing_key(&settings, &stored.user.tenant).await?;
+        if envelope.secret == secret && envelope.version == key.version {
+            return Ok(None);
+        }
+        let payload = self.open_stored(&settings, stored).await?;
+        self.seal(&settings, &payload, &stored.user.tenant, &stored.nonce, (&secret, &key)).map(Some)
+    }
+
+    async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
+        let settings = self.settings()?;
+        allowed(&settings, tenant)?;
+        let secret = settings.secret_id.secret_name(tenant);
+        Ok(self.fetch_key(&settings, &secret, None).await?.version.clone())
+    }
+
+    async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
+        let settings = self.settings()?;
+        // Every key is tried, so that the time does not tell which one was right.
+        let by_key = settings.sweep_keys.iter().fold(false, |matched, key| key.matches(bearer) | matched);
+        if !by_key {
+            // A sweep key has no dot, or nobody could tell it from a JWT: `a.b.c` as a key still matches above.
+            if !bearer.expose().contains('.') {
+                return Err(CallerError::SweepNotAuthorized.into());
+            }
+            let claims = self.authenticate(&settings, bearer).await?;
+            claims.accept_app(SWEEP_ROLE, &settings, self.env.now())?;
+        }
+        Ok(SweepLimits {
+            policy: policy(&settings),
+            seconds: settings.sweep_seconds,
+            concurrency: settings.sweep_concurrency,
+        })
+    }
+}
+
+impl<E: Environment> Vault<E> {
+    /// A vault that remembers nothing yet.
+    #[must_use]
+    pub fn new(env: E) -> Self {
+        Self {
+            env,
+            settings: RefCell::default(),
+            signing_keys: RefCell::default(),
+            signing_keys_asked_at: Cell::default(),
+            verified: RefCell::new(LruCache::new(VERIFIED_TOKENS)),
+            keys: RefCell::new(LruCache::new(KEYS)),
+            newest: RefCell::new(LruCache::new(KEYS)),
+            key_vault_token: RefCell::default(),
+            key_vault_tenant: RefCell::default(),
+        }
+    }
+
+    fn settings(&self) -> Result<Rc<Settings>, VaultError> {
+        let now = self.env.now();
+        if let Some(settings) = self.settings.borrow().as_ref().and_then(|cached| cached.at(now)) {
+            return Ok(Rc::clone(settings));
+        }
+        let settings = Rc::new(Settings::read(&self.env)?);
+        *self.settings.borrow_mut() = Some(Cached::new(Rc::clone(&settings), now.saturating_add(SETTINGS_SECONDS)));
+        Ok(settings)
+    }
+
+    // ---- Callers ----
+
+    async fn user(&self, settings: &Settings, bearer: &Bearer) -> Result<(UserId, User), VaultError> {
+        let claims = self.authenticate(settings, bearer).await?;
+        claims.accept_user(settings, self.env.now())?;
+        let user_id = settings.user_id.user_id(&claims.subject);
+        let id = user_id.storage_id(settings.pseudonym_key.as_ref());
+        Ok((user_id, User { tenant: claims.subject.tenant, id }))
+    }
+
+    /// Verifies signature and issuer, or knows that it has.
+    async fn authenticate(&self, settings: &Settings, bearer: &Bearer) -> Result<Claims, VaultError> {
+        let digest = bearer.digest();
+        let now = self.env.now();
+        if let Some(claims) = self.verified.borrow_mut().get(&digest).and_then(|cached| cached.at(now)) {
+            return Ok(claims.clone());
+        }
+        let token = Unverified::parse(bearer)?;
+        // Before anything is fetched for it.
+        if settings.operator_tenant.as_ref() != Some(token.tenant()) {
+            allowed(settings, token.tenant())?;
+        }
+        let keys = self.signing_keys(settings, token.key_id()).await?;
+        let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
+        let claims = token.verify(key, &settings.issuers)?;
+        let until = claims.good_until().min(now.saturating_add(SIGNING_KEYS_FRESH));
+        self.verified.borrow_mut().put(digest, Cached::new(claims.clone(), until));
+        Ok(claims)
+    }
+
+    /// The signing keys: fetched when old, or for a `kid` that they lack, but for that at most once in five minutes; the
+    /// last ones known when they cannot be fetched.
+    async fn signing_keys(&self, settings: &Settings, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
+        let now = self.env.now();
+        let known = self.signing_keys.borrow().as_ref().map(|cached| (Rc::clone(&cached.value), cached.until));
+        if let Some((keys, until)) = &known {
+            let asked_lately = now < self.signing_keys_asked_at.get().saturating_add(SIGNING_KEYS_PAUSE);
+            if asked_lately || (now < *until && keys.find(id).is_some()) {
+                return Ok(Rc::clone(keys));
+            }
+        }
+        self.signing_keys_asked_at.set(now);
+        match self.fetch_signing_keys(settings).await {
+            Ok(keys) => {
+                let keys = Rc::new(keys);
+                *self.signing_keys.borrow_mut() = Some(Cached::new(Rc::clone(&keys), now.saturating_add(SIGNING_KEYS_FRESH)));
+                Ok(keys)
+            }
+            Err(error) => known
+                .filter(|(_, until)| now < until.saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH)))
+                .map(|(keys, _)| keys)
+                .ok_or(error),
+        }
+    }
+
+    /// From one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its choice.
+    async fn fetch_signing_keys(&self, settings: &Settings) -> Result<SigningKeys, VaultError> {
+        let unavailable = || VaultError::upstream(System::SigningKeys);
+        let request = Request::get(format!("{}common/discovery/v2.0/keys", settings.authority))
+            .body(SecretBody::default())
+            .map_err(|_| unavailable())?;
+        let response = self.send(request, LONGEST_SIGNING_KEYS, System::SigningKeys).await?;
+        if !response.status().is_success() {
+            return Err(unavailable());
+        }
+        SigningKeys::parse(response.body()).ok_or_else(unavailable)
+    }
+
+    // ---- Entra ID ----
+
+    async fn token(&self, settings: &Settings, tenant: &TenantId, grant: &Grant<'_>) -> Result<Granted, VaultError> {
+        let request = token_request(settings, tenant, grant).map_err(|_| VaultError::setting("authority", "makes no URL"))?;
+        let response = self.send(request, entra::LONGEST_ANSWER, System::Entra).await?;
+        read_token_response(&response, grant).map_err(|refusal| {
+            self.env.line(
+                &json!({
+                    "event": "entra_refused", "grant": grant_name(grant), "tenant": tenant.as_str(),
+                    "status": response.status().as_u16(), "aadsts": refusal.code, "trace_id": refusal.trace_id,
+                })
+                .to_string(),
+            );
+            refused(refusal, grant)
+        })
+    }
+
+    // ---- Key Vault ----
+
+    /// The newest key of a tenant, to seal under.
+    async fn sealing_key(&self, settings: &Settings, tenant: &TenantId) -> Result<(SecretName, Rc<Key>), VaultError> {
+        let now = self.env.now();
+        let secret = settings.secret_id.secret_name(tenant);
+        let version = self.newest.borrow_mut().get(&secret).and_then(|cached| cached.at(now)).cloned();
+        let key = match version {
+            Some(version) => self.key(settings, &secret, &version).await?,
+            None => self.fetch_key(settings, &secret, None).await?,
+        };
+        if key.is_valid_at(now) { Ok((secret, key)) } else { Err(OperatorError::KeyNotValid(OperatorError::name(&secret)).into()) }
+    }
+
+    /// A key by its exact version.
+    async fn key(&self, settings: &Settings, secret: &SecretName, version: &KeyVersion) -> Result<Rc<Key>, VaultError> {
+        let id = (secret.clone(), version.clone());
+        if let Some(key) = self.keys.borrow_mut().get(&id).and_then(|cached| cached.at(self.env.now())) {
+            return Ok(Rc::clone(key));
+        }
+        self.fetch_key(settings, secret, Some(version)).await
+    }
+
+    /// Past the caches, and into them.
+    async fn fetch_key(&self, settings: &Settings, secret: &SecretName, version: Option<&KeyVersion>) -> Result<Rc<Key>, VaultError> {
+        let mut outcome = self.ask_key_vault(settings, secret, version).await;
+        if matches!(outcome, Err(SecretError::Unauthorized)) {
+            // The token was revoked or is too old after all: once more with a new one.
+            *self.key_vault_token.borrow_mut() = None;
+            outcome = self.ask_key_vault(settings, secret, version).await;
+        }
+        let key = Rc::new(outcome.map_err(|error| match error {
+            SecretError::Unauthorized => OperatorError::KeyVaultRefused.into(),
+            SecretError::Other(error) => error,
+        })?);
+        let now = self.env.now();
+        let id = (secret.clone(), key.version.clone());
+        let until = now.saturating_add(settings.key_cache_seconds.into());
+        self.keys.borrow_mut().put(id, Cached::new(Rc::clone(&key), until));
+        if version.is_none() {
+            let until = now.saturating_add(settings.key_latest_seconds.into());
+            self.newest.borrow_mut().put(secret.clone(), Cached::new(key.version.clone(), until));
+        }
+        Ok(key)
+    }
+
+    async fn ask_key_vault(&self, settings: &Settings, secret: &SecretName, version: Option<&KeyVersion>) -> Result<Key, SecretError> {
+        let other = SecretError::Other;
+        let token = self.key_vault_token(settings, secret).await.map_err(other)?;
+        let request = secret_request(settings, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+        let response = self.send(request, key_vault::LONGEST_ANSWER, System::KeyVault).await.map_err(other)?;
+        read_secret(&response, secret, version)
+    }
+
+    /// This app's own access token for Key Vault.
+    async fn key_vault_token(&self, settings: &Settings, secret: &SecretName) -> Result<Rc<AccessToken>, VaultError> {
+        if let Some(token) = self.key_vault_token.borrow().as_ref().and_then(|cached| cached.at(self.env.now())) {
+            return Ok(Rc::clone(token));
+        }
+        let tenant = self.key_vault_tenant(settings, secret).await?;
+        let granted = self.token(settings, &tenant, &Grant::ClientCredentials { scope: &settings.key_vault_scope }).await?;
+        let token = Rc::new(granted.access_token);
+        let until = self.env.now().saturating_add(u64::from(granted.expires_in).saturating_sub(EXPIRY_MARGIN));
+        *self.key_vault_token.borrow_mut() = Some(Cached::new(Rc::clone(&token), until));
+        Ok(token)
+    }
+
+    async fn key_vault_tenant(&self, settings: &Settings, secret: &SecretName) -> Result<TenantId, VaultError> {
+        if let Some(tenant) = settings.key_vault_tenant.as_ref().or(self.key_vault_tenant.borrow().as_ref()) {
+            return Ok(tenant.clone());
+        }
+        let request = secret_request(settings, secret, None, None).map_err(|_| no_url())?;
+        let response = self.send(request, key_vault::LONGEST_ANSWER, System::KeyVault).await?;
+        let tenant = challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
+        *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
+        Ok(tenant)
+    }
+
+    async fn send(&self, request: Request<SecretBody>, body: usize, system: System) -> Result<Response<SecretBody>, VaultError> {
+        let limits = Limits {
+            connect: Duration::from_secs(3),
+            first_byte: Duration::from_secs(10),
+            between_bytes: Duration::from_secs(5),
+            body,
+        };
+        self.env.send(request, limits).await.map_err(|error| {
+            self.env.line(&json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}).to_string());
+            match error {
+                HttpError::Denied => {
+                    let name = match system {
+                        System::Entra | System::SigningKeys => "authority",
+                        System::KeyVault => "key_vault_url",
+                    };
+                    VaultError::setting(name, "names a host that spin.toml does not allow (allowed_outbound_hosts)")
+                }
+                HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => VaultError::upstream(system),
+            }
+        })
+    }
+
+    // ---- Sealing ----
+
+    fn seal(
+        &self,
+        settings: &Settings,
+        payload: &Payload,
+        tenant: &TenantId,
+        nonce: &Nonce,
+        (secret, key): (&SecretName, &Key),
+    ) -> Result<SealedToken, VaultError> {
+        let binding = Binding::new(&settings.client_id, tenant, &payload.user_id, nonce);
+        // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
+        seal(payload, &binding, (secret, &key.version), &key.key, &self.env).map_err(|_| VaultError::upstream(System::Entra))
+    }
+
+    /// Seals the successor of a token that was just used. The old one stays valid (§A.9), so that a key that cannot be
+    /// had now is no reason to keep the access token from the caller.
+    async fn replacement(&self, settings: &Settings, payload: Payload, tenant: &TenantId, nonce: &Nonce) -> Option<SealedToken> {
+        let (secret, key) = self.sealing_key(settings, tenant).await.ok()?;
+        self.seal(settings, &payload, tenant, nonce, (&secret, &key)).ok()
+    }
+
+    /// Opens with the key that the envelope names, if it is one of this tenant's.
+    async fn open(&self, settings: &Settings, envelope: Envelope<'_>, tenant: &TenantId) -> Result<Payload, VaultError> {
+        if envelope.secret != settings.secret_id.secret_name(tenant) {
+            return Err(StoredError::NotBound.into());
+        }
+        let key = self.key(settings, &envelope.secret, &envelope.version).await?;
+        Ok(envelope.open(&key.key)?)
+    }
+
+    /// Opens without a caller: the user is the one sealed inside, and must be the one it is stored under.
+    async fn open_stored(&self, settings: &Settings, stored: &StoredToken) -> Result<Payload, VaultError> {
+        allowed(settings, &stored.user.tenant)?;
+        let payload = self.open(settings, Envelope::parse(&stored.token)?, &stored.user.tenant).await?;
+        let binding = Binding::new(&settings.client_id, &stored.user.tenant, &payload.user_id, &stored.nonce);
+        let bound = Envelope::parse(&stored.token)?.is_bound_to(&binding)
+            && payload.user_id.storage_id(settings.pseudonym_key.as_ref()) == stored.user.id;
+        if bound { Ok(payload) } else { Err(StoredError::NotBound.into()) }
+    }
+}
+
+/// A value that is good until a time.
+struct Cached<T> {
+    value: T,
+    until: u64,
+}
+
+impl<T> Cached<T> {
+    fn new(value: T, until: u64) -> Self {
+        Self { value, until }
+    }
+
+    fn at(&self, now: u64) -> Option<&T> {
+        (now < self.until).then_some(&self.value)
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        store_prefix: settings.store_prefix.clone(),
+        refresh_after_seconds: settings.refresh_after_seconds,
+    }
+}
+
+fn allowed(settings: &Settings, tenant: &TenantId) -> Result<(), CallerError> {
+    if settings.tenants.allow(tenant) { Ok(()) } else { Err(CallerError::TenantNotAllowed) }
+}
+
+/// Until there are grants: the resource of the setting `scope`, whichever of its permissions. A refresh token is bound to
+/// user and client, not to a resource, so this is what stands between a caller and every other resource (§A.2).
+fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, CallerError> {
+    let Some(asked) = asked else { return Ok(settings.scope.clone()) };
+    let scope = Scope::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
+    if scope.same_resource(&settings.scope) { Ok(scope) } else { Err(CallerError::ScopeNotGranted) }
+}
+
+fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
+    let Some(claims) = claims else { return Ok(()) };
+    let is_object = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(claims).is_ok();
+    if claims.len() <= LONGEST_CLAIMS && is_object() {
+        Ok(())
+    } else {
+        Err(CallerError::InvalidRequest("`claims` must be a JSON object as text, of at most 4096 bytes".into()))
+    }
+}
+
+fn refused(refusal: Refusal, grant: &Grant<'_>) -> VaultError {
+    let code = refusal.code;
+    match (refusal.class, grant) {
+        (Class::Transient { retry_after_seconds }, _) => UpstreamError { system: System::Entra, retry_after_seconds }.into(),
+        // This app itself has no user who could act.
+        (Class::Operator, _) | (Class::Interaction { .. } | Class::Dead | Class::Assertion, Grant::ClientCredentials { .. }) => {
+            OperatorError::EntraRefused(code).into()
+        }
+        (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+            UserError::InteractionRequired(Interaction { claims, code }).into()
+        }
+        // The sign-in behind the caller's token was revoked.
+        (Class::Dead, Grant::OnBehalfOf { .. }) => UserError::InteractionRequired(Interaction { claims: None, code }).into(),
+        (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(code).into(),
+        (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
+        (Class::Assertion, Grant::Refresh { .. }) => OperatorError::EntraRefused(code).into(),
+    }
+}
+
+fn grant_name(grant: &Grant<'_>) -> &'static str {
+    match grant {
+        Grant::OnBehalfOf { .. } => "on_behalf_of",
+        Grant::Refresh { .. } => "refresh_token",
+        Grant::ClientCredentials { .. } => "client_credentials",
+    }
+}
+
+fn no_url() -> VaultError {
+    VaultError::setting("key_vault_url", "makes no URL")
+}
+
+const fn capacity(entries: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(entries) {
+        Some(entries) => entries,
+        None => NonZeroUsize::MIN,
+    }
+}

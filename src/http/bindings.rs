@@ -1,0 +1,16 @@
+//! Generated from `wit/`: the vault that this component imports, and the one listing of keys that does not deadlock
+//! (facts/spin.md §4).
+#![allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+
+spin_sdk::wit_bindgen::generate!({
+    inline: "
+        package behalf:http;
+        world http-component {
+            import behalf:vault/vault@0.1.0;
+            import wasi:keyvalue/store@0.2.0-draft2;
+        }
+    ",
+    path: "../../wit",
+    runtime_path: "::spin_sdk::wit_bindgen::rt",
+    generate_all,
+});

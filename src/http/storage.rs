@@ -1,0 +1,49 @@
+//! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
+//! holding up the instance, and `wasi:keyvalue/store` for the listing (facts/spin.md §4).
+
+use behalf_core::port::{Store, StoreError};
+use spin_sdk::key_value;
+
+use crate::bindings::wasi::keyvalue::store as draft;
+
+/// The store with the label `default`.
+pub(crate) struct SpinStore;
+
+impl Store for SpinStore {
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        open().await?.get(key).await.map_err(failed)
+    }
+
+    async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        open().await?.set(key, value).await.map_err(failed)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        open().await?.delete(key).await.map_err(failed)
+    }
+
+    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+        let listing = draft::open("default").and_then(|bucket| bucket.list_keys(None)).map_err(|error| {
+            StoreError(match error {
+                draft::Error::NoSuchStore => "there is no store `default`".into(),
+                draft::Error::AccessDenied => "the manifest does not give the component the store `default`".into(),
+                draft::Error::Other(what) => what,
+            })
+        })?;
+        Ok(listing.keys)
+    }
+}
+
+/// A handle: cheap, since hosts keep the connection, and so not kept.
+async fn open() -> Result<key_value::Store, StoreError> {
+    key_value::Store::open_default().await.map_err(failed)
+}
+
+fn failed(error: key_value::Error) -> StoreError {
+    StoreError(match error {
+        key_value::Error::NoSuchStore => "there is no store `default`".into(),
+        key_value::Error::AccessDenied => "the manifest does not give the component the store `default`".into(),
+        key_value::Error::StoreTableFull => "too many stores are open".into(),
+        key_value::Error::Other(what) => what,
+    })
+}

@@ -1,0 +1,156 @@
+//! The imported vault as the core's port, and the table of its errors: one arm a case, no catch-all.
+
+use behalf_core::error::{
+    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError, UserError, VaultError,
+};
+use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
+use behalf_core::port::{Draw, Enrolment, Issued, Policy, SealedToken, StoredToken, SweepLimits, User, VaultPort};
+use behalf_core::secret::{AccessToken, Bearer};
+
+use crate::bindings::behalf::vault::vault as wit;
+
+/// The component that `spin.toml` composes this one with.
+pub(crate) struct ImportedVault;
+
+impl VaultPort for ImportedVault {
+    fn check_settings(&self) -> Result<(), VaultError> {
+        Ok(wit::check_settings()?)
+    }
+
+    async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError> {
+        let caller = wit::identify(bearer.expose().into()).await?;
+        Ok((user(&caller.user)?, caller.policy.into()))
+    }
+
+    async fn enroll(&self, bearer: &Bearer, nonce: &Nonce, scope: Option<&str>) -> Result<Enrolment, VaultError> {
+        let enrolment = wit::enroll(bearer.expose().into(), nonce.as_str().into(), scope.map(Into::into)).await?;
+        Ok(Enrolment {
+            user: user(&enrolment.user)?,
+            policy: enrolment.policy.into(),
+            sealed: enrolment.sealed.try_into()?,
+            scope: enrolment.scope,
+        })
+    }
+
+    async fn access_token(&self, bearer: &Bearer, nonce: &Nonce, token: &str, draw: Draw) -> Result<Issued, VaultError> {
+        let draw = wit::Draw { scope: draw.scope, claims: draw.claims, replace: draw.replace };
+        let issued = wit::access_token(bearer.expose().into(), nonce.as_str().into(), token.into(), draw).await?;
+        Ok(Issued {
+            access_token: AccessToken::new(issued.access_token),
+            token_type: issued.token_type,
+            expires_in: issued.expires_in,
+            scope: issued.scope,
+            replacement: issued.replacement.map(TryInto::try_into).transpose()?,
+        })
+    }
+
+    async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError> {
+        wit::refresh(stored.into()).await?.try_into()
+    }
+
+    async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
+        wit::reseal(stored.into()).await?.map(TryInto::try_into).transpose()
+    }
+
+    async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
+        key_version(&wit::newest_key_version(tenant.as_str().into()).await?)
+    }
+
+    async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
+        let limits = wit::authorize_sweep(bearer.expose().into()).await?;
+        Ok(SweepLimits { policy: limits.policy.into(), seconds: limits.seconds, concurrency: limits.concurrency })
+    }
+}
+
+fn user(user: &wit::User) -> Result<User, VaultError> {
+    let read = || Some(User { tenant: TenantId::parse(&user.tenant)?, id: StorageId::parse(&user.id)? });
+    read().ok_or_else(another_vault)
+}
+
+fn key_version(text: &str) -> Result<KeyVersion, VaultError> {
+    KeyVersion::parse(text).ok_or_else(another_vault)
+}
+
+/// The component behind the import answers what the interface forbids: it is not behalf's vault.
+fn another_vault() -> VaultError {
+    VaultError::setting("component.http.dependencies", "does not name behalf's own vault component")
+}
+
+impl From<wit::Policy> for Policy {
+    fn from(policy: wit::Policy) -> Self {
+        Self { store_prefix: policy.store_prefix, refresh_after_seconds: policy.refresh_after_seconds }
+    }
+}
+
+impl TryFrom<wit::SealedToken> for SealedToken {
+    type Error = VaultError;
+
+    fn try_from(sealed: wit::SealedToken) -> Result<Self, VaultError> {
+        Ok(Self { token: sealed.token, key_version: key_version(&sealed.key_version)? })
+    }
+}
+
+impl From<&StoredToken> for wit::StoredToken {
+    fn from(stored: &StoredToken) -> Self {
+        Self {
+            tenant: stored.user.tenant.as_str().into(),
+            user_id: stored.user.id.as_str().into(),
+            nonce: stored.nonce.as_str().into(),
+            token: stored.token.clone(),
+        }
+    }
+}
+
+impl From<wit::Error> for VaultError {
+    fn from(error: wit::Error) -> Self {
+        match error {
+            wit::Error::Caller(error) => Self::Caller(match error {
+                wit::CallerError::InvalidRequest(what) => CallerError::InvalidRequest(what),
+                wit::CallerError::InvalidToken(defect) => CallerError::InvalidToken(match defect {
+                    wit::TokenDefect::Missing => TokenDefect::Missing,
+                    wit::TokenDefect::Malformed => TokenDefect::Malformed,
+                    wit::TokenDefect::WrongAlgorithm => TokenDefect::WrongAlgorithm,
+                    wit::TokenDefect::UnknownKey => TokenDefect::UnknownKey,
+                    wit::TokenDefect::BadSignature => TokenDefect::BadSignature,
+                    wit::TokenDefect::WrongIssuer => TokenDefect::WrongIssuer,
+                    wit::TokenDefect::WrongAudience => TokenDefect::WrongAudience,
+                    wit::TokenDefect::Expired => TokenDefect::Expired,
+                    wit::TokenDefect::NotYetValid => TokenDefect::NotYetValid,
+                    wit::TokenDefect::Rejected => TokenDefect::Rejected,
+                }),
+                wit::CallerError::TenantNotAllowed => CallerError::TenantNotAllowed,
+                wit::CallerError::InsufficientScope(lacking) => CallerError::InsufficientScope(lacking),
+                wit::CallerError::ScopeNotGranted => CallerError::ScopeNotGranted,
+                wit::CallerError::SweepNotAuthorized => CallerError::SweepNotAuthorized,
+            }),
+            wit::Error::User(error) => Self::User(match error {
+                wit::UserError::InteractionRequired(interaction) => {
+                    UserError::InteractionRequired(Interaction { claims: interaction.claims, code: interaction.code })
+                }
+                wit::UserError::ReenrolmentRequired(code) => UserError::ReenrolmentRequired(code),
+            }),
+            wit::Error::Stored(error) => Self::Stored(match error {
+                wit::StoredError::Damaged => StoredError::Damaged,
+                wit::StoredError::NotBound => StoredError::NotBound,
+            }),
+            wit::Error::Operator(error) => Self::Operator(match error {
+                wit::OperatorError::Setting(fault) => OperatorError::Setting { name: fault.name, expected: fault.expected },
+                wit::OperatorError::KeyNotFound(secret) => OperatorError::KeyNotFound(secret),
+                wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
+                wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),
+                wit::OperatorError::KeyMalformed(secret) => OperatorError::KeyMalformed(secret),
+                wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
+                wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
+                wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
+            }),
+            wit::Error::Upstream(error) => Self::Upstream(UpstreamError {
+                system: match error.system {
+                    wit::System::Entra => System::Entra,
+                    wit::System::SigningKeys => System::SigningKeys,
+                    wit::System::KeyVault => System::KeyVault,
+                },
+                retry_after_seconds: error.retry_after_seconds,
+            }),
+        }
+    }
+}

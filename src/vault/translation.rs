@@ -1,0 +1,128 @@
+//! Core types as WIT values, and the table of errors: one arm a case, no catch-all.
+
+use behalf_core::error::{CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError};
+use behalf_core::identity::{Nonce, StorageId, TenantId};
+use behalf_core::port::{Enrolment, Issued, Policy, SealedToken, SweepLimits, User};
+
+use crate::bindings::exports::behalf::vault::vault as wit;
+
+/// Reads a nonce that an embedder gave.
+pub(crate) fn nonce(text: &str) -> Result<Nonce, wit::Error> {
+    Nonce::parse(text).ok_or_else(|| invalid("`nonce` must be 1 to 64 characters of [A-Za-z0-9_-]"))
+}
+
+/// Reads a tenant that an embedder gave.
+pub(crate) fn tenant(text: &str) -> Result<TenantId, wit::Error> {
+    TenantId::parse(text).ok_or_else(|| invalid("`tenant` must be a GUID"))
+}
+
+/// Reads a user that an embedder gave.
+pub(crate) fn user(tenant_id: &str, id: &str) -> Result<User, wit::Error> {
+    let id = StorageId::parse(id).ok_or_else(|| invalid("`user-id` must be 32 characters of [A-Za-z0-9_-]"))?;
+    Ok(User { tenant: tenant(tenant_id)?, id })
+}
+
+impl From<User> for wit::User {
+    fn from(user: User) -> Self {
+        Self { tenant: user.tenant.as_str().into(), id: user.id.as_str().into() }
+    }
+}
+
+impl From<Policy> for wit::Policy {
+    fn from(policy: Policy) -> Self {
+        Self { store_prefix: policy.store_prefix, refresh_after_seconds: policy.refresh_after_seconds }
+    }
+}
+
+impl From<SealedToken> for wit::SealedToken {
+    fn from(sealed: SealedToken) -> Self {
+        Self { token: sealed.token, key_version: sealed.key_version.as_str().into() }
+    }
+}
+
+impl From<Enrolment> for wit::Enrolment {
+    fn from(enrolment: Enrolment) -> Self {
+        Self {
+            user: enrolment.user.into(),
+            policy: enrolment.policy.into(),
+            sealed: enrolment.sealed.into(),
+            scope: enrolment.scope,
+        }
+    }
+}
+
+impl From<Issued> for wit::Issued {
+    fn from(issued: Issued) -> Self {
+        Self {
+            access_token: issued.access_token.expose().into(),
+            token_type: issued.token_type,
+            expires_in: issued.expires_in,
+            scope: issued.scope,
+            replacement: issued.replacement.map(Into::into),
+        }
+    }
+}
+
+impl From<SweepLimits> for wit::SweepLimits {
+    fn from(limits: SweepLimits) -> Self {
+        Self { policy: limits.policy.into(), seconds: limits.seconds, concurrency: limits.concurrency }
+    }
+}
+
+impl From<VaultError> for wit::Error {
+    fn from(error: VaultError) -> Self {
+        match error {
+            VaultError::Caller(error) => Self::Caller(match error {
+                CallerError::InvalidRequest(what) => wit::CallerError::InvalidRequest(what),
+                CallerError::InvalidToken(defect) => wit::CallerError::InvalidToken(match defect {
+                    TokenDefect::Missing => wit::TokenDefect::Missing,
+                    TokenDefect::Malformed => wit::TokenDefect::Malformed,
+                    TokenDefect::WrongAlgorithm => wit::TokenDefect::WrongAlgorithm,
+                    TokenDefect::UnknownKey => wit::TokenDefect::UnknownKey,
+                    TokenDefect::BadSignature => wit::TokenDefect::BadSignature,
+                    TokenDefect::WrongIssuer => wit::TokenDefect::WrongIssuer,
+                    TokenDefect::WrongAudience => wit::TokenDefect::WrongAudience,
+                    TokenDefect::Expired => wit::TokenDefect::Expired,
+                    TokenDefect::NotYetValid => wit::TokenDefect::NotYetValid,
+                    TokenDefect::Rejected => wit::TokenDefect::Rejected,
+                }),
+                CallerError::TenantNotAllowed => wit::CallerError::TenantNotAllowed,
+                CallerError::InsufficientScope(lacking) => wit::CallerError::InsufficientScope(lacking),
+                CallerError::ScopeNotGranted => wit::CallerError::ScopeNotGranted,
+                CallerError::SweepNotAuthorized => wit::CallerError::SweepNotAuthorized,
+            }),
+            VaultError::User(error) => Self::User(match error {
+                UserError::InteractionRequired(interaction) => {
+                    wit::UserError::InteractionRequired(wit::Interaction { claims: interaction.claims, code: interaction.code })
+                }
+                UserError::ReenrolmentRequired(code) => wit::UserError::ReenrolmentRequired(code),
+            }),
+            VaultError::Stored(error) => Self::Stored(match error {
+                StoredError::Damaged => wit::StoredError::Damaged,
+                StoredError::NotBound => wit::StoredError::NotBound,
+            }),
+            VaultError::Operator(error) => Self::Operator(match error {
+                OperatorError::Setting { name, expected } => wit::OperatorError::Setting(wit::SettingFault { name, expected }),
+                OperatorError::KeyNotFound(secret) => wit::OperatorError::KeyNotFound(secret),
+                OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),
+                OperatorError::KeyNotValid(secret) => wit::OperatorError::KeyNotValid(secret),
+                OperatorError::KeyMalformed(secret) => wit::OperatorError::KeyMalformed(secret),
+                OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
+                OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
+                OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
+            }),
+            VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {
+                system: match error.system {
+                    System::Entra => wit::System::Entra,
+                    System::SigningKeys => wit::System::SigningKeys,
+                    System::KeyVault => wit::System::KeyVault,
+                },
+                retry_after_seconds: error.retry_after_seconds,
+            }),
+        }
+    }
+}
+
+fn invalid(what: &str) -> wit::Error {
+    wit::Error::Caller(wit::CallerError::InvalidRequest(what.into()))
+}
