@@ -1,2 +1,7 @@
-//! (under construction)
-fn main() {}
+//! The binary `behalf`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    behalf::main()
+}

@@ -1,0 +1,328 @@
+//! The command line.
+
+use crate::app::{App, LoadError, Options, SettingsError};
+use crate::console;
+use crate::instance::{Lifetime, ReuseLimits};
+use crate::manifest::{Manifest, ManifestError};
+use crate::serve::{BindError, bind, serve};
+use crate::variables::Environment;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long requests in hand may take to finish when the process should stop.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
+/// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Command::Up(up) = CommandLine::parse().command;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            console::fail(format_args!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(up.run());
+    // A compilation that nobody waits for any more need not end.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            console::fail(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+/// Runs the app of a spin.toml on an embedded wasmtime.
+#[derive(Debug, Parser)]
+#[command(name = "behalf", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the app until it is told to stop.
+    ///
+    /// Prints `Serving http://ADDRESS` on standard output once the app answers requests; everything else, including what
+    /// components write, goes to standard error. Stops on SIGINT and SIGTERM after requests in hand are answered (30
+    /// seconds at most; a second signal stops at once).
+    #[command(after_help = EXAMPLES)]
+    Up(Up),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  behalf up                                      the spin.toml of this folder, on 127.0.0.1:3000
+  behalf up -f app/spin.toml --listen 0.0.0.0:80
+  SPIN_VARIABLE_CLIENT_ID=… behalf up            sets the variable client_id; a file .env works too
+  behalf up --listen 127.0.0.1:0 --state-dir ''  a free port and storage in memory, for tests
+
+Exit codes: 0 stopped, 1 cannot run, 2 the command line, the manifest or a setting is wrong.";
+
+#[derive(Debug, Args)]
+struct Up {
+    /// The manifest, or the folder that it is in.
+    #[arg(short = 'f', long = "from", visible_alias = "file", value_name = "FILE", default_value = "spin.toml")]
+    manifest: PathBuf,
+
+    /// The address to listen on; port 0 chooses a free one.
+    #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = listen_address)]
+    listen: SocketAddr,
+
+    /// The folder for the key-value store; empty for storage in memory [default: .spin beside the manifest].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<OsString>,
+
+    /// Run only the routes of this component; may be given again.
+    #[arg(short = 'c', long = "component", visible_alias = "component-id", value_name = "ID")]
+    components: Vec<String>,
+
+    /// Requests that one instance of a component serves in its life.
+    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
+    max_instance_reuse_count: usize,
+
+    /// Requests that one instance of a component serves at once.
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    max_instance_concurrent_reuse_count: usize,
+
+    /// How long an instance without requests lives: a number with ns, us, ms or s.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    idle_instance_timeout: Duration,
+
+    /// How long a component may take to respond [default: no limit].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    request_timeout: Option<Duration>,
+
+    /// Stop, as on SIGTERM, when standard input ends: so a program that starts this one leaves nothing behind, however
+    /// it dies.
+    #[arg(long)]
+    exit_on_stdin_close: bool,
+}
+
+impl Up {
+    async fn run(self) -> Result<(), Failure> {
+        let lifetime = Lifetime::default();
+        let mut stop = stop_requests(self.exit_on_stdin_close)?;
+        let listen = self.listen;
+        let start = async {
+            // Early, so that an address in use is told at once; clients wait until the app is ready.
+            let listener = bind(listen).await?;
+            let address = listener.local_addr().map_err(Failure::Io)?;
+            let app = tokio::task::spawn_blocking({
+                let lifetime = lifetime.clone();
+                move || self.load(&lifetime)
+            });
+            let app = app.await.map_err(|error| Failure::Io(io::Error::other(error)))??;
+            app.check_settings(address).await?;
+            Ok::<_, Failure>((listener, address, Arc::new(app)))
+        };
+        let (listener, address, app) = tokio::select! {
+            started = start => started?,
+            _ = stop.recv() => return Ok(()),
+        };
+
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "Serving http://{address}").and_then(|()| stdout.flush()).map_err(Failure::Io)?;
+        drop(stdout);
+
+        tokio::select! {
+            () = serve(listener, app, &lifetime) => {}
+            _ = stop.recv() => lifetime.stopping.cancel(),
+        }
+        lifetime.at_work.close();
+        tokio::select! {
+            () = lifetime.at_work.wait() => {}
+            () = tokio::time::sleep(GRACE) => console::warn(format_args!(
+                "stopped before {} connections and instances had finished", lifetime.at_work.len()
+            )),
+            _ = stop.recv() => {}
+        }
+        Ok(())
+    }
+
+    /// Reads the manifest and loads its app, telling on the way what it is.
+    fn load(self, lifetime: &Lifetime) -> Result<App, Failure> {
+        let file = if self.manifest.is_dir() { self.manifest.join("spin.toml") } else { self.manifest };
+        let mut manifest = Manifest::load(&file)?;
+        manifest.keep(&self.components).map_err(Failure::Usage)?;
+        console::note(format_args!("{} {}", manifest.name, manifest.version));
+        manifest.tell();
+        let state_dir = match self.state_dir {
+            Some(folder) if folder.is_empty() => None,
+            Some(folder) => Some(PathBuf::from(folder)),
+            None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
+        };
+        let options = Options {
+            state_dir: state_dir.map(std::path::absolute).transpose().map_err(Failure::Io)?,
+            limits: ReuseLimits {
+                requests: self.max_instance_reuse_count,
+                concurrent_requests: self.max_instance_concurrent_reuse_count,
+                request_timeout: self.request_timeout,
+                idle_timeout: self.idle_instance_timeout,
+            },
+            environment: Environment::of_process(Path::new(".env"))
+                .map_err(|error| Failure::Usage(format!(".env: {error}")))?,
+        };
+        Ok(App::load(manifest, options, lifetime)?)
+    }
+}
+
+/// Why this process ends other than cleanly.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) | Self::Manifest(_) | Self::Settings(_) => ExitCode::from(2),
+            Self::Load(LoadError::MissingVariable { .. } | LoadError::Compose { .. } | LoadError::Component { .. }) => {
+                ExitCode::from(2)
+            }
+            Self::Load(LoadError::Store(_) | LoadError::Engine(_)) | Self::Bind(_) | Self::Io(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// A message for every signal to stop, and one when standard input ends if that counts.
+fn stop_requests(on_stdin_close: bool) -> Result<mpsc::Receiver<()>, Failure> {
+    let (request, requests) = mpsc::channel(2);
+    if on_stdin_close {
+        let request = request.clone();
+        // A thread of its own: one that waits for input cannot be interrupted, and must not keep the process alive.
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || {
+                let mut buffer = [0; 1024];
+                while matches!(io::stdin().lock().read(&mut buffer), Ok(1..)) {}
+                let _ = request.blocking_send(());
+            })
+            .map_err(Failure::Io)?;
+    }
+    let mut signals = Signals::new().map_err(Failure::Io)?;
+    tokio::spawn(async move { while request.send(signals.next().await).await.is_ok() {} });
+    Ok(requests)
+}
+
+/// The signals that ask a process to stop.
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let found: Vec<_> =
+        text.to_socket_addrs().map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:3000".to_owned())?.collect();
+    // localhost is both; clients that print it try IPv4 too.
+    let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| "this name has no address".to_owned())
+}
+
+fn positive(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|number| *number > 0).ok_or("write a whole number above 0")
+}
+
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let units: [(&str, fn(u64) -> Duration); 4] = [
+        ("ms", Duration::from_millis),
+        ("us", Duration::from_micros),
+        ("ns", Duration::from_nanos),
+        ("s", Duration::from_secs),
+    ];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, Duration::from_secs));
+    number.parse().map(unit).map_err(|_| "write a whole number with s, ms, us or ns")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("1", Duration::from_secs(1)),
+            ("2s", Duration::from_secs(2)),
+            ("3ms", Duration::from_millis(3)),
+            ("4us", Duration::from_micros(4)),
+            ("5ns", Duration::from_nanos(5)),
+        ] {
+            assert_eq!(duration(text), Ok(expected), "{text}");
+        }
+        for text in ["", "s", "1m", "1.5s", "-1s", "1 s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(listen_address("[::1]:3000").unwrap().to_string(), "[::1]:3000");
+        assert_eq!(listen_address("localhost:0").unwrap().to_string(), "127.0.0.1:0");
+        assert!(listen_address("3000").is_err());
+    }
+}

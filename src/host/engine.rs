@@ -1,0 +1,63 @@
+//! The engine that compiles components, and the linker that says what they may import.
+
+use crate::bindings;
+use crate::instance::Guest;
+use crate::key_value::HasKeyValue;
+use crate::variables::HasVariables;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// How many instances may live at once.
+const MAX_INSTANCES: u32 = 1000;
+
+/// A component and one dependency: two memories per instance. A composition of more parts has fewer instances.
+const MAX_MEMORIES: u32 = 2 * MAX_INSTANCES;
+
+/// How much of a memory stays mapped for the next instance, cleared. Both of our components fit.
+const KEEP_RESIDENT: usize = 1024 * 1024;
+
+/// An engine with a pool of instances, or without one where there is not enough address space for it.
+pub(crate) fn engine() -> wasmtime::Result<Engine> {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MAX_INSTANCES)
+        .total_core_instances(16 * MAX_INSTANCES)
+        .total_memories(MAX_MEMORIES)
+        .total_tables(4 * MAX_INSTANCES)
+        .total_stacks(MAX_INSTANCES)
+        .table_elements(100_000)
+        .max_component_instance_size(10 * 1024 * 1024)
+        .max_core_instance_size(10 * 1024 * 1024)
+        .max_core_instances_per_component(200)
+        .max_memories_per_component(32)
+        .max_tables_per_component(64)
+        .linear_memory_keep_resident(KEEP_RESIDENT);
+    let mut config = Config::new();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config).or_else(|_| Engine::new(&Config::new()))
+}
+
+/// What components may import. Granted is less: an instance's state decides what each import gives access to.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    // Rust's standard library imports 0.2 whatever else a component is built on.
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    bindings::spin::key_value::key_value::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    bindings::wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    bindings::spin::variables::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    bindings::wasi::config::store::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    Ok(linker)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_interfaces_fit_into_one_linker() {
+        linker(&engine().unwrap()).unwrap();
+    }
+}

@@ -1,0 +1,494 @@
+//! Outbound HTTP: what a component sends through `wasi:http`, if its allow-list permits (facts/spin.md §3).
+//!
+//! One client with one pool of connections serves the whole process: HTTP/1.1 in clear, whatever ALPN agrees on over
+//! TLS. No redirects are followed, and nothing is decompressed.
+
+use crate::allow_list::AllowList;
+use crate::console;
+use http::header::HOST;
+use http::{Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::{ClientConfig, RootCertStore};
+use std::collections::HashSet;
+use std::error::Error as StdError;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, timeout};
+use tower_service::Service;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+/// Each of the three timeouts, unless the component sets it: Spin's.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How many denied origins are reported, per component, before silence.
+const MAX_REPORTED: usize = 100;
+
+/// The client of this process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct OutboundClient {
+    client: Client<HttpsConnector<Connector>, WasiBody>,
+}
+
+impl OutboundClient {
+    /// A client that trusts the platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as
+    /// Spin does.
+    ///
+    /// # Errors
+    ///
+    /// The TLS library refuses its own defaults.
+    pub(crate) fn new() -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        // A certificate that cannot be read is one authority less to trust; there may be none at all in a container.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(Connector { tcp });
+        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        Ok(Self { client })
+    }
+
+    async fn send(&self, request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let exchange = CONNECT_TIMEOUT.scope(connect, self.client.request(request));
+        match timeout(first_byte, exchange).await {
+            Ok(Ok(response)) => Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync())),
+            Ok(Err(error)) => Err(code(&error)),
+            Err(_) => Err(Error::ConnectionReadTimeout),
+        }
+    }
+}
+
+/// What one component may send, and how.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    client: OutboundClient,
+    component: Arc<str>,
+    allowed: AllowList,
+    reported: Mutex<HashSet<String>>,
+}
+
+impl Outbound {
+    /// Lets `component` send to the origins in `allowed`.
+    pub(crate) fn new(client: OutboundClient, component: Arc<str>, allowed: AllowList) -> Self {
+        Self { client, component, allowed, reported: Mutex::default() }
+    }
+
+    async fn send(&self, mut request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        let Some(origin) = Origin::of(request.uri()) else { return Err(Error::HttpRequestUriInvalid) };
+        if !self.allowed.permits(origin.scheme, origin.host, origin.port) {
+            self.report_denied(origin);
+            return Err(Error::HttpRequestDenied);
+        }
+        // The client sets it from the URI where the protocol has it.
+        request.headers_mut().remove(HOST);
+        self.client.send(request, options).await
+    }
+
+    /// Tells once what would have to be allowed.
+    fn report_denied(&self, origin: Origin<'_>) {
+        let Origin { scheme, host, port } = origin;
+        let origin = port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}"));
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.len() < MAX_REPORTED && reported.insert(origin.clone()) {
+            let component = &self.component;
+            console::warn(format_args!(
+                "component {component} may not reach {origin}; if it should, add \"{origin}\" to \
+                 allowed_outbound_hosts of [component.{component}]"
+            ));
+        }
+    }
+}
+
+/// Where a request goes, in the words of the very URI that the client will follow.
+struct Origin<'a> {
+    scheme: &'a str,
+    host: &'a str,
+    port: Option<u16>,
+}
+
+impl<'a> Origin<'a> {
+    /// None if it names no host, or hides one behind a user name.
+    fn of(uri: &'a Uri) -> Option<Self> {
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+        let host = Some(authority.host()).filter(|host| !host.is_empty())?;
+        let port = authority.port_u16();
+        if port.is_none() && host != authority.as_str() {
+            return None; // it has a port, but an impossible one
+        }
+        Some(Self { scheme: uri.scheme_str()?, host, port })
+    }
+}
+
+/// An instance's way out.
+#[derive(Debug, Clone)]
+pub(crate) struct OutboundHooks(pub(crate) Arc<Outbound>);
+
+/// What becomes of a request after its response: here nothing that could fail, because the client finishes on its own.
+type Afterwards = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for OutboundHooks {
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _response_processed: Afterwards,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Afterwards), Error>> + Send> {
+        let outbound = Arc::clone(&self.0);
+        Box::new(async move {
+            let response = outbound.send(request, options.unwrap_or_default()).await?;
+            Ok((response, Box::new(std::future::ready(Ok(()))) as Afterwards))
+        })
+    }
+}
+
+// ---- Connecting ------------------------------------------------------------------------------------------------------
+
+tokio::task_local! {
+    /// The connect timeout of the request that this task sends: the client has no other way to pass it on.
+    static CONNECT_TIMEOUT: Duration;
+}
+
+/// Looks a name up and connects, within the request's connect timeout. TLS comes after, within the first-byte timeout.
+#[derive(Debug, Clone)]
+struct Connector {
+    tcp: HttpConnector<Resolver>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let limit = CONNECT_TIMEOUT.try_with(|limit| *limit).unwrap_or(DEFAULT_TIMEOUT);
+        let connecting = self.tcp.call(uri);
+        Box::pin(async move {
+            match timeout(limit, connecting).await {
+                Ok(connected) => connected.map_err(|error| ConnectError::of(&error)),
+                Err(_) => Err(ConnectError::Timeout),
+            }
+        })
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum ConnectError {
+    #[error("name lookup failed")]
+    Dns,
+    #[error("timed out")]
+    Timeout,
+    #[error("no route")]
+    Unavailable,
+    #[error("refused")]
+    Refused,
+}
+
+impl ConnectError {
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut known = causes(error);
+        known
+            .find_map(|cause| {
+                if let Some(it) = cause.downcast_ref::<Self>() {
+                    return Some(*it);
+                }
+                cause.downcast_ref::<io::Error>().map(|error| match error.kind() {
+                    io::ErrorKind::TimedOut => Self::Timeout,
+                    io::ErrorKind::AddrNotAvailable => Self::Dns, // as in Spin
+                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unavailable,
+                    _ => Self::Refused,
+                })
+            })
+            .unwrap_or(Self::Refused)
+    }
+}
+
+/// The platform's name lookup, with an error that can be told from others.
+#[derive(Debug, Clone)]
+struct Resolver;
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| ConnectError::Dns)?;
+            Ok(found.collect::<Vec<_>>().into_iter())
+        })
+    }
+}
+
+// ---- Failing ---------------------------------------------------------------------------------------------------------
+
+/// The code that tells a component what went wrong. Spin knows only some of these; a component that runs on both had
+/// better treat all but `HTTP-request-denied` alike.
+fn code(error: &(dyn StdError + 'static)) -> Error {
+    causes(error).find_map(code_of_cause).unwrap_or(Error::HttpProtocolError)
+}
+
+fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
+    if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        return Some(match error {
+            ConnectError::Dns => {
+                Error::DnsError { rcode: Some("address not available".to_owned()), info_code: Some(0) }
+            }
+            ConnectError::Timeout => Error::ConnectionTimeout,
+            ConnectError::Unavailable => Error::DestinationUnavailable,
+            ConnectError::Refused => Error::ConnectionRefused,
+        });
+    }
+    if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+        return Some(match error {
+            rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+            rustls::Error::AlertReceived(alert) => {
+                Error::TlsAlertReceived { alert_id: Some(u8::from(*alert)), alert_message: Some(format!("{alert:?}")) }
+            }
+            _ => Error::TlsProtocolError,
+        });
+    }
+    // The component's own request body broke its promise.
+    if let Some(Error::HttpRequestBodySize(size)) = cause.downcast_ref::<Error>() {
+        return Some(Error::HttpRequestBodySize(*size));
+    }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let terminated = matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof);
+        return terminated.then_some(Error::ConnectionTerminated);
+    }
+    match cause.downcast_ref::<hyper::Error>() {
+        Some(error) if error.is_incomplete_message() => Some(Error::HttpResponseIncomplete),
+        Some(error) if error.is_parse_too_large() => Some(Error::HttpResponseHeaderSectionSize(None)),
+        Some(error) if error.is_parse() || error.is_parse_status() => Some(Error::HttpProtocolError),
+        Some(_) | None => None,
+    }
+}
+
+/// An error and what caused it. What an `io::Error` wraps counts too: its `source` skips one.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error: &'a (dyn StdError + 'static) = *error;
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        }
+    })
+}
+
+// ---- Reading ---------------------------------------------------------------------------------------------------------
+
+/// A response body that fails if nothing comes for too long.
+struct TimedBody<B> {
+    /// None after a timeout, which also drops the connection.
+    body: Option<B>,
+    limit: Duration,
+    /// Runs while nothing comes.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> TimedBody<B> {
+    fn new(body: B, limit: Duration) -> Self {
+        Self { body: Some(body), limit, sleep: None }
+    }
+}
+
+impl<B: Body<Error = hyper::Error> + Unpin> Body for TimedBody<B> {
+    type Data = B::Data;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
+            self.sleep = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| code(&error))));
+        }
+        let limit = self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(sleep.as_mut().poll(context));
+        self.body = None;
+        Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    fn outbound(allowed: &[&str]) -> Outbound {
+        let entries: Vec<_> = allowed.iter().map(|it| crate::variables::Template::parse(it).unwrap()).collect();
+        let variables = crate::variables::Variables::new([].into(), crate::variables::Environment::default());
+        let allowed = AllowList::resolve(&entries, &variables).unwrap();
+        Outbound::new(OutboundClient::new().unwrap(), "c".into(), allowed)
+    }
+
+    fn get(uri: &str) -> Request<WasiBody> {
+        let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
+        Request::get(uri).header(HOST, "forged.test").body(body).unwrap()
+    }
+
+    async fn send(outbound: &Outbound, uri: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+        outbound.send(get(uri), options).await
+    }
+
+    /// A server that answers each connection with `answer` and then stays silent; returns its address and what it read.
+    async fn server(answer: &'static [u8]) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (heard, hearing) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let heard = heard.clone();
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 4096];
+                    loop {
+                        let read = stream.read(&mut buffer).await.unwrap_or(0);
+                        if read == 0 {
+                            return;
+                        }
+                        let _ = heard.send(String::from_utf8_lossy(buffer.get(..read).unwrap()).into_owned());
+                        stream.write_all(answer).await.unwrap();
+                        if answer.is_empty() {
+                            return; // hangs up
+                        }
+                    }
+                });
+            }
+        });
+        (address, hearing)
+    }
+
+    const OK: &[u8] = b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 2\r\n\r\nok";
+
+    #[tokio::test]
+    async fn a_permitted_request_is_answered() {
+        let (address, mut heard) = server(OK).await;
+        let outbound = outbound(&["http://127.0.0.1:*"]);
+        for _ in 0..2 {
+            let response = send(&outbound, &format!("http://{address}/a?b"), RequestOptions::default()).await.unwrap();
+            assert_eq!(response.status(), 302, "redirects are the component's business");
+            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+            let request = heard.recv().await.unwrap();
+            assert!(request.starts_with("GET /a?b HTTP/1.1\r\n"), "{request}");
+            assert!(request.contains(&format!("host: {address}\r\n")) && !request.contains("forged"), "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_permitted_is_denied() {
+        let outbound = outbound(&["http://127.0.0.1:1", "https://a.test"]);
+        for uri in
+            ["http://127.0.0.1:2/", "https://127.0.0.1:1/", "http://a.test/", "https://b.test/", "http://[::1]:1/"]
+        {
+            let denied = send(&outbound, uri, RequestOptions::default()).await;
+            assert!(matches!(denied, Err(Error::HttpRequestDenied)), "{uri}");
+        }
+        assert_eq!(outbound.reported.lock().unwrap().len(), 5);
+        for uri in ["http://a.test@127.0.0.1:1/", "/relative", "http://127.0.0.1:99999/"] {
+            let Ok(uri) = uri.parse::<Uri>() else { continue };
+            assert!(Origin::of(&uri).is_none(), "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let outbound = outbound(&["*://*:*"]);
+        let quick = Some(Duration::from_millis(200));
+        let first_byte = RequestOptions { first_byte_timeout: quick, ..RequestOptions::default() };
+        let between_bytes = RequestOptions { between_bytes_timeout: quick, ..RequestOptions::default() };
+        let none = RequestOptions::default();
+
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (silent, _heard) = server(b"HTTP/1.1 ").await;
+        let (cut, _heard) = server(b"").await;
+        let (half, _heard) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
+        let (junk, _heard) = server(b"this is no HTTP at all\r\n\r\n").await;
+        for (uri, options, expected) in [
+            (format!("http://{free}/"), none, "ConnectionRefused"),
+            ("http://nowhere.invalid/".to_owned(), none, "DnsError"),
+            (format!("http://{silent}/"), first_byte, "ConnectionReadTimeout"),
+            (format!("https://{silent}/"), first_byte, "TlsProtocolError"),
+            (format!("http://{cut}/"), none, "HttpResponseIncomplete"),
+            (format!("http://{junk}/"), none, "HttpProtocolError"),
+        ] {
+            let Err(error) = send(&outbound, &uri, options).await else { panic!("{uri} answered") };
+            assert!(format!("{error:?}").starts_with(expected), "{uri}: {error:?}");
+        }
+        let body = send(&outbound, &format!("http://{half}/"), between_bytes).await.unwrap().into_body();
+        let error = body.collect().await.unwrap_err();
+        assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn connecting_has_its_own_timeout() {
+        // A listener whose backlog is full does not answer: connections beyond it wait.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut backlog = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(address)).await {
+            backlog.push(stream);
+        }
+        let options = RequestOptions { connect_timeout: Some(Duration::from_millis(200)), ..RequestOptions::default() };
+        let error = send(&outbound(&["http://127.0.0.1:*"]), &format!("http://{address}/"), options).await.err();
+        assert!(matches!(error, Some(Error::ConnectionTimeout)), "{error:?}");
+    }
+
+    #[test]
+    fn an_io_error_hides_no_cause() {
+        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, certificate));
+        assert!(matches!(code(&error), Error::TlsCertificateError));
+    }
+}

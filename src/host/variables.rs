@@ -1,0 +1,353 @@
+//! Variables: `{{ templates }}`, where values come from, and the two interfaces through which a component reads them.
+//!
+//! An application variable is resolved at every lookup: the environment variable `SPIN_VARIABLE_<NAME>`, then `.env` in
+//! the working directory, then the default in the manifest (facts/spin.md §5). Components never see application
+//! variables, only their own, which are templates over them.
+
+use crate::bindings::spin::variables::variables as spin;
+use crate::bindings::wasi::config::store as wasi;
+use std::collections::{BTreeMap, HashMap};
+use std::env::VarError;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use wasmtime::component::{Accessor, HasData};
+
+/// What stands in front of a variable's upper-case name in the environment.
+pub(crate) const PREFIX: &str = "SPIN_VARIABLE_";
+
+/// An application variable as the manifest declares it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Declaration {
+    /// The value when the environment has none. Without one, the environment must have it.
+    pub(crate) default: Option<String>,
+    /// Whether the value must stay out of messages.
+    pub(crate) secret: bool,
+}
+
+/// The application's variables.
+#[derive(Debug)]
+pub(crate) struct Variables {
+    declared: BTreeMap<String, Declaration>,
+    environment: Environment,
+}
+
+impl Variables {
+    /// Variables with these declarations, resolved from `environment`.
+    pub(crate) fn new(declared: BTreeMap<String, Declaration>, environment: Environment) -> Self {
+        Self { declared, environment }
+    }
+
+    /// The names of variables that have neither a value nor a default.
+    pub(crate) fn missing(&self) -> Vec<&str> {
+        let unresolved = |name: &&String| matches!(self.value(name), Err(LookupError::Unresolved { .. }));
+        self.declared.keys().filter(unresolved).map(String::as_str).collect()
+    }
+
+    /// Fills a template in.
+    pub(crate) fn resolve(&self, template: &Template) -> Result<String, LookupError> {
+        let mut text = String::new();
+        for part in &template.parts {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Variable(name) => text.push_str(&self.value(name)?),
+            }
+        }
+        Ok(text)
+    }
+
+    /// Whether a template draws on a secret.
+    pub(crate) fn has_secret(&self, template: &Template) -> bool {
+        template.variables().any(|name| self.declared.get(name).is_some_and(|it| it.secret))
+    }
+
+    fn value(&self, name: &str) -> Result<String, LookupError> {
+        let declaration = self.declared.get(name).ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
+        match self.environment.get(&environment_name(name))? {
+            Some(value) => Ok(value),
+            None => declaration.default.clone().ok_or_else(|| LookupError::Unresolved { name: name.to_owned() }),
+        }
+    }
+}
+
+/// The environment variable that a variable is read from.
+pub(crate) fn environment_name(variable: &str) -> String {
+    format!("{PREFIX}{}", variable.to_ascii_uppercase())
+}
+
+/// One component's variables.
+#[derive(Debug, Clone)]
+pub(crate) struct ComponentVariables {
+    application: Arc<Variables>,
+    templates: Arc<BTreeMap<String, Template>>,
+}
+
+impl ComponentVariables {
+    /// The variables that `templates` give a component.
+    pub(crate) fn new(application: Arc<Variables>, templates: BTreeMap<String, Template>) -> Self {
+        Self { application, templates: Arc::new(templates) }
+    }
+
+    fn get(&self, name: &str) -> Result<String, LookupError> {
+        check_name(name).map_err(|reason| LookupError::InvalidName(format!("{name:?} {reason}")))?;
+        let template = self.templates.get(name).ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
+        self.application.resolve(template)
+    }
+
+    fn all(&self) -> Result<Vec<(String, String)>, LookupError> {
+        self.templates.iter().map(|(name, template)| Ok((name.clone(), self.application.resolve(template)?))).collect()
+    }
+}
+
+/// Why a variable has no value. Never holds a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum LookupError {
+    /// No variable can have this name.
+    #[error("invalid variable name: {0}")]
+    InvalidName(String),
+    /// Nobody declared it.
+    #[error("undefined variable: {0}")]
+    Undefined(String),
+    /// It has no default, and the environment has no value.
+    #[error("the variable {name} has no value; set {}", environment_name(.name))]
+    Unresolved {
+        /// Its name.
+        name: String,
+    },
+    /// The environment variable is no Unicode text.
+    #[error("the environment variable {0} is not valid UTF-8")]
+    NotText(String),
+}
+
+/// Where values come from.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    /// Whether this process's environment counts.
+    process: bool,
+    /// What a `.env` file says; the process's environment goes first.
+    file: HashMap<String, String>,
+}
+
+impl Environment {
+    /// The environment of this process, and below it the file at `path` if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file exists, but is no `.env` file; the error names the line.
+    pub(crate) fn of_process(path: &Path) -> Result<Self, dotenvy::Error> {
+        let file = match dotenvy::from_path_iter(path) {
+            Ok(entries) => entries.collect::<Result<_, _>>()?,
+            Err(error) if error.not_found() => HashMap::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { process: true, file })
+    }
+
+    fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
+        if self.process {
+            match std::env::var(name) {
+                Ok(value) => return Ok(Some(value)),
+                Err(VarError::NotUnicode(_)) => return Err(LookupError::NotText(name.to_owned())),
+                Err(VarError::NotPresent) => {}
+            }
+        }
+        Ok(self.file.get(name).cloned())
+    }
+}
+
+/// A text with `{{ variables }}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Variable(String),
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    ///
+    /// A `{{` without `}}`, or an invalid name between them; the text says which.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some((literal, tail)) = rest.split_once("{{") {
+            let (name, tail) = tail.split_once("}}").ok_or("has `{{` without `}}`")?;
+            let name = name.trim();
+            check_name(name).map_err(|reason| format!("names the variable {name:?}, which {reason}"))?;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(literal.to_owned()));
+            }
+            parts.push(Part::Variable(name.to_owned()));
+            rest = tail;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Literal(rest.to_owned()));
+        }
+        Ok(Self { parts })
+    }
+
+    /// The variables it draws on, in order.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Variable(name) => Some(name.as_str()),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// Whether it draws on no variable.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.variables().next().is_none()
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts.iter().try_for_each(|part| match part {
+            Part::Literal(literal) => f.write_str(literal),
+            Part::Variable(name) => write!(f, "{{{{ {name} }}}}"),
+        })
+    }
+}
+
+/// Checks a variable's name: lower-case letters, digits and single underscores between them, a letter first.
+///
+/// # Errors
+///
+/// What is wrong with it, as the end of a sentence about the name.
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
+    let bytes = name.as_bytes();
+    if !bytes.first().is_some_and(u8::is_ascii_lowercase) {
+        Err("must start with a lower-case letter")
+    } else if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_') {
+        Err("may hold only lower-case letters, digits and underscores")
+    } else if bytes.last() == Some(&b'_') || name.contains("__") {
+        Err("may have only single underscores, between other characters")
+    } else {
+        Ok(())
+    }
+}
+
+/// Gives the host functions below their data.
+pub(crate) struct HasVariables;
+
+impl HasData for HasVariables {
+    type Data<'a> = &'a mut ComponentVariables;
+}
+
+impl wasi::Host for ComponentVariables {
+    async fn get(&mut self, name: String) -> wasmtime::Result<Result<Option<String>, wasi::Error>> {
+        // A name that no variable can have is absent, not an error (facts/spin.md §5).
+        Ok(match ComponentVariables::get(self, &name) {
+            Ok(value) => Ok(Some(value)),
+            Err(LookupError::InvalidName(_) | LookupError::Undefined(_)) => Ok(None),
+            Err(error) => Err(wasi::Error::Upstream(error.to_string())),
+        })
+    }
+
+    async fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, wasi::Error>> {
+        Ok(self.all().map_err(|error| wasi::Error::Upstream(error.to_string())))
+    }
+}
+
+impl spin::Host for ComponentVariables {}
+
+impl<T: Send> spin::HostWithStore<T> for HasVariables {
+    async fn get(accessor: &Accessor<T, Self>, name: String) -> wasmtime::Result<Result<String, spin::Error>> {
+        let value = accessor.with(|mut access| access.get().get(&name));
+        Ok(value.map_err(|error| match error {
+            LookupError::InvalidName(name) => spin::Error::InvalidName(name),
+            LookupError::Undefined(name) => spin::Error::Undefined(name),
+            LookupError::Unresolved { .. } | LookupError::NotText(_) => spin::Error::Provider(error.to_string()),
+        }))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn variables(declared: &[(&str, Option<&str>)], environment: &[(&str, &str)]) -> Arc<Variables> {
+        let declared = declared.iter().map(|(name, default)| {
+            ((*name).to_owned(), Declaration { default: default.map(str::to_owned), secret: name.contains("secret") })
+        });
+        let file = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Arc::new(Variables::new(declared.collect(), Environment { process: false, file }))
+    }
+
+    #[test]
+    fn templates() {
+        for (text, names, shown) in [
+            ("", vec![], ""),
+            ("plain", vec![], "plain"),
+            ("{{a}}", vec!["a"], "{{ a }}"),
+            ("https://{{ host }}:{{port}}/", vec!["host", "port"], "https://{{ host }}:{{ port }}/"),
+            ("{ not } a { variable }", vec![], "{ not } a { variable }"),
+        ] {
+            let template = Template::parse(text).unwrap();
+            assert_eq!(template.variables().collect::<Vec<_>>(), names, "{text}");
+            assert_eq!(template.to_string(), shown, "{text}");
+            assert_eq!(template.is_literal(), names.is_empty(), "{text}");
+        }
+        for (text, reason) in [("{{ a", "has `{{` without `}}`"), ("{{ A }}", "names the variable \"A\"")] {
+            assert!(Template::parse(text).unwrap_err().starts_with(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for name in ["a", "client_id", "api_origin_1", "a1"] {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        for name in ["", "1a", "_a", "a_", "a__b", "A", "a-b", "ä", "a b"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_default() {
+        let variables = variables(&[("a", Some("x")), ("b", Some("y"))], &[("SPIN_VARIABLE_B", "z")]);
+        assert_eq!(variables.resolve(&Template::parse("{{ a }}-{{ b }}").unwrap()).unwrap(), "x-z");
+        assert!(variables.missing().is_empty());
+    }
+
+    #[test]
+    fn the_file_is_below_the_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        assert!(Environment::of_process(&path).unwrap().file.is_empty());
+        std::fs::write(&path, "# comment\nSPIN_VARIABLE_A='b c'\nPATH=nowhere\n").unwrap();
+        let environment = Environment::of_process(&path).unwrap();
+        assert_eq!(environment.get("SPIN_VARIABLE_A"), Ok(Some("b c".to_owned())));
+        assert_ne!(environment.get("PATH"), Ok(Some("nowhere".to_owned())));
+        std::fs::write(&path, "SPIN_VARIABLE_A=\"unclosed\n").unwrap();
+        assert!(Environment::of_process(&path).is_err());
+    }
+
+    #[test]
+    fn a_variable_without_value_is_named() {
+        let variables = variables(&[("client_id", None)], &[]);
+        assert_eq!(variables.missing(), ["client_id"]);
+        let error = variables.resolve(&Template::parse("{{ client_id }}").unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "the variable client_id has no value; set SPIN_VARIABLE_CLIENT_ID");
+    }
+
+    #[test]
+    fn a_component_sees_only_its_own() {
+        let application = variables(&[("a", Some("x")), ("the_secret", Some("y"))], &[]);
+        let templates = BTreeMap::from([("mine".to_owned(), Template::parse("<{{ a }}>").unwrap())]);
+        let component = ComponentVariables::new(Arc::clone(&application), templates);
+        assert_eq!(component.get("mine").unwrap(), "<x>");
+        assert_eq!(component.get("a"), Err(LookupError::Undefined("a".to_owned())));
+        assert!(matches!(component.get("Not A Name"), Err(LookupError::InvalidName(_))));
+        assert_eq!(component.all().unwrap(), [("mine".to_owned(), "<x>".to_owned())]);
+        assert!(application.has_secret(&Template::parse("{{ the_secret }}").unwrap()));
+        assert!(!application.has_secret(&Template::parse("{{ a }}").unwrap()));
+    }
+}
