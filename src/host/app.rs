@@ -4,7 +4,7 @@ use crate::allow_list::{AllowList, AllowListError};
 use crate::composition::{ComposeError, compose};
 use crate::console;
 use crate::engine;
-use crate::instance::{Instances, Lifetime, ReuseLimits, cause};
+use crate::instance::{Guest, Instances, Lifetime, ReuseLimits, cause};
 use crate::key_value::{FILE_NAME, OpenError, Store};
 use crate::manifest::{self, Manifest};
 use crate::outbound::{Outbound, OutboundClient};
@@ -201,10 +201,10 @@ struct Problem {
 
 fn prepare(
     engine: &Engine,
-    linker: &Linker<crate::instance::Guest>,
+    linker: &Linker<Guest>,
     id: &str,
     component: &manifest::Component,
-) -> Result<ServicePre<crate::instance::Guest>, LoadError> {
+) -> Result<ServicePre<Guest>, LoadError> {
     let bytes = compose(&component.source, &component.dependencies)
         .map_err(|source| LoadError::Compose { component: id.to_owned(), source })?;
     let fail = |what: &str, error: wasmtime::Error| LoadError::Component {
@@ -212,9 +212,9 @@ fn prepare(
         reason: format!("{} {what}: {error:#}", component.source.display()),
     };
     let compiled = Component::new(engine, bytes).map_err(|error| fail("does not compile", error))?;
-    let linked =
+    let resolved =
         linker.instantiate_pre(&compiled).map_err(|error| fail("imports what this host does not have", error))?;
-    ServicePre::new(linked).map_err(|error| fail("is no WASI 0.3 HTTP component, the only kind for this host", error))
+    ServicePre::new(resolved).map_err(|error| fail("is no WASI 0.3 HTTP component, the only kind for this host", error))
 }
 
 /// Gives a request's URI its scheme and authority, from the `Host` header where the request line has none.

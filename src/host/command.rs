@@ -115,40 +115,37 @@ impl Up {
     async fn run(self) -> Result<(), Failure> {
         let lifetime = Lifetime::default();
         let mut stop = stop_requests(self.exit_on_stdin_close)?;
-        let listen = self.listen;
-        let start = async {
-            // Early, so that an address in use is told at once; clients wait until the app is ready.
-            let listener = bind(listen).await?;
-            let address = listener.local_addr().map_err(Failure::Io)?;
-            let app = tokio::task::spawn_blocking({
-                let lifetime = lifetime.clone();
-                move || self.load(&lifetime)
-            });
-            let app = app.await.map_err(|error| Failure::Io(io::Error::other(error)))??;
-            app.check_settings(address).await?;
-            Ok::<_, Failure>((listener, address, Arc::new(app)))
+        let result = tokio::select! {
+            result = self.start_and_serve(&lifetime) => result,
+            _ = stop.recv() => Ok(()),
         };
-        let (listener, address, app) = tokio::select! {
-            started = start => started?,
-            _ = stop.recv() => return Ok(()),
-        };
-
-        let mut stdout = io::stdout().lock();
-        writeln!(stdout, "Serving http://{address}").and_then(|()| stdout.flush()).map_err(Failure::Io)?;
-        drop(stdout);
-
-        tokio::select! {
-            () = serve(listener, app, &lifetime) => {}
-            _ = stop.recv() => lifetime.stopping.cancel(),
-        }
+        lifetime.stopping.cancel();
         lifetime.at_work.close();
         tokio::select! {
             () = lifetime.at_work.wait() => {}
-            () = tokio::time::sleep(GRACE) => console::warn(format_args!(
-                "stopped before {} connections and instances had finished", lifetime.at_work.len()
-            )),
+            () = tokio::time::sleep(GRACE) => {
+                let left = lifetime.at_work.len();
+                console::warn(format_args!("stopped before {left} connections and instances had finished"));
+            }
             _ = stop.recv() => {}
         }
+        result
+    }
+
+    async fn start_and_serve(self, lifetime: &Lifetime) -> Result<(), Failure> {
+        // Early, so that an address in use is told at once; clients wait until the app is ready.
+        let listener = bind(self.listen).await?;
+        let address = listener.local_addr().map_err(Failure::Io)?;
+        let load = {
+            let lifetime = lifetime.clone();
+            move || self.load(&lifetime)
+        };
+        let app = tokio::task::spawn_blocking(load).await.map_err(|error| Failure::Io(error.into()))??;
+        app.check_settings(address).await?;
+
+        let mut stdout = io::stdout();
+        writeln!(stdout, "Serving http://{address}").and_then(|()| stdout.flush()).map_err(Failure::Io)?;
+        serve(listener, Arc::new(app), lifetime).await;
         Ok(())
     }
 
@@ -224,7 +221,14 @@ fn stop_requests(on_stdin_close: bool) -> Result<mpsc::Receiver<()>, Failure> {
             .map_err(Failure::Io)?;
     }
     let mut signals = Signals::new().map_err(Failure::Io)?;
-    tokio::spawn(async move { while request.send(signals.next().await).await.is_ok() {} });
+    tokio::spawn(async move {
+        loop {
+            signals.next().await;
+            if request.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
     Ok(requests)
 }
 
@@ -279,17 +283,13 @@ fn positive(text: &str) -> Result<usize, &'static str> {
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    let units: [(&str, fn(u64) -> Duration); 4] = [
-        ("ms", Duration::from_millis),
-        ("us", Duration::from_micros),
-        ("ns", Duration::from_nanos),
-        ("s", Duration::from_secs),
-    ];
-    let (number, unit) = units
+    let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
+    let (number, nanoseconds) = units
         .into_iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
-        .unwrap_or((text, Duration::from_secs));
-    number.parse().map(unit).map_err(|_| "write a whole number with s, ms, us or ns")
+        .unwrap_or((text, 1_000_000_000));
+    let number: u64 = number.parse().map_err(|_| "write a whole number with s, ms, us or ns")?;
+    number.checked_mul(nanoseconds).map(Duration::from_nanos).ok_or("this is too long")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Key-value storage: one SQLite file, in the place and the table that Spin uses, so that either host reads the other's
+//! Key-value storage: one `SQLite` file, in the place and the table that Spin uses, so that either host reads the other's
 //! data (facts/spin.md §4).
 //!
 //! One thread owns the connection. Whoever waits for it waits without blocking a thread that serves requests.

@@ -28,7 +28,7 @@ use tower_service::Service;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 /// Each of the three timeouts, unless the component sets it: Spin's.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// How many denied origins are reported, per component, before silence.
 const MAX_REPORTED: usize = 100;
@@ -97,7 +97,7 @@ impl Outbound {
     async fn send(&self, mut request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
         let Some(origin) = Origin::of(request.uri()) else { return Err(Error::HttpRequestUriInvalid) };
         if !self.allowed.permits(origin.scheme, origin.host, origin.port) {
-            self.report_denied(origin);
+            self.report_denied(&origin);
             return Err(Error::HttpRequestDenied);
         }
         // The client sets it from the URI where the protocol has it.
@@ -106,7 +106,7 @@ impl Outbound {
     }
 
     /// Tells once what would have to be allowed.
-    fn report_denied(&self, origin: Origin<'_>) {
+    fn report_denied(&self, origin: &Origin<'_>) {
         let Origin { scheme, host, port } = origin;
         let origin = port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}"));
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);

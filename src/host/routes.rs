@@ -103,9 +103,8 @@ impl RouteMatch<'_> {
     /// What the wildcard at the end stands for, with the slashes around it.
     fn path_info(&self) -> String {
         match self.captures.wildcard() {
-            None => String::new(),
             Some("") if self.path.ends_with('/') => "/".to_owned(),
-            Some("") => String::new(),
+            Some("") | None => String::new(),
             Some(rest) if self.path.ends_with('/') => format!("/{rest}/"),
             Some(rest) => format!("/{rest}"),
         }

@@ -48,8 +48,8 @@ pub(crate) enum BindError {
     Other { address: SocketAddr, reason: String },
 }
 
-/// Serves `app` until `lifetime` says to stop. Connections go on until the request that they carry has been answered;
-/// `lifetime` knows which are still at work.
+/// Serves `app` until `lifetime` says to stop, or this future is dropped. Connections go on until the request that they
+/// carry has been answered; `lifetime` knows which are still at work.
 pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, lifetime: &Lifetime) {
     loop {
         let accepted = tokio::select! {
