@@ -188,12 +188,16 @@ impl App {
         self.process.output.lines()
     }
 
-    /// Waits for a line of output that holds `text`.
-    pub async fn wait_for_output(&self, text: &str) -> anyhow::Result<String> {
+    /// Waits for a line of output that holds `text`, behind the first `skipped` lines.
+    pub async fn wait_for_output_after(
+        &self,
+        skipped: usize,
+        text: &str,
+    ) -> anyhow::Result<String> {
         let found = self
             .process
             .output
-            .find(|line| line.contains(text).then(|| line.to_owned()));
+            .find(skipped, |line| line.contains(text).then(|| line.to_owned()));
         tokio::time::timeout(START, found)
             .await
             .with_context(|| format!("no line of output holds {text:?}"))
@@ -381,9 +385,9 @@ impl Process {
 
     /// The address in the line `Serving http://…`.
     async fn serving(&mut self) -> anyhow::Result<SocketAddr> {
-        let address = self
-            .output
-            .find(|line| line.split_once("Serving http://")?.1.trim().parse().ok());
+        let address = self.output.find(0, |line| {
+            line.split_once("Serving http://")?.1.trim().parse().ok()
+        });
         let code = tokio::select! {
             address = tokio::time::timeout(START, address) => match address {
                 Ok(address) => return Ok(address),
@@ -454,8 +458,8 @@ impl Output {
         self.lines.lock().unwrap().clone()
     }
 
-    /// What `pick` makes of the first line that it picks; waits for it.
-    async fn find<T>(&self, pick: impl Fn(&str) -> Option<T>) -> T {
+    /// What `pick` makes of the first line that it picks, behind `skipped` ones; waits for it.
+    async fn find<T>(&self, skipped: usize, pick: impl Fn(&str) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             if let Some(found) = self
@@ -463,6 +467,7 @@ impl Output {
                 .lock()
                 .unwrap()
                 .iter()
+                .skip(skipped)
                 .find_map(|line| pick(line))
             {
                 return found;

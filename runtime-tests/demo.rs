@@ -98,16 +98,10 @@ impl<W: Write> Story<'_, W> {
         }
         let searched = self.canary(&self.app.store())?;
         let size = record["sealed"].as_str().unwrap_or_default().len();
+        let name = name.get(..12).unwrap_or(&name);
         self.line(
             "store",
-            &format!(
-                "{}… holds {size} bytes of JWE, dir, A256GCM",
-                name.get(..12).unwrap_or(&name)
-            ),
-        )?;
-        self.line(
-            "",
-            &format!("none of the {searched} tokens and keys that exist so far is in any row"),
+            &format!("{name}… is {size} bytes of JWE; none of the {searched} tokens and keys so far is in any row"),
         )
     }
 

@@ -5,6 +5,7 @@
 //!   (`entra-and-key-vault`, cited here as "facts §…") and share no code with `behalf-core`.
 //! - [`app`]: the app itself, as a child process on a free port and a temporary state directory.
 //! - [`store`]: what the app stored, read from its `SQLite` file; rows can be damaged on purpose.
+//! - [`scene`]: what most cases need of the three.
 //! - [`demo`]: one token's whole life, told step by step.
 //!
 //! The `up` program (`scripts/up`) puts these together for developers; `tests/` holds the cases.
@@ -15,10 +16,12 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
+    clippy::missing_panics_doc,
     reason = "test support: a panic here is a failed test, not an outage"
 )]
 
 pub mod app;
 pub mod demo;
 pub mod emulators;
+pub mod scene;
 pub mod store;

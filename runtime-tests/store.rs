@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -71,6 +72,32 @@ impl Store {
             (key, value),
         )?;
         anyhow::ensure!(changed == 1, "there is no row {key}");
+        Ok(())
+    }
+
+    /// Removes a row.
+    pub fn delete(&self, key: &str) -> anyhow::Result<()> {
+        let changed = self
+            .open()?
+            .execute("DELETE FROM spin_key_value WHERE key = ?1", [key])?;
+        anyhow::ensure!(changed == 1, "there is no row {key}");
+        Ok(())
+    }
+
+    /// Makes every record due now, as if its refresh age had passed.
+    pub fn make_due(&self) -> anyhow::Result<()> {
+        let now = jiff::Timestamp::now().as_second();
+        for (key, mut record) in self.records()? {
+            record["due_at"] = now.into();
+            self.replace(&key, &serde_json::to_vec(&record)?)?;
+        }
+        for key in self.keys("due.")? {
+            let (_, rest) = key["due.".len()..].split_once('.').context("a marker")?;
+            self.open()?.execute(
+                "UPDATE spin_key_value SET key = ?2 WHERE key = ?1",
+                (&key, format!("due.{now:012}.{rest}")),
+            )?;
+        }
         Ok(())
     }
 
