@@ -4,8 +4,8 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::keeper::{Environment, Keeper, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
@@ -22,22 +22,41 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
-    async fn route(&self, request: &Parts, body: impl RequestBody) -> Result<Response<Bytes>, ApiError> {
+    async fn route(
+        &self,
+        request: &Parts,
+        body: impl RequestBody,
+    ) -> Result<Response<Bytes>, ApiError> {
         let method = &request.method;
         match request.uri.path() {
             "/healthz" => match *method {
                 Method::GET | Method::HEAD => {
                     self.vault.check_settings()?;
-                    Ok(json_response(StatusCode::OK, json!({"status": "ok"}).to_string()))
+                    Ok(json_response(
+                        StatusCode::OK,
+                        json!({"status": "ok"}).to_string(),
+                    ))
                 }
                 _ => Err(ApiError::MethodNotAllowed("GET, HEAD")),
             },
             "/v1/me" => match *method {
-                Method::GET => Ok(view_response(StatusCode::OK, &self.show(&bearer(request)).await?)),
+                Method::GET => Ok(view_response(
+                    StatusCode::OK,
+                    &self.show(&bearer(request)).await?,
+                )),
                 Method::PUT => {
                     let asked: EnrolBody = read_json(body, "the optional text `scope`").await?;
-                    let (view, created) = self.enroll(&bearer(request), asked.scope.as_deref()).await?;
-                    Ok(view_response(if created { StatusCode::CREATED } else { StatusCode::OK }, &view))
+                    let (view, created) = self
+                        .enroll(&bearer(request), asked.scope.as_deref())
+                        .await?;
+                    Ok(view_response(
+                        if created {
+                            StatusCode::CREATED
+                        } else {
+                            StatusCode::OK
+                        },
+                        &view,
+                    ))
                 }
                 Method::DELETE => {
                     self.remove(&bearer(request)).await?;
@@ -47,8 +66,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             },
             "/v1/me/access-token" => match *method {
                 Method::POST => {
-                    let asked: DrawBody = read_json(body, "the optional texts `scope` and `claims`").await?;
-                    let issued = self.draw(&bearer(request), asked.scope, asked.claims).await?;
+                    let asked: DrawBody =
+                        read_json(body, "the optional texts `scope` and `claims`").await?;
+                    let issued = self
+                        .draw(&bearer(request), asked.scope, asked.claims)
+                        .await?;
                     let json = json!({
                         "access_token": issued.access_token.expose(), "token_type": issued.token_type,
                         "expires_in": issued.expires_in, "scope": issued.scope,
@@ -92,8 +114,14 @@ struct DrawBody {
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1); empty, which counts as missing, without one.
 fn bearer(request: &Parts) -> Bearer {
     let mut values = request.headers.get_all(AUTHORIZATION).iter();
-    let token = match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
-        (Some(value), None) => value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer")).map(|(_, token)| token),
+    let token = match (
+        values.next().and_then(|value| value.to_str().ok()),
+        values.next(),
+    ) {
+        (Some(value), None) => value
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("Bearer"))
+            .map(|(_, token)| token),
         // Two tokens are none: which one was meant is not for us to guess.
         (Some(_), Some(_)) | (None, _) => None,
     };
@@ -101,7 +129,10 @@ fn bearer(request: &Parts) -> Bearer {
 }
 
 /// An empty body is an empty object.
-async fn read_json<T: for<'a> Deserialize<'a> + Default>(body: impl RequestBody, members: &'static str) -> Result<T, ApiError> {
+async fn read_json<T: for<'a> Deserialize<'a> + Default>(
+    body: impl RequestBody,
+    members: &'static str,
+) -> Result<T, ApiError> {
     let body = body.read(LONGEST_BODY).await.map_err(|error| match error {
         BodyError::TooLong => ApiError::BodyTooLarge,
         BodyError::BrokenOff => ApiError::BodyBrokenOff,
@@ -114,26 +145,47 @@ async fn read_json<T: for<'a> Deserialize<'a> + Default>(body: impl RequestBody,
         if error.is_data() {
             ApiError::InvalidBody(members)
         } else {
-            ApiError::InvalidJson { line: error.line(), column: error.column() }
+            ApiError::InvalidJson {
+                line: error.line(),
+                column: error.column(),
+            }
         }
     })
 }
 
 fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
-    let json = match &view.record {
-        None => json!({"status": "no_refresh_token", "enrolled_at": view.enrolled_at}),
-        Some(record) => {
-            let mut json = json!({
-                "status": status_name(&record.status), "scope": record.scope, "key_version": record.key_version.as_str(),
-                "enrolled_at": view.enrolled_at, "refreshed_at": record.refreshed_at, "refresh_due_at": record.due_at,
-            });
-            if let Status::InteractionRequired { claims: Some(claims) } = &record.status {
-                json["claims"] = Value::from(claims.as_str());
-            }
-            json
-        }
+    let record = view.record.as_ref();
+    let claims = record.and_then(|record| match &record.status {
+        Status::InteractionRequired { claims } => claims.as_deref(),
+        Status::Active | Status::Quarantined => None,
+    });
+    let body = ViewBody {
+        status: record.map_or("no_refresh_token", |record| status_name(&record.status)),
+        claims,
+        scope: record.map(|record| record.scope.as_str()),
+        key_version: record.map(|record| record.key_version.as_str()),
+        enrolled_at: view.enrolled_at,
+        refreshed_at: record.map(|record| record.refreshed_at),
+        refresh_due_at: record.map(|record| record.due_at),
     };
-    json_response(status, json.to_string())
+    json_response(status, json!(body).to_string())
+}
+
+/// What a caller may know of his user; members that do not apply are left out.
+#[derive(Serialize)]
+struct ViewBody<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_version: Option<&'a str>,
+    enrolled_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refreshed_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_due_at: Option<u64>,
 }
 
 fn status_name(status: &Status) -> &'static str {

@@ -52,9 +52,14 @@ impl<'a> Unverified<'a> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenDefect::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenDefect::Malformed)?;
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenDefect::Malformed);
+        let decode = |part: &str| {
+            URL_SAFE_NO_PAD
+                .decode(part)
+                .map_err(|_| TokenDefect::Malformed)
+        };
 
-        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenDefect::Malformed)?;
+        let header: Header =
+            serde_json::from_slice(&decode(header)?).map_err(|_| TokenDefect::Malformed)?;
         if header.alg != "RS256" {
             return Err(TokenDefect::WrongAlgorithm);
         }
@@ -62,7 +67,8 @@ impl<'a> Unverified<'a> {
         if header.crit.is_some() {
             return Err(TokenDefect::Malformed);
         }
-        let claims: RawClaims = serde_json::from_slice(&decode(payload)?).map_err(|_| TokenDefect::Malformed)?;
+        let claims: RawClaims =
+            serde_json::from_slice(&decode(payload)?).map_err(|_| TokenDefect::Malformed)?;
         Ok(Self {
             signed,
             signature: decode(signature)?,
@@ -87,15 +93,30 @@ impl<'a> Unverified<'a> {
     ///
     /// # Errors
     /// [`TokenDefect::BadSignature`], [`TokenDefect::WrongIssuer`].
-    pub fn verify(self, key: &SigningKey, issuers: &[IssuerTemplate]) -> Result<Claims, TokenDefect> {
-        let signature = Signature::try_from(self.signature.as_slice()).map_err(|_| TokenDefect::BadSignature)?;
-        key.key.verify(self.signed.as_bytes(), &signature).map_err(|_| TokenDefect::BadSignature)?;
+    pub fn verify(
+        self,
+        key: &SigningKey,
+        issuers: &[IssuerTemplate],
+    ) -> Result<Claims, TokenDefect> {
+        let signature = Signature::try_from(self.signature.as_slice())
+            .map_err(|_| TokenDefect::BadSignature)?;
+        key.key
+            .verify(self.signed.as_bytes(), &signature)
+            .map_err(|_| TokenDefect::BadSignature)?;
         let claims = self.claims;
-        let is_issuer = |template: &IssuerTemplate| template.matches(&claims.issuer, &claims.subject.tenant);
+        let is_issuer =
+            |template: &IssuerTemplate| template.matches(&claims.issuer, &claims.subject.tenant);
         // A key with an issuer of its own signs for that one alone: the key of personal accounts must not sign for a
         // work tenant. Keys name the v2 issuer, also where they sign a v1 token, so a v1 issuer is held to the settings.
-        let key_may = key.issuer.as_ref().is_none_or(|own| own.is_template() || is_issuer(own));
-        if key_may && issuers.iter().any(is_issuer) { Ok(claims) } else { Err(TokenDefect::WrongIssuer) }
+        let key_may = key
+            .issuer
+            .as_ref()
+            .is_none_or(|own| own.is_template() || is_issuer(own));
+        if key_may && issuers.iter().any(is_issuer) {
+            Ok(claims)
+        } else {
+            Err(TokenDefect::WrongIssuer)
+        }
     }
 }
 
@@ -123,7 +144,9 @@ impl Claims {
         if self.scopes.contains(&settings.required_scope) {
             Ok(())
         } else {
-            Err(CallerError::InsufficientScope(settings.required_scope.clone()))
+            Err(CallerError::InsufficientScope(
+                settings.required_scope.clone(),
+            ))
         }
     }
 
@@ -172,7 +195,11 @@ impl Claims {
                 tenant: Guid::parse(&raw.tid)?,
                 object: Guid::parse(&raw.oid)?,
                 // It may come to stand in a user id.
-                sub: Some(raw.sub).filter(|sub| sub.len() <= 256 && sub.bytes().all(|byte| byte.is_ascii_graphic()))?.into(),
+                sub: Some(raw.sub)
+                    .filter(|sub| {
+                        sub.len() <= 256 && sub.bytes().all(|byte| byte.is_ascii_graphic())
+                    })?
+                    .into(),
             },
             issuer: raw.iss,
             audience: raw.aud,
@@ -196,7 +223,12 @@ impl SigningKeys {
     #[must_use]
     pub fn parse(document: &[u8]) -> Option<Self> {
         let set: RawKeys = serde_json::from_slice(document).ok()?;
-        let keys: Vec<_> = set.keys.into_iter().filter_map(SigningKey::read).take(MOST_KEYS).collect();
+        let keys: Vec<_> = set
+            .keys
+            .into_iter()
+            .filter_map(SigningKey::read)
+            .take(MOST_KEYS)
+            .collect();
         (!keys.is_empty()).then_some(Self(keys))
     }
 
@@ -221,7 +253,11 @@ impl SigningKey {
         if raw.kty != "RSA" || raw.r#use.is_some_and(|purpose| purpose != "sig") {
             return None;
         }
-        let number = |text: String| Some(BoxedUint::from_be_slice_vartime(&URL_SAFE_NO_PAD.decode(text).ok()?));
+        let number = |text: String| {
+            Some(BoxedUint::from_be_slice_vartime(
+                &URL_SAFE_NO_PAD.decode(text).ok()?,
+            ))
+        };
         let (modulus, exponent) = (number(raw.n)?, number(raw.e)?);
         if modulus.bit_width_vartime() < LEAST_BITS {
             return None;
@@ -287,12 +323,15 @@ pub(crate) mod tests {
     /// A signing key of a pretended Entra ID, made by OpenSSL for these tests alone.
     pub(crate) fn private_key() -> rsa::pkcs1v15::SigningKey<Sha256> {
         use rsa::pkcs8::DecodePrivateKey as _;
-        rsa::pkcs1v15::SigningKey::new(PrivateKey::from_pkcs8_pem(include_str!("tests/signing-key.pem")).unwrap())
+        rsa::pkcs1v15::SigningKey::new(
+            PrivateKey::from_pkcs8_pem(include_str!("tests/signing-key.pem")).unwrap(),
+        )
     }
 
     pub(crate) fn jwks(issuer: Value) -> Vec<u8> {
         let public = PublicKey::from(PrivateKey::from(private_key()));
-        let number = |number: &BoxedUint| URL_SAFE_NO_PAD.encode(number.to_be_bytes_trimmed_vartime());
+        let number =
+            |number: &BoxedUint| URL_SAFE_NO_PAD.encode(number.to_be_bytes_trimmed_vartime());
         json!({"keys": [
             {"kty": "EC", "kid": "ec", "crv": "P-256", "x": "AA", "y": "AA"},
             {"kty": "RSA", "use": "sig", "kid": "k1", "n": number(public.n()), "e": number(public.e()), "issuer": issuer},
@@ -321,7 +360,9 @@ pub(crate) mod tests {
         let keys = SigningKeys::parse(&jwks(issuer)).unwrap();
         let bearer = sign(header, claims);
         let unverified = Unverified::parse(&bearer)?;
-        let key = keys.find(unverified.key_id()).ok_or(TokenDefect::UnknownKey)?;
+        let key = keys
+            .find(unverified.key_id())
+            .ok_or(TokenDefect::UnknownKey)?;
         let claims = unverified.verify(key, &settings.issuers)?;
         claims.accept_user(&settings, NOW)?;
         Ok(claims)
@@ -354,28 +395,124 @@ pub(crate) mod tests {
 
     #[test]
     fn each_defect_is_told() {
-        use TokenDefect::{Expired, Malformed, NotYetValid, UnknownKey, WrongAlgorithm, WrongAudience, WrongIssuer};
+        use TokenDefect::{
+            Expired, Malformed, NotYetValid, UnknownKey, WrongAlgorithm, WrongAudience, WrongIssuer,
+        };
         let invalid = |defect: TokenDefect| CallerError::InvalidToken(defect);
         for (what, header, claims, expected) in [
-            ("expired", header(), with("exp", json!(NOW - 300)), invalid(Expired)),
-            ("not yet valid", header(), with("nbf", json!(NOW + 301)), invalid(NotYetValid)),
-            ("audience", header(), with("aud", json!("https://graph.microsoft.com")), invalid(WrongAudience)),
-            ("issuer of another tenant", header(), with("iss", json!("https://login.microsoftonline.com/33333333-3333-3333-3333-333333333333/v2.0")), invalid(WrongIssuer)),
-            ("v1 issuer without slash", header(), with("iss", json!(format!("https://sts.windows.net/{TENANT}"))), invalid(WrongIssuer)),
-            ("tenant no GUID", header(), with("tid", json!("../x")), invalid(Malformed)),
-            ("oid missing", header(), with("oid", Value::Null), invalid(Malformed)),
-            ("exp missing", header(), with("exp", Value::Null), invalid(Malformed)),
-            ("exp a text", header(), with("exp", json!("1893456000")), invalid(Malformed)),
-            ("sub with a space", header(), with("sub", json!("a b")), invalid(Malformed)),
-            ("alg none", json!({"alg": "none", "kid": "k1"}), claims(), invalid(WrongAlgorithm)),
-            ("alg HS256", json!({"alg": "HS256", "kid": "k1"}), claims(), invalid(WrongAlgorithm)),
-            ("unknown key", json!({"alg": "RS256", "kid": "k2"}), claims(), invalid(UnknownKey)),
-            ("no key", json!({"alg": "RS256"}), claims(), invalid(Malformed)),
-            ("crit", json!({"alg": "RS256", "kid": "k1", "crit": ["b64"]}), claims(), invalid(Malformed)),
-            ("an app's token", header(), with("scp", Value::Null), CallerError::InsufficientScope("access_as_user".into())),
-            ("a part of the scope's name", header(), with("scp", json!("access_as_user2")), CallerError::InsufficientScope("access_as_user".into())),
+            (
+                "expired",
+                header(),
+                with("exp", json!(NOW - 300)),
+                invalid(Expired),
+            ),
+            (
+                "not yet valid",
+                header(),
+                with("nbf", json!(NOW + 301)),
+                invalid(NotYetValid),
+            ),
+            (
+                "audience",
+                header(),
+                with("aud", json!("https://graph.microsoft.com")),
+                invalid(WrongAudience),
+            ),
+            (
+                "issuer of another tenant",
+                header(),
+                with(
+                    "iss",
+                    json!(
+                        "https://login.microsoftonline.com/33333333-3333-3333-3333-333333333333/v2.0"
+                    ),
+                ),
+                invalid(WrongIssuer),
+            ),
+            (
+                "v1 issuer without slash",
+                header(),
+                with("iss", json!(format!("https://sts.windows.net/{TENANT}"))),
+                invalid(WrongIssuer),
+            ),
+            (
+                "tenant no GUID",
+                header(),
+                with("tid", json!("../x")),
+                invalid(Malformed),
+            ),
+            (
+                "oid missing",
+                header(),
+                with("oid", Value::Null),
+                invalid(Malformed),
+            ),
+            (
+                "exp missing",
+                header(),
+                with("exp", Value::Null),
+                invalid(Malformed),
+            ),
+            (
+                "exp a text",
+                header(),
+                with("exp", json!("1893456000")),
+                invalid(Malformed),
+            ),
+            (
+                "sub with a space",
+                header(),
+                with("sub", json!("a b")),
+                invalid(Malformed),
+            ),
+            (
+                "alg none",
+                json!({"alg": "none", "kid": "k1"}),
+                claims(),
+                invalid(WrongAlgorithm),
+            ),
+            (
+                "alg HS256",
+                json!({"alg": "HS256", "kid": "k1"}),
+                claims(),
+                invalid(WrongAlgorithm),
+            ),
+            (
+                "unknown key",
+                json!({"alg": "RS256", "kid": "k2"}),
+                claims(),
+                invalid(UnknownKey),
+            ),
+            (
+                "no key",
+                json!({"alg": "RS256"}),
+                claims(),
+                invalid(Malformed),
+            ),
+            (
+                "crit",
+                json!({"alg": "RS256", "kid": "k1", "crit": ["b64"]}),
+                claims(),
+                invalid(Malformed),
+            ),
+            (
+                "an app's token",
+                header(),
+                with("scp", Value::Null),
+                CallerError::InsufficientScope("access_as_user".into()),
+            ),
+            (
+                "a part of the scope's name",
+                header(),
+                with("scp", json!("access_as_user2")),
+                CallerError::InsufficientScope("access_as_user".into()),
+            ),
         ] {
-            assert_eq!(check(&header, &claims, template()).map(|_| ()), Err(expected), "{what}");
+            assert_eq!(
+                check(&header, &claims, template()).map(|_| ()),
+                Err(expected),
+                "{what}"
+            );
         }
     }
 
@@ -384,13 +521,21 @@ pub(crate) mod tests {
         let other = "55555555-5555-5555-5555-555555555555";
         let mut claims = with("tid", json!(other));
         claims["iss"] = json!(format!("https://login.microsoftonline.com/{other}/v2.0"));
-        assert_eq!(check(&header(), &claims, template()).map(|_| ()), Err(CallerError::TenantNotAllowed));
+        assert_eq!(
+            check(&header(), &claims, template()).map(|_| ()),
+            Err(CallerError::TenantNotAllowed)
+        );
     }
 
     #[test]
     fn the_key_of_personal_accounts_does_not_sign_for_a_work_tenant() {
-        let fixed = json!(format!("https://login.microsoftonline.com/{PERSONAL_ACCOUNTS}/v2.0"));
-        assert_eq!(check(&header(), &claims(), fixed).map(|_| ()), Err(TokenDefect::WrongIssuer.into()));
+        let fixed = json!(format!(
+            "https://login.microsoftonline.com/{PERSONAL_ACCOUNTS}/v2.0"
+        ));
+        assert_eq!(
+            check(&header(), &claims(), fixed).map(|_| ()),
+            Err(TokenDefect::WrongIssuer.into())
+        );
     }
 
     #[test]
@@ -400,12 +545,20 @@ pub(crate) mod tests {
         let keys = SigningKeys::parse(&jwks(template())).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let (header, _) = signed.split_once('.').unwrap();
-        let forged = URL_SAFE_NO_PAD.encode(with("oid", json!("66666666-6666-6666-6666-666666666666")).to_string());
-        for token in [format!("{header}.{forged}.{signature}"), format!("{signed}."), format!("{signed}.AAAA")] {
+        let forged = URL_SAFE_NO_PAD
+            .encode(with("oid", json!("66666666-6666-6666-6666-666666666666")).to_string());
+        for token in [
+            format!("{header}.{forged}.{signature}"),
+            format!("{signed}."),
+            format!("{signed}.AAAA"),
+        ] {
             let bearer = Bearer::new(token);
             let unverified = Unverified::parse(&bearer).unwrap();
             let key = keys.find("k1").unwrap();
-            assert_eq!(unverified.verify(key, &settings.issuers), Err(TokenDefect::BadSignature));
+            assert_eq!(
+                unverified.verify(key, &settings.issuers),
+                Err(TokenDefect::BadSignature)
+            );
         }
     }
 
@@ -419,7 +572,11 @@ pub(crate) mod tests {
             ("e30.e30.", TokenDefect::Malformed),
             ("eyJhbGciOiJSUzI1NiJ9.bnVsbA.AA", TokenDefect::Malformed),
         ] {
-            assert_eq!(Unverified::parse(&Bearer::new(token.into())).map(|_| ()), Err(defect), "{token}");
+            assert_eq!(
+                Unverified::parse(&Bearer::new(token.into())).map(|_| ()),
+                Err(defect),
+                "{token}"
+            );
         }
     }
 
@@ -434,17 +591,38 @@ pub(crate) mod tests {
         let mut app = with("roles", json!(["Behalf.Sweep"]));
         app.as_object_mut().unwrap().remove("scp");
         let delegated = with("roles", json!(["Behalf.Sweep"]));
-        assert_eq!(read(app.clone()).accept_app("Behalf.Sweep", &settings(TENANT), NOW), Ok(()));
+        assert_eq!(
+            read(app.clone()).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+            Ok(())
+        );
         let refused = Err(CallerError::InsufficientScope("Behalf.Sweep".into()));
-        assert_eq!(read(app.clone()).accept_app("Behalf.Sweep", &settings(""), NOW), refused);
-        assert_eq!(read(delegated).accept_app("Behalf.Sweep", &settings(TENANT), NOW), refused);
-        assert_eq!(read(app).accept_app("Behalf.Read", &settings(TENANT), NOW), Err(CallerError::InsufficientScope("Behalf.Read".into())));
+        assert_eq!(
+            read(app.clone()).accept_app("Behalf.Sweep", &settings(""), NOW),
+            refused
+        );
+        assert_eq!(
+            read(delegated).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+            refused
+        );
+        assert_eq!(
+            read(app).accept_app("Behalf.Read", &settings(TENANT), NOW),
+            Err(CallerError::InsufficientScope("Behalf.Read".into()))
+        );
     }
 
     #[test]
     fn key_sets_without_a_usable_key_are_refused() {
-        for document in ["", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"RSA","kid":"weak","n":"AQAB","e":"AQAB"}]}"#, r#"{"keys":[7]}"#] {
-            assert!(SigningKeys::parse(document.as_bytes()).is_none(), "{document}");
+        for document in [
+            "",
+            "{}",
+            r#"{"keys":[]}"#,
+            r#"{"keys":[{"kty":"RSA","kid":"weak","n":"AQAB","e":"AQAB"}]}"#,
+            r#"{"keys":[7]}"#,
+        ] {
+            assert!(
+                SigningKeys::parse(document.as_bytes()).is_none(),
+                "{document}"
+            );
         }
     }
 }

@@ -43,10 +43,14 @@ pub enum CallerError {
     #[error("the token lacks `{0}`")]
     InsufficientScope(String),
     /// The scope asked for is not one that this caller may draw.
-    #[error("only scopes of the resource in the setting `scope` may be drawn; write each in full, like https://graph.microsoft.com/User.Read")]
+    #[error(
+        "only scopes of the resource in the setting `scope` may be drawn; write each in full, like https://graph.microsoft.com/User.Read"
+    )]
     ScopeNotGranted,
     /// What came with a request to sweep is not accepted.
-    #[error("send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`")]
+    #[error(
+        "send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`"
+    )]
     SweepNotAuthorized,
 }
 
@@ -69,10 +73,14 @@ pub enum TokenDefect {
     #[error("the token's signature does not verify")]
     BadSignature,
     /// Its `iss` is wrong.
-    #[error("the token's issuer is not among the setting `issuers`, or its key may not sign for it")]
+    #[error(
+        "the token's issuer is not among the setting `issuers`, or its key may not sign for it"
+    )]
     WrongIssuer,
     /// Its `aud` is wrong.
-    #[error("the token's audience is not among the setting `audience`: ask Entra ID for a token for this API")]
+    #[error(
+        "the token's audience is not among the setting `audience`: ask Entra ID for a token for this API"
+    )]
     WrongAudience,
     /// It has expired.
     #[error("the token has expired")]
@@ -92,7 +100,9 @@ pub enum UserError {
     #[error("Entra ID asks the user to sign in again")]
     InteractionRequired(Interaction),
     /// The refresh token is dead.
-    #[error("the refresh token is no longer valid: let the user sign in, then enrol with PUT /v1/me")]
+    #[error(
+        "the refresh token is no longer valid: let the user sign in, then enrol with PUT /v1/me"
+    )]
     ReenrolmentRequired(
         /// The AADSTS number.
         Option<u32>,
@@ -131,28 +141,38 @@ pub enum OperatorError {
         expected: String,
     },
     /// There is no key.
-    #[error("Key Vault has no secret `{0}`, or not this version of it: create it with 32 random bytes in base64")]
+    #[error(
+        "Key Vault has no secret `{0}`, or not this version of it: create it with 32 random bytes in base64"
+    )]
     KeyNotFound(String),
     /// The key is disabled.
     #[error("Key Vault secret `{0}` is disabled: enable it, or create a new version")]
     KeyDisabled(String),
     /// The key is not valid now.
-    #[error("the newest version of Key Vault secret `{0}` has expired or is not valid yet: create a new version")]
+    #[error(
+        "the newest version of Key Vault secret `{0}` has expired or is not valid yet: create a new version"
+    )]
     KeyNotValid(String),
     /// The key is not 32 bytes.
-    #[error("Key Vault secret `{0}` is not 32 random bytes in base64 or base64url: create a new version that is")]
+    #[error(
+        "Key Vault secret `{0}` is not 32 random bytes in base64 or base64url: create a new version that is"
+    )]
     KeyMalformed(String),
     /// Key Vault refused this app.
-    #[error("Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit")]
+    #[error(
+        "Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit"
+    )]
     KeyVaultRefused,
     /// Entra ID refused this app.
-    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(.0))]
+    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(*.0))]
     EntraRefused(
         /// The AADSTS number.
         Option<u32>,
     ),
     /// Entra ID answered without a refresh token.
-    #[error("Entra ID answered without a refresh token: the app needs the permission offline_access")]
+    #[error(
+        "Entra ID answered without a refresh token: the app needs the permission offline_access"
+    )]
     NoRefreshToken,
 }
 
@@ -191,13 +211,21 @@ impl VaultError {
     /// For the flow of `?`: a setting is missing or wrong.
     #[must_use]
     pub fn setting(name: &str, expected: &str) -> Self {
-        OperatorError::Setting { name: name.into(), expected: expected.into() }.into()
+        OperatorError::Setting {
+            name: name.into(),
+            expected: expected.into(),
+        }
+        .into()
     }
 
     /// For the flow of `?`: a system failed, and did not say when to come back.
     #[must_use]
     pub fn upstream(system: System) -> Self {
-        UpstreamError { system, retry_after_seconds: None }.into()
+        UpstreamError {
+            system,
+            retry_after_seconds: None,
+        }
+        .into()
     }
 }
 
@@ -212,8 +240,14 @@ impl OperatorError {
     #[must_use]
     pub fn is_about_one_key(&self) -> bool {
         match self {
-            Self::KeyNotFound(_) | Self::KeyDisabled(_) | Self::KeyNotValid(_) | Self::KeyMalformed(_) => true,
-            Self::Setting { .. } | Self::KeyVaultRefused | Self::EntraRefused(_) | Self::NoRefreshToken => false,
+            Self::KeyNotFound(_)
+            | Self::KeyDisabled(_)
+            | Self::KeyNotValid(_)
+            | Self::KeyMalformed(_) => true,
+            Self::Setting { .. }
+            | Self::KeyVaultRefused
+            | Self::EntraRefused(_)
+            | Self::NoRefreshToken => false,
         }
     }
 
@@ -223,6 +257,7 @@ impl OperatorError {
     }
 }
 
-fn code(code: &Option<u32>) -> String {
-    code.map(|code| format!(" (AADSTS{code})")).unwrap_or_default()
+fn code(code: Option<u32>) -> String {
+    code.map(|code| format!(" (AADSTS{code})"))
+        .unwrap_or_default()
 }

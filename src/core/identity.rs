@@ -31,11 +31,12 @@ impl Guid {
     /// Reads 32 lower-case hexadecimal digits, as [`Self::digits`] writes them.
     #[must_use]
     pub fn from_digits(digits: &str) -> Option<Self> {
-        let (a, rest) = digits.split_at_checked(8)?;
-        let (b, rest) = rest.split_at_checked(4)?;
-        let (c, rest) = rest.split_at_checked(4)?;
-        let (d, e) = rest.split_at_checked(4)?;
-        is_lower_hex(digits, 32).then(|| Self(format!("{a}-{b}-{c}-{d}-{e}").into()))
+        let (first, rest) = digits.split_at_checked(8)?;
+        let (second, rest) = rest.split_at_checked(4)?;
+        let (third, rest) = rest.split_at_checked(4)?;
+        let (fourth, fifth) = rest.split_at_checked(4)?;
+        is_lower_hex(digits, 32)
+            .then(|| Self(format!("{first}-{second}-{third}-{fourth}-{fifth}").into()))
     }
 
     /// With dashes, lower case.
@@ -81,14 +82,15 @@ impl UserId {
     /// which is 192 bits (design §2).
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
-        let digest: [u8; 32] = match key.map(|key| Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())) {
-            Some(Ok(mut mac)) => {
-                mac.update(self.0.as_bytes());
-                mac.finalize().into_bytes().into()
-            }
-            // HMAC takes a key of any length, so `Err` does not occur.
-            Some(Err(_)) | None => Sha256::digest(self.0.as_bytes()).into(),
-        };
+        let digest: [u8; 32] =
+            match key.map(|key| Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())) {
+                Some(Ok(mut mac)) => {
+                    mac.update(self.0.as_bytes());
+                    mac.finalize().into_bytes().into()
+                }
+                // HMAC takes a key of any length, so `Err` does not occur.
+                Some(Err(_)) | None => Sha256::digest(self.0.as_bytes()).into(),
+            };
         let mut text = URL_SAFE_NO_PAD.encode(digest);
         text.truncate(StorageId::LENGTH);
         StorageId(text.into())
@@ -143,7 +145,8 @@ impl Nonce {
     /// Reads one: 1 to 64 characters of `[A-Za-z0-9_-]`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        ((1..=64).contains(&text.len()) && text.bytes().all(is_base64url)).then(|| Self(text.into()))
+        ((1..=64).contains(&text.len()) && text.bytes().all(is_base64url))
+            .then(|| Self(text.into()))
     }
 
     /// The text.
@@ -249,13 +252,19 @@ impl SecretTemplate {
     /// # Errors
     /// What is expected of it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        const EXPECTED: &str =
-            "must contain {tid}, no other claim, and besides only letters, digits and '-', at most 127 with the tenant";
+        const EXPECTED: &str = "must contain {tid}, no other claim, and besides only letters, digits and '-', at most 127 with the tenant";
         let template = Self(Part::parse(text)?);
         let claims_fit = template.0.contains(&Part::Tid)
-            && template.0.iter().all(|part| matches!(part, Part::Tid | Part::Literal(_)));
+            && template
+                .0
+                .iter()
+                .all(|part| matches!(part, Part::Tid | Part::Literal(_)));
         let sample = template.text("00000000-0000-0000-0000-000000000000");
-        if claims_fit && SecretName::parse(&sample).is_some() { Ok(template) } else { Err(EXPECTED) }
+        if claims_fit && SecretName::parse(&sample).is_some() {
+            Ok(template)
+        } else {
+            Err(EXPECTED)
+        }
     }
 
     /// Fills it in.
@@ -319,7 +328,10 @@ fn is_base64url(byte: u8) -> bool {
 }
 
 fn is_lower_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == length
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -345,10 +357,20 @@ mod tests {
 
     #[test]
     fn what_is_no_guid_is_refused() {
-        for text in ["", "common", &TENANT[1..], "11111111-2222-3333-4444-55555555abc/", "1111111122223333444455555555abcd"] {
+        for text in [
+            "",
+            "common",
+            &TENANT[1..],
+            "11111111-2222-3333-4444-55555555abc/",
+            "1111111122223333444455555555abcd",
+        ] {
             assert_eq!(Guid::parse(text), None, "{text}");
         }
-        for digits in ["", "1111111122223333444455555555ABCD", "é11111111222233334444555555555abc"] {
+        for digits in [
+            "",
+            "1111111122223333444455555555ABCD",
+            "é11111111222233334444555555555abc",
+        ] {
             assert_eq!(Guid::from_digits(digits), None, "{digits}");
         }
     }
@@ -356,8 +378,14 @@ mod tests {
     #[test]
     fn user_templates_are_filled_in_from_claims() {
         let id = |template: &str| UserTemplate::parse(template).unwrap().user_id(&subject());
-        assert_eq!(id("{tid}.{oid}").as_str(), "11111111-2222-3333-4444-55555555abcd.aaaaaaaa-0000-0000-0000-000000000001");
-        assert_eq!(id("u-{sub}@{tid}").as_str(), "u-pairwise@11111111-2222-3333-4444-55555555abcd");
+        assert_eq!(
+            id("{tid}.{oid}").as_str(),
+            "11111111-2222-3333-4444-55555555abcd.aaaaaaaa-0000-0000-0000-000000000001"
+        );
+        assert_eq!(
+            id("u-{sub}@{tid}").as_str(),
+            "u-pairwise@11111111-2222-3333-4444-55555555abcd"
+        );
     }
 
     #[test]
@@ -365,11 +393,21 @@ mod tests {
         for template in ["", "{oid}", "{tid}", "{tid}{upn}", "{tid}.{oid"] {
             assert!(UserTemplate::parse(template).is_err(), "{template}");
         }
-        for template in ["", "obo", "obo-{oid}", "{tid}-{oid}", "obo_{tid}", &format!("{}{{tid}}", "a".repeat(92))] {
+        for template in [
+            "",
+            "obo",
+            "obo-{oid}",
+            "{tid}-{oid}",
+            "obo_{tid}",
+            &format!("{}{{tid}}", "a".repeat(92)),
+        ] {
             assert!(SecretTemplate::parse(template).is_err(), "{template}");
         }
         assert_eq!(
-            SecretTemplate::parse("obo-{tid}").unwrap().secret_name(&subject().tenant).as_str(),
+            SecretTemplate::parse("obo-{tid}")
+                .unwrap()
+                .secret_name(&subject().tenant)
+                .as_str(),
             "obo-11111111-2222-3333-4444-55555555abcd"
         );
     }

@@ -11,7 +11,9 @@ use thiserror::Error;
 use crate::error::VaultError;
 use crate::identity::{Nonce, StorageId};
 use crate::layout::{Layout, Marker, Tag};
-use crate::port::{Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, User, VaultPort};
+use crate::port::{
+    Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, User, VaultPort,
+};
 use crate::record::{Head, Record, Status, Unreadable};
 use crate::secret::Bearer;
 
@@ -81,7 +83,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ///
     /// # Errors
     /// [`KeeperError`]. After [`KeeperError::Store`] the user may be enrolled or not; the caller tries again.
-    pub async fn enroll(&self, bearer: &Bearer, scope: Option<&str>) -> Result<(View, bool), KeeperError> {
+    pub async fn enroll(
+        &self,
+        bearer: &Bearer,
+        scope: Option<&str>,
+    ) -> Result<(View, bool), KeeperError> {
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
         let enrolment = self.vault.enroll(bearer, &nonce, scope).await?;
@@ -100,24 +106,43 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         };
 
         let head_key = layout.head(user);
-        let former = match self.store.get(&head_key).await?.map(|json| Head::from_json(&json)) {
+        let former = match self
+            .store
+            .get(&head_key)
+            .await?
+            .map(|json| Head::from_json(&json))
+        {
             None => None,
             Some(Ok(head)) => Some(Some(head.nonce)),
             // A head that cannot be read names nothing any more. Enrolling is what mends it.
             Some(Err(Unreadable::Damaged)) => Some(None),
             Some(Err(Unreadable::Newer)) => return Err(KeeperError::RecordTooNew),
         };
-        self.store.set(&layout.marker(&marker_of(user, &nonce, &record)), &[]).await?;
-        self.store.set(&layout.record(&user.id, &nonce), &record.to_json()).await?;
+        self.store
+            .set(&layout.marker(&marker_of(user, &nonce, &record)), &[])
+            .await?;
+        self.store
+            .set(&layout.record(&user.id, &nonce), &record.to_json())
+            .await?;
         // The commit. Never retried and never undone: it may have happened.
-        let head = Head { nonce, tenant: user.tenant.clone(), created_at: now };
+        let head = Head {
+            nonce,
+            tenant: user.tenant.clone(),
+            created_at: now,
+        };
         self.store.set(&head_key, &head.to_json()).await?;
         let created = former.is_none();
         if let Some(former) = former.flatten() {
             self.forget(&layout, user, &former).await;
         }
         self.audit("enrolled", user);
-        Ok((View { enrolled_at: now, record: Some(record) }, created))
+        Ok((
+            View {
+                enrolled_at: now,
+                record: Some(record),
+            },
+            created,
+        ))
     }
 
     /// What is stored of the caller's user.
@@ -133,22 +158,40 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             Err(KeeperError::NoRefreshToken) => None,
             Err(error) => return Err(error),
         };
-        Ok(View { enrolled_at: record.as_ref().map_or(head.created_at, |record| record.enrolled_at), record })
+        Ok(View {
+            enrolled_at: record
+                .as_ref()
+                .map_or(head.created_at, |record| record.enrolled_at),
+            record,
+        })
     }
 
     /// Draws an access token for the caller's user.
     ///
     /// # Errors
     /// [`KeeperError`].
-    pub async fn draw(&self, bearer: &Bearer, scope: Option<String>, claims: Option<String>) -> Result<Issued, KeeperError> {
+    pub async fn draw(
+        &self,
+        bearer: &Bearer,
+        scope: Option<String>,
+        claims: Option<String>,
+    ) -> Result<Issued, KeeperError> {
         let (user, policy) = self.vault.identify(bearer).await?;
         let layout = Layout::new(&policy.store_prefix);
         for _ in 0..ATTEMPTS {
             let (head, current) = self.current(&layout, &user).await?;
             let record = current?;
             let age = self.env.now().saturating_sub(record.refreshed_at);
-            let draw = Draw { scope: scope.clone(), claims: claims.clone(), replace: age >= REPLACE_AFTER };
-            let mut issued = match self.vault.access_token(bearer, &head.nonce, &record.sealed, draw).await {
+            let draw = Draw {
+                scope: scope.clone(),
+                claims: claims.clone(),
+                replace: age >= REPLACE_AFTER,
+            };
+            let mut issued = match self
+                .vault
+                .access_token(bearer, &head.nonce, &record.sealed, draw)
+                .await
+            {
                 Ok(issued) => issued,
                 Err(error) => {
                     if matches!(error, VaultError::Stored(_)) {
@@ -159,7 +202,17 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             };
             if let Some(sealed) = issued.replacement.take() {
                 let next = self.refreshed(&record, sealed, &policy);
-                self.replace(&Replace { layout: &layout, user: &user, nonce: &head.nonce, old: &record, visited: None }, next).await?;
+                self.replace(
+                    &Replace {
+                        layout: &layout,
+                        user: &user,
+                        nonce: &head.nonce,
+                        old: &record,
+                        visited: None,
+                    },
+                    next,
+                )
+                .await?;
             }
             // The head again, before anything is released: not in parallel with Entra ID, though that would be faster
             // by one read, so that no access token leaves after a removal that was acknowledged before Entra ID answered.
@@ -184,11 +237,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let layout = Layout::new(&policy.store_prefix);
         if let Some(head) = self.head(&layout, &user).await? {
             // The commit.
-            self.store.set(&layout.off(&user.id, &head.nonce), &[]).await?;
+            self.store
+                .set(&layout.off(&user.id, &head.nonce), &[])
+                .await?;
             let key = layout.record(&user.id, &head.nonce);
             let record = self.store.get(&key).await?;
             self.store.delete(&key).await?;
-            self.forget_marker(&layout, &user, &head.nonce, record.as_deref()).await?;
+            self.forget_marker(&layout, &user, &head.nonce, record.as_deref())
+                .await?;
         }
         self.audit("refresh_token_removed", &user);
         Ok(())
@@ -202,7 +258,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let (user, policy) = self.vault.identify(bearer).await?;
         let layout = Layout::new(&policy.store_prefix);
         let key = layout.head(&user);
-        let head = self.store.get(&key).await?.and_then(|json| Head::from_json(&json).ok());
+        let head = self
+            .store
+            .get(&key)
+            .await?
+            .and_then(|json| Head::from_json(&json).ok());
         // The commit; also when there seems to be none.
         self.store.delete(&key).await?;
         if let Some(head) = head {
@@ -214,16 +274,32 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     // ---- Steps that several operations share ----
 
-    pub(crate) async fn head(&self, layout: &Layout, user: &User) -> Result<Option<Head>, KeeperError> {
+    pub(crate) async fn head(
+        &self,
+        layout: &Layout,
+        user: &User,
+    ) -> Result<Option<Head>, KeeperError> {
         let json = self.store.get(&layout.head(user)).await?;
-        json.map(|json| Head::from_json(&json)).transpose().map_err(Into::into)
+        json.map(|json| Head::from_json(&json))
+            .transpose()
+            .map_err(Into::into)
     }
 
     /// The head, and the record that it names or why there is none to use.
-    async fn current(&self, layout: &Layout, user: &User) -> Result<(Head, Result<Record, KeeperError>), KeeperError> {
+    async fn current(
+        &self,
+        layout: &Layout,
+        user: &User,
+    ) -> Result<(Head, Result<Record, KeeperError>), KeeperError> {
         for _ in 0..ATTEMPTS {
-            let head = self.head(layout, user).await?.ok_or(KeeperError::NotEnrolled)?;
-            let (off_key, record_key) = (layout.off(&user.id, &head.nonce), layout.record(&user.id, &head.nonce));
+            let head = self
+                .head(layout, user)
+                .await?
+                .ok_or(KeeperError::NotEnrolled)?;
+            let (off_key, record_key) = (
+                layout.off(&user.id, &head.nonce),
+                layout.record(&user.id, &head.nonce),
+            );
             let (off, record) = join(self.store.get(&off_key), self.store.get(&record_key)).await;
             if off?.is_some() {
                 return Ok((head, Err(KeeperError::NoRefreshToken)));
@@ -265,18 +341,28 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     /// Puts a record in another's place: steps 4 to 8 of "Refresh". False: overtaken, and nothing changed.
     pub(crate) async fn replace(&self, at: &Replace<'_>, new: Record) -> Result<bool, KeeperError> {
-        let Replace { layout, user, nonce, old, visited } = *at;
+        let Replace {
+            layout,
+            user,
+            nonce,
+            old,
+            visited,
+        } = *at;
         let record_key = layout.record(&user.id, nonce);
         let (head_key, off_key) = (layout.head(user), layout.off(&user.id, nonce));
         let own_marker = layout.marker(&marker_of(user, nonce, &new));
-        let names_it = |head: Option<Vec<u8>>| head.and_then(|json| Head::from_json(&json).ok()).is_some_and(|head| head.nonce == *nonce);
+        let names_it = |head: Option<Vec<u8>>| {
+            head.and_then(|json| Head::from_json(&json).ok())
+                .is_some_and(|head| head.nonce == *nonce)
+        };
 
         self.store.set(&own_marker, &[]).await?;
         let (head, stored) = join(self.store.get(&head_key), self.store.get(&record_key)).await;
         let stored = stored?.and_then(|json| Record::from_json(&json).ok());
         // A re-seal keeps the generation, and must not be laid over a write that it has not seen.
         let as_before = |stored: &Record| {
-            stored.generation == old.generation && (new.generation != old.generation || stored.write == old.write)
+            stored.generation == old.generation
+                && (new.generation != old.generation || stored.write == old.write)
         };
         if !names_it(head?) || !stored.as_ref().is_some_and(as_before) {
             self.store.delete(&own_marker).await?;
@@ -307,22 +393,36 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             let record = self.store.get(&key).await?;
             self.store.delete(&key).await?;
             self.store.delete(&layout.off(&user.id, nonce)).await?;
-            self.forget_marker(layout, user, nonce, record.as_deref()).await
+            self.forget_marker(layout, user, nonce, record.as_deref())
+                .await
         };
         if let Err(error) = outcome.await {
             self.env.line(&json!({"event": "litter_left", "user": user.id.as_str(), "reason": error.to_string()}).to_string());
         }
     }
 
-    async fn forget_marker(&self, layout: &Layout, user: &User, nonce: &Nonce, record: Option<&[u8]>) -> Result<(), StoreError> {
+    async fn forget_marker(
+        &self,
+        layout: &Layout,
+        user: &User,
+        nonce: &Nonce,
+        record: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
         match record.map(Record::from_json) {
-            Some(Ok(record)) => self.store.delete(&layout.marker(&marker_of(user, nonce, &record))).await,
+            Some(Ok(record)) => {
+                self.store
+                    .delete(&layout.marker(&marker_of(user, nonce, &record)))
+                    .await
+            }
             Some(Err(_)) | None => Ok(()),
         }
     }
 
     fn audit(&self, event: &str, user: &User) {
-        self.env.line(&json!({"event": event, "tenant": user.tenant.as_str(), "user": user.id.as_str()}).to_string());
+        self.env.line(
+            &json!({"event": event, "tenant": user.tenant.as_str(), "user": user.id.as_str()})
+                .to_string(),
+        );
     }
 
     pub(crate) fn alarm(&self, event: &str, user: &User) {
@@ -348,7 +448,10 @@ pub(crate) fn marker_of(user: &User, nonce: &Nonce, record: &Record) -> Marker {
         time: record.due_at,
         tag: Tag::of(&record.status),
         key_version: record.key_version.clone(),
-        user: User { tenant: user.tenant.clone(), id },
+        user: User {
+            tenant: user.tenant.clone(),
+            id,
+        },
         nonce: nonce.clone(),
         write: record.write.clone(),
     }
@@ -360,5 +463,431 @@ impl From<Unreadable> for KeeperError {
             Unreadable::Damaged => Self::RecordDamaged,
             Unreadable::Newer => Self::RecordTooNew,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{Request, StatusCode};
+    use pollster::block_on;
+    use serde_json::{Value, json};
+
+    use crate::port::{BodyError, RequestBody};
+    use crate::world::{App, Shared, World};
+
+    struct Body(&'static str);
+
+    impl RequestBody for Body {
+        async fn read(self, limit: usize) -> Result<Bytes, BodyError> {
+            if self.0.len() > limit {
+                Err(BodyError::TooLong)
+            } else {
+                Ok(Bytes::from_static(self.0.as_bytes()))
+            }
+        }
+    }
+
+    /// A request over the whole API: status, and the body as JSON.
+    fn ask(app: &App, world: &Shared, request: &str, body: &'static str) -> (u16, Value) {
+        ask_as(app, Some(world.bearer().expose()), request, body)
+    }
+
+    fn ask_as(app: &App, bearer: Option<&str>, request: &str, body: &'static str) -> (u16, Value) {
+        let (method, path) = request.split_once(' ').unwrap();
+        let mut parts = Request::builder().method(method).uri(path);
+        if let Some(bearer) = bearer {
+            parts = parts.header("authorization", format!("bearer {bearer}"));
+        }
+        let (parts, ()) = parts.body(()).unwrap().into_parts();
+        let response = block_on(app.handle(&parts, Body(body)));
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        let json = if response.body().is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(response.body()).unwrap()
+        };
+        (response.status().as_u16(), json)
+    }
+
+    fn problem(answer: (u16, Value)) -> (u16, String) {
+        (
+            answer.0,
+            answer.1["code"].as_str().unwrap_or_default().to_owned(),
+        )
+    }
+
+    fn code(status: StatusCode, code: &str) -> (u16, String) {
+        (status.as_u16(), code.to_owned())
+    }
+
+    #[test]
+    fn a_whole_life() {
+        let world = World::new();
+        let app = world.app();
+        assert_eq!(
+            problem(ask(&app, &world, "GET /v1/me", "")),
+            code(StatusCode::NOT_FOUND, "not_enrolled")
+        );
+        let (status, view) = ask(&app, &world, "PUT /v1/me", "");
+        assert_eq!(status, 201);
+        assert_eq!(view["status"], "active");
+        assert_eq!(view["key_version"], World::version(0));
+        assert_eq!(ask(&app, &world, "GET /v1/me", ""), (200, view));
+        let (status, issued) = ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_eq!(
+            (status, &issued["token_type"], &issued["expires_in"]),
+            (200, &json!("Bearer"), &json!(3599))
+        );
+        assert_eq!(ask(&app, &world, "DELETE /v1/me/refresh-token", "").0, 204);
+        assert_eq!(
+            problem(ask(&app, &world, "POST /v1/me/access-token", "")),
+            code(StatusCode::CONFLICT, "no_refresh_token")
+        );
+        assert_eq!(
+            ask(&app, &world, "GET /v1/me", "").1["status"],
+            "no_refresh_token"
+        );
+        assert_eq!(
+            ask(
+                &app,
+                &world,
+                "PUT /v1/me",
+                r#"{"scope":"https://graph.microsoft.com/User.Read"}"#
+            )
+            .0,
+            200
+        );
+        assert_eq!(ask(&app, &world, "POST /v1/me/access-token", "").0, 200);
+        for _ in 0..2 {
+            assert_eq!(ask(&app, &world, "DELETE /v1/me", "").0, 204);
+            assert_eq!(
+                problem(ask(&app, &world, "POST /v1/me/access-token", "")),
+                code(StatusCode::NOT_FOUND, "not_enrolled")
+            );
+        }
+        assert!(
+            world.rows.borrow().is_empty(),
+            "{:?}",
+            world.rows.borrow().keys()
+        );
+    }
+
+    #[test]
+    fn stored_rows_hold_no_token_and_are_three_a_user() {
+        let world = World::new();
+        let app = world.app();
+        for _ in 0..3 {
+            ask(&app, &world, "PUT /v1/me", "");
+            world.advance(1);
+        }
+        let rows = world.rows.borrow();
+        assert_eq!(
+            rows.len(),
+            3,
+            "a former enrolment leaves nothing: {:?}",
+            rows.keys()
+        );
+        for value in rows.values() {
+            let text = String::from_utf8_lossy(value);
+            assert!(
+                !text.contains("canary") && !text.contains("44444444-4444"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_exchange_leaves_every_row_as_it_was() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        let before = world.rows.borrow().clone();
+        for (status, body) in [
+            (
+                400,
+                json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"}),
+            ),
+            (
+                400,
+                json!({"error": "interaction_required", "error_codes": [50_076], "claims": "{}"}),
+            ),
+            (
+                401,
+                json!({"error": "invalid_client", "error_codes": [7_000_215]}),
+            ),
+            (503, json!("<html>")),
+            (
+                200,
+                json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
+            ),
+        ] {
+            world.entra_answers.borrow_mut().push_back((status, body));
+            assert!(ask(&app, &world, "PUT /v1/me", "").0 >= 400);
+            assert_eq!(*world.rows.borrow(), before);
+        }
+        world.down.borrow_mut().push("key vault");
+        world.advance(3600);
+        assert_eq!(
+            problem(ask(&app, &world, "PUT /v1/me", "")),
+            code(StatusCode::SERVICE_UNAVAILABLE, "key_vault_unavailable")
+        );
+        assert_eq!(*world.rows.borrow(), before);
+    }
+
+    #[test]
+    fn requests_that_are_wrong_are_told_so() {
+        let world = World::new();
+        let app = world.app();
+        let long: &'static str = Box::leak(" ".repeat(65_537).into_boxed_str());
+        for (request, body, expected) in [
+            ("GET /", "", code(StatusCode::NOT_FOUND, "not_found")),
+            ("GET /v1/me/", "", code(StatusCode::NOT_FOUND, "not_found")),
+            (
+                "PATCH /v1/me",
+                "",
+                code(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ),
+            (
+                "GET /v1/sweep",
+                "",
+                code(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            ),
+            (
+                "PUT /v1/me",
+                "{",
+                code(StatusCode::BAD_REQUEST, "invalid_json"),
+            ),
+            (
+                "PUT /v1/me",
+                "[]",
+                code(StatusCode::BAD_REQUEST, "invalid_request"),
+            ),
+            (
+                "PUT /v1/me",
+                r#"{"scope":7}"#,
+                code(StatusCode::BAD_REQUEST, "invalid_request"),
+            ),
+            (
+                "PUT /v1/me",
+                r#"{"scopes":"x"}"#,
+                code(StatusCode::BAD_REQUEST, "invalid_request"),
+            ),
+            (
+                "PUT /v1/me",
+                r#"{"scope":"https://vault.azure.net/.default"}"#,
+                code(StatusCode::FORBIDDEN, "scope_not_granted"),
+            ),
+            (
+                "POST /v1/me/access-token",
+                "\u{0}",
+                code(StatusCode::BAD_REQUEST, "invalid_json"),
+            ),
+            (
+                "PUT /v1/me",
+                long,
+                code(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            ),
+        ] {
+            assert_eq!(
+                problem(ask(&app, &world, request, body)),
+                expected,
+                "{request} {body:.20}"
+            );
+        }
+        assert!(world.rows.borrow().is_empty());
+    }
+
+    #[test]
+    fn requests_without_a_usable_token_are_401() {
+        let world = World::new();
+        let app = world.app();
+        for request in [
+            "GET /v1/me",
+            "PUT /v1/me",
+            "DELETE /v1/me",
+            "POST /v1/me/access-token",
+            "DELETE /v1/me/refresh-token",
+        ] {
+            assert_eq!(
+                problem(ask_as(&app, None, request, "")),
+                code(StatusCode::UNAUTHORIZED, "token_missing"),
+                "{request}"
+            );
+            assert_eq!(
+                problem(ask_as(&app, Some("x.y.z"), request, "")),
+                code(StatusCode::UNAUTHORIZED, "token_malformed"),
+                "{request}"
+            );
+        }
+        assert_eq!(
+            problem(ask_as(&app, None, "POST /v1/sweep", "")),
+            code(StatusCode::UNAUTHORIZED, "sweep_not_authorized")
+        );
+    }
+
+    #[test]
+    fn health_names_the_setting_that_is_wrong() {
+        let world = World::new();
+        assert_eq!(
+            ask_as(&world.app(), None, "GET /healthz", ""),
+            (200, json!({"status": "ok"}))
+        );
+        world.settings.borrow_mut().remove("tenants");
+        let (status, body) = ask_as(&world.app(), None, "GET /healthz", "");
+        assert_eq!((status, body["code"].as_str()), (500, Some("setting")));
+        assert!(
+            body["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("setting `tenants` is empty"),
+            "{body}"
+        );
+    }
+
+    #[test]
+    fn damaged_rows_are_an_alarm_and_are_kept() {
+        for (kind, damage, expected) in [
+            ("rec.", "truncate", "record_damaged"),
+            ("rec.", "flip", "record_damaged"),
+            ("rec.", "newer", "record_too_new"),
+            ("rec.", "lose", "record_lost"),
+            ("usr.", "truncate", "record_damaged"),
+            ("usr.", "newer", "record_too_new"),
+        ] {
+            let world = World::new();
+            let app = world.app();
+            ask(&app, &world, "PUT /v1/me", "");
+            let key = world.keys_of(kind).remove(0);
+            {
+                let mut rows = world.rows.borrow_mut();
+                let mut text = String::from_utf8(rows.remove(&key).unwrap()).unwrap();
+                match damage {
+                    "truncate" => text.truncate(text.len() / 2),
+                    "newer" => text = text.replace(r#""v":1"#, r#""v":2"#),
+                    "flip" => {
+                        // The last character of the tag is inside the sealed token.
+                        let end = text.find(r#"","key_version""#).unwrap();
+                        let other = if &text[end - 2..end - 1] == "A" {
+                            "B"
+                        } else {
+                            "A"
+                        };
+                        text.replace_range(end - 2..end - 1, other);
+                    }
+                    _ => text.clear(),
+                }
+                if damage != "lose" {
+                    rows.insert(key, text.into_bytes());
+                }
+            }
+            let before = world.rows.borrow().clone();
+            let (status, body) = ask(&app, &world, "POST /v1/me/access-token", "");
+            assert_eq!(
+                (status, body["code"].as_str()),
+                (500, Some(expected)),
+                "{kind} {damage}"
+            );
+            assert_eq!(*world.rows.borrow(), before, "{kind} {damage}");
+            if damage != "newer" || kind == "rec." {
+                assert!(
+                    ask(&app, &world, "PUT /v1/me", "").0 < 300,
+                    "enrolling mends it: {kind} {damage}"
+                );
+                assert_eq!(ask(&app, &world, "POST /v1/me/access-token", "").0, 200);
+            }
+        }
+    }
+
+    #[test]
+    fn a_removal_that_was_acknowledged_while_entra_was_asked_holds() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        // A draw reads head, off, rec, then the head again: that is when the user is gone.
+        *world.before_store.borrow_mut() =
+            Some((3, Box::new(|world: &World| world.rows.borrow_mut().clear())));
+        let answer = ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_eq!(problem(answer), code(StatusCode::NOT_FOUND, "not_enrolled"));
+    }
+
+    #[test]
+    fn a_replacement_is_stored_when_the_stored_token_is_a_day_old() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        let rows = world.rows.borrow().clone();
+        world.advance(86_399);
+        ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_eq!(*world.rows.borrow(), rows);
+        world.advance(1);
+        let view = ask(&app, &world, "GET /v1/me", "").1;
+        ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_ne!(
+            ask(&app, &world, "GET /v1/me", "").1["refreshed_at"],
+            view["refreshed_at"]
+        );
+        assert_eq!(world.rows.borrow().len(), 3);
+        world.redeemed.borrow_mut().clear();
+        ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_ne!(*world.redeemed.borrow(), ["rt-canary-1"]);
+    }
+
+    /// Whatever write fails, an enrolment that was acknowledged stays usable, and so does the one before.
+    #[test]
+    fn a_storage_failure_at_any_step_loses_nothing() {
+        for step in 0..12 {
+            let world = World::new();
+            let app = world.app();
+            ask(&app, &world, "PUT /v1/me", "");
+            world.advance(1);
+            world.store_fails_after.set(Some(step));
+            let (status, _) = ask(&app, &world, "PUT /v1/me", "");
+            world.store_fails_after.set(None);
+            assert!(matches!(status, 200 | 503), "step {step}: {status}");
+            assert_eq!(
+                ask(&app, &world, "POST /v1/me/access-token", "").0,
+                200,
+                "step {step}"
+            );
+            assert!(!world.keys_of("due.").is_empty(), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_removal_that_failed_is_told_and_can_be_repeated() {
+        for step in 0..2 {
+            let world = World::new();
+            let app = world.app();
+            ask(&app, &world, "PUT /v1/me", "");
+            world.store_fails_after.set(Some(step));
+            assert_eq!(
+                problem(ask(&app, &world, "DELETE /v1/me", "")),
+                code(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
+            );
+            world.store_fails_after.set(None);
+            assert_eq!(ask(&app, &world, "DELETE /v1/me", "").0, 204);
+            assert_eq!(
+                problem(ask(&app, &world, "POST /v1/me/access-token", "")),
+                code(StatusCode::NOT_FOUND, "not_enrolled")
+            );
+        }
+    }
+
+    #[test]
+    fn users_do_not_see_each_other() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        let other = world.bearer_of("99999999-4444-4444-4444-444444444444");
+        assert_eq!(
+            problem(ask_as(&app, Some(other.expose()), "GET /v1/me", "")),
+            code(StatusCode::NOT_FOUND, "not_enrolled")
+        );
+        assert_eq!(
+            ask_as(&app, Some(other.expose()), "DELETE /v1/me", "").0,
+            204
+        );
+        assert_eq!(ask(&app, &world, "GET /v1/me", "").0, 200);
     }
 }

@@ -1,7 +1,7 @@
 //! Azure Key Vault secrets: the two reads behalf does, and what an answer means (facts/entra-and-key-vault.md §D).
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD, STANDARD_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
@@ -68,14 +68,20 @@ pub fn secret_request(
 ///
 /// # Errors
 /// [`SecretError`].
-pub fn read_secret(response: &Response<SecretBody>, secret: &SecretName, version: Option<&KeyVersion>) -> Result<Key, SecretError> {
+pub fn read_secret(
+    response: &Response<SecretBody>,
+    secret: &SecretName,
+    version: Option<&KeyVersion>,
+) -> Result<Key, SecretError> {
     let name = || OperatorError::name(secret);
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => return Err(SecretError::Unauthorized),
         StatusCode::FORBIDDEN => {
             let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
-            let inner = body.and_then(|body| body.error.innererror).map(|inner| inner.code);
+            let inner = body
+                .and_then(|body| body.error.innererror)
+                .map(|inner| inner.code);
             return Err(match inner.as_deref() {
                 Some("SecretDisabled") => OperatorError::KeyDisabled(name()).into(),
                 _ => OperatorError::KeyVaultRefused.into(),
@@ -139,7 +145,13 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
 }
 
 fn unavailable(retry_after_seconds: Option<u32>) -> SecretError {
-    SecretError::Other(UpstreamError { system: System::KeyVault, retry_after_seconds }.into())
+    SecretError::Other(
+        UpstreamError {
+            system: System::KeyVault,
+            retry_after_seconds,
+        }
+        .into(),
+    )
 }
 
 /// 32 bytes in base64 or base64url, padded or not. Anything else is an error, never a guess (design §2).
@@ -211,7 +223,10 @@ mod tests {
     }
 
     fn answer(status: u16, body: &Value) -> Response<SecretBody> {
-        Response::builder().status(status).body(Zeroizing::new(body.to_string().into_bytes())).unwrap()
+        Response::builder()
+            .status(status)
+            .body(Zeroizing::new(body.to_string().into_bytes()))
+            .unwrap()
     }
 
     fn bundle(value: &str) -> Value {
@@ -225,21 +240,37 @@ mod tests {
         let version = KeyVersion::parse(VERSION).unwrap();
         let token = AccessToken::new("at-canary".into());
         let newest = secret_request(&settings, &name(), None, None).unwrap();
-        assert_eq!(newest.uri(), "https://demo.vault.azure.net/secrets/obo-t/?api-version=7.6");
+        assert_eq!(
+            newest.uri(),
+            "https://demo.vault.azure.net/secrets/obo-t/?api-version=7.6"
+        );
         assert!(newest.headers().is_empty());
         let exact = secret_request(&settings, &name(), Some(&version), Some(&token)).unwrap();
-        assert_eq!(exact.uri(), &*format!("https://demo.vault.azure.net/secrets/obo-t/{VERSION}?api-version=7.6"));
+        assert_eq!(
+            exact.uri(),
+            &*format!("https://demo.vault.azure.net/secrets/obo-t/{VERSION}?api-version=7.6")
+        );
         assert!(!format!("{exact:?}").contains("canary"));
     }
 
     #[test]
     fn a_key_is_read_in_every_base64() {
         let bytes: [u8; 32] = std::array::from_fn(|at| 255 - u8::try_from(at).unwrap());
-        for value in [STANDARD.encode(bytes), STANDARD_NO_PAD.encode(bytes), URL_SAFE.encode(bytes), URL_SAFE_NO_PAD.encode(bytes)] {
+        for value in [
+            STANDARD.encode(bytes),
+            STANDARD_NO_PAD.encode(bytes),
+            URL_SAFE.encode(bytes),
+            URL_SAFE_NO_PAD.encode(bytes),
+        ] {
             let key = read_secret(&answer(200, &bundle(&value)), &name(), None).unwrap();
             assert_eq!(key.key.expose(), &bytes, "{value}");
             assert_eq!(key.version.as_str(), VERSION);
-            assert!(key.is_valid_at(100) && key.is_valid_at(199) && !key.is_valid_at(99) && !key.is_valid_at(200));
+            assert!(
+                key.is_valid_at(100)
+                    && key.is_valid_at(199)
+                    && !key.is_valid_at(99)
+                    && !key.is_valid_at(200)
+            );
         }
     }
 
@@ -247,21 +278,46 @@ mod tests {
     fn what_is_no_key_is_malformed() {
         let long = STANDARD.encode([7; 33]);
         let short = STANDARD.encode([7; 31]);
-        for value in ["", "password", &long, &short, &"ab".repeat(32), &format!("{}=", "A".repeat(42)), &"é".repeat(22)] {
+        for value in [
+            "",
+            "password",
+            &long,
+            &short,
+            &"ab".repeat(32),
+            &format!("{}=", "A".repeat(42)),
+            &"é".repeat(22),
+        ] {
             let error = read_secret(&answer(200, &bundle(value)), &name(), None).unwrap_err();
-            assert_eq!(error, OperatorError::KeyMalformed("obo-t".into()).into(), "{value}");
+            assert_eq!(
+                error,
+                OperatorError::KeyMalformed("obo-t".into()).into(),
+                "{value}"
+            );
         }
     }
 
     #[test]
     fn refusals_are_told_apart() {
         let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
-        let read = |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
+        let read =
+            |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
         assert_eq!(read(401, &json!({})), SecretError::Unauthorized);
-        assert_eq!(read(403, &forbidden("SecretDisabled")), OperatorError::KeyDisabled("obo-t".into()).into());
-        assert_eq!(read(403, &forbidden("ForbiddenByRbac")), OperatorError::KeyVaultRefused.into());
-        assert_eq!(read(403, &json!("<html>")), OperatorError::KeyVaultRefused.into());
-        assert_eq!(read(404, &json!({"error": {"code": "SecretNotFound"}})), OperatorError::KeyNotFound("obo-t".into()).into());
+        assert_eq!(
+            read(403, &forbidden("SecretDisabled")),
+            OperatorError::KeyDisabled("obo-t".into()).into()
+        );
+        assert_eq!(
+            read(403, &forbidden("ForbiddenByRbac")),
+            OperatorError::KeyVaultRefused.into()
+        );
+        assert_eq!(
+            read(403, &json!("<html>")),
+            OperatorError::KeyVaultRefused.into()
+        );
+        assert_eq!(
+            read(404, &json!({"error": {"code": "SecretNotFound"}})),
+            OperatorError::KeyNotFound("obo-t".into()).into()
+        );
         for status in [429, 500, 503, 302] {
             assert_eq!(read(status, &json!({})), unavailable(None), "{status}");
         }
@@ -271,22 +327,48 @@ mod tests {
     fn another_secret_or_version_is_not_taken_for_the_one_asked() {
         let value = STANDARD.encode([7; 32]);
         let other = KeyVersion::parse(&"0".repeat(32)).unwrap();
-        assert_eq!(read_secret(&answer(200, &bundle(&value)), &name(), Some(&other)).unwrap_err(), unavailable(None));
+        assert_eq!(
+            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other)).unwrap_err(),
+            unavailable(None)
+        );
         let another = SecretName::parse("obo-u").unwrap();
-        assert_eq!(read_secret(&answer(200, &bundle(&value)), &another, None).unwrap_err(), unavailable(None));
+        assert_eq!(
+            read_secret(&answer(200, &bundle(&value)), &another, None).unwrap_err(),
+            unavailable(None)
+        );
     }
 
     #[test]
     fn a_challenge_names_the_tenant_in_any_order() {
         let tenant = "11111111-1111-1111-1111-111111111111";
         let challenge = |text: String| {
-            let response = Response::builder().status(401).header(WWW_AUTHENTICATE, text).body(Zeroizing::default()).unwrap();
+            let response = Response::builder()
+                .status(401)
+                .header(WWW_AUTHENTICATE, text)
+                .body(Zeroizing::default())
+                .unwrap();
             challenged_tenant(&response).map(|tenant| tenant.to_string())
         };
         let expected = Some(tenant.to_owned());
-        assert_eq!(challenge(format!(r#"Bearer authorization="https://login.windows.net/{tenant}", resource="https://vault.azure.net""#)), expected);
-        assert_eq!(challenge(format!(r#"bearer resource="https://vault.azure.net",authorization_uri="https://login.windows.net/{tenant}/x""#)), expected);
-        for text in ["Basic realm=\"x\"", "Bearer", "Bearer resource=\"x\"", "Bearer authorization=\"https://login.windows.net/common\"", "Bearer authorization=\"x\""] {
+        assert_eq!(
+            challenge(format!(
+                r#"Bearer authorization="https://login.windows.net/{tenant}", resource="https://vault.azure.net""#
+            )),
+            expected
+        );
+        assert_eq!(
+            challenge(format!(
+                r#"bearer resource="https://vault.azure.net",authorization_uri="https://login.windows.net/{tenant}/x""#
+            )),
+            expected
+        );
+        for text in [
+            "Basic realm=\"x\"",
+            "Bearer",
+            "Bearer resource=\"x\"",
+            "Bearer authorization=\"https://login.windows.net/common\"",
+            "Bearer authorization=\"x\"",
+        ] {
             assert_eq!(challenge(text.into()), None, "{text}");
         }
     }

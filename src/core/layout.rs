@@ -25,13 +25,20 @@ impl Layout {
     /// A layout under a prefix, which may be empty.
     #[must_use]
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.into() }
+        Self {
+            prefix: prefix.into(),
+        }
     }
 
     /// Key of a user's head.
     #[must_use]
     pub fn head(&self, user: &User) -> String {
-        format!("{}usr.{}.{}", self.prefix, user.tenant.digits(), user.id.as_str())
+        format!(
+            "{}usr.{}.{}",
+            self.prefix,
+            user.tenant.digits(),
+            user.id.as_str()
+        )
     }
 
     /// Key of the record of an enrolment.
@@ -69,7 +76,9 @@ impl Layout {
         if parts.next()? != "due" {
             return None;
         }
-        let time = parts.next().filter(|time| time.len() == 12 && time.bytes().all(|byte| byte.is_ascii_digit()))?;
+        let time = parts
+            .next()
+            .filter(|time| time.len() == 12 && time.bytes().all(|byte| byte.is_ascii_digit()))?;
         let marker = Marker {
             time: time.parse().ok()?,
             tag: Tag::from_letter(parts.next()?)?,
@@ -169,7 +178,12 @@ mod tests {
     fn markers_survive_their_names() {
         for prefix in ["", "prod.eu-"] {
             let layout = Layout::new(prefix);
-            for tag in [Tag::Active, Tag::InteractionRequired, Tag::Quarantined, Tag::NotReadable] {
+            for tag in [
+                Tag::Active,
+                Tag::InteractionRequired,
+                Tag::Quarantined,
+                Tag::NotReadable,
+            ] {
                 let marker = Marker { tag, ..marker() };
                 assert_eq!(layout.read_marker(&layout.marker(&marker)), Some(marker));
             }
@@ -179,12 +193,24 @@ mod tests {
     #[test]
     fn names_sort_by_time_and_fit_every_backend() {
         let layout = Layout::new("");
-        let early = layout.marker(&Marker { time: 999, ..marker() });
+        let early = layout.marker(&Marker {
+            time: 999,
+            ..marker()
+        });
         let late = layout.marker(&marker());
         assert!(early < late);
         let user = marker().user;
-        for key in [late, layout.head(&user), layout.record(&user.id, &marker().nonce), layout.off(&user.id, &marker().nonce)] {
-            assert!(key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)), "{key}");
+        for key in [
+            late,
+            layout.head(&user),
+            layout.record(&user.id, &marker().nonce),
+            layout.off(&user.id, &marker().nonce),
+        ] {
+            assert!(
+                key.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+                "{key}"
+            );
             assert!(key.len() <= 160, "{key}");
         }
     }

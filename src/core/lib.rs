@@ -9,6 +9,20 @@
 //! Both are generic over the small ports of [`port`], so the same code runs in a component and in a native test. The
 //! component crates only translate between WASI and these ports.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::panic,
+        clippy::needless_pass_by_value,
+        clippy::too_many_lines,
+        clippy::type_complexity,
+        reason = "a test fails by panicking, and reads as a table"
+    )
+)]
 
 pub mod api;
 pub mod caller;

@@ -1,6 +1,9 @@
 //! The ports: all that the core asks of the world. Small, so that a component, a native test and a simulation can each
 //! provide them in a few lines.
-#![allow(async_fn_in_trait, reason = "callers are generic over one implementation; no future crosses a thread")]
+#![allow(
+    async_fn_in_trait,
+    reason = "callers are generic over one implementation; no future crosses a thread"
+)]
 
 use std::time::Duration;
 
@@ -18,7 +21,11 @@ pub type SecretBody = Zeroizing<Vec<u8>>;
 /// Outbound HTTP.
 pub trait Http {
     /// Sends a request and reads the whole response. Follows no redirect and retries nothing.
-    async fn send(&self, request: http::Request<SecretBody>, limits: Limits) -> Result<http::Response<SecretBody>, HttpError>;
+    async fn send(
+        &self,
+        request: http::Request<SecretBody>,
+        limits: Limits,
+    ) -> Result<http::Response<SecretBody>, HttpError>;
 }
 
 /// Limits of one outbound request.
@@ -202,9 +209,20 @@ pub trait VaultPort {
     /// `identify`.
     async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError>;
     /// `enroll`.
-    async fn enroll(&self, bearer: &Bearer, nonce: &Nonce, scope: Option<&str>) -> Result<Enrolment, VaultError>;
+    async fn enroll(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        scope: Option<&str>,
+    ) -> Result<Enrolment, VaultError>;
     /// `access-token`.
-    async fn access_token(&self, bearer: &Bearer, nonce: &Nonce, token: &str, draw: Draw) -> Result<Issued, VaultError>;
+    async fn access_token(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        token: &str,
+        draw: Draw,
+    ) -> Result<Issued, VaultError>;
     /// `refresh`.
     async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError>;
     /// `reseal`.

@@ -5,10 +5,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
 
-use crate::error::{CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError};
+use crate::error::{
+    CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
+};
 use crate::keeper::KeeperError;
 
 /// Longest request body accepted, in bytes.
@@ -86,16 +89,24 @@ impl ApiError {
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
         let (status, code) = self.status_and_code();
-        let mut problem = json!({
-            "title": status.canonical_reason(), "status": status.as_u16(), "code": code, "detail": self.to_string(),
-        });
-        if let Some(claims) = self.claims_to_ask_for() {
-            problem["claims"] = claims.into();
-        }
-        let mut response = json_response(status, problem.to_string());
+        let problem = ProblemBody {
+            title: status.canonical_reason(),
+            status: status.as_u16(),
+            code,
+            detail: self.to_string(),
+            claims: self.claims_to_ask_for(),
+        };
+        let mut response = json_response(status, json!(problem).to_string());
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        for (name, value) in [(WWW_AUTHENTICATE, self.challenge()), (RETRY_AFTER, self.retry_after()), (ALLOW, self.allow())] {
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        for (name, value) in [
+            (WWW_AUTHENTICATE, self.challenge()),
+            (RETRY_AFTER, self.retry_after()),
+            (ALLOW, self.allow()),
+        ] {
             insert(headers, name, value);
         }
         response
@@ -103,7 +114,9 @@ impl ApiError {
 
     fn claims_to_ask_for(&self) -> Option<&str> {
         match self {
-            Self::Keeper(KeeperError::Vault(VaultError::User(UserError::InteractionRequired(interaction)))) => interaction.claims.as_deref(),
+            Self::Keeper(KeeperError::Vault(VaultError::User(UserError::InteractionRequired(
+                interaction,
+            )))) => interaction.claims.as_deref(),
             _ => None,
         }
     }
@@ -111,21 +124,39 @@ impl ApiError {
     /// RFC 6750 §3; for interaction as facts/entra-and-key-vault.md §A.9 has it, so that front ends that know Microsoft's
     /// challenges know this one.
     fn challenge(&self) -> Option<String> {
-        let Self::Keeper(KeeperError::Vault(error)) = self else { return None };
+        let Self::Keeper(KeeperError::Vault(error)) = self else {
+            return None;
+        };
         match error {
-            VaultError::Caller(CallerError::InvalidToken(TokenDefect::Missing) | CallerError::SweepNotAuthorized) => Some("Bearer".into()),
-            VaultError::Caller(CallerError::InvalidToken(defect)) => {
-                Some(format!(r#"Bearer error="invalid_token", error_description="{}""#, defect.to_string().replace(['`', '"'], "'")))
-            }
+            VaultError::Caller(
+                CallerError::InvalidToken(TokenDefect::Missing) | CallerError::SweepNotAuthorized,
+            ) => Some("Bearer".into()),
+            VaultError::Caller(CallerError::InvalidToken(defect)) => Some(format!(
+                r#"Bearer error="invalid_token", error_description="{}""#,
+                defect.to_string().replace(['`', '"'], "'")
+            )),
             VaultError::Caller(CallerError::InsufficientScope(scope)) => {
                 // A setting, so without quotes only if the operator wrote none.
-                Some(format!(r#"Bearer error="insufficient_scope", scope="{}""#, scope.replace(['"', '\\'], "")))
+                Some(format!(
+                    r#"Bearer error="insufficient_scope", scope="{}""#,
+                    scope.replace(['"', '\\'], "")
+                ))
             }
             VaultError::User(UserError::InteractionRequired(interaction)) => {
-                let claims = interaction.claims.as_ref().map(|claims| format!(r#", claims="{}""#, STANDARD.encode(claims)));
-                Some(format!(r#"Bearer error="insufficient_claims"{}"#, claims.unwrap_or_default()))
+                let claims = interaction
+                    .claims
+                    .as_ref()
+                    .map(|claims| format!(r#", claims="{}""#, STANDARD.encode(claims)));
+                Some(format!(
+                    r#"Bearer error="insufficient_claims"{}"#,
+                    claims.unwrap_or_default()
+                ))
             }
-            VaultError::Caller(CallerError::InvalidRequest(_) | CallerError::TenantNotAllowed | CallerError::ScopeNotGranted)
+            VaultError::Caller(
+                CallerError::InvalidRequest(_)
+                | CallerError::TenantNotAllowed
+                | CallerError::ScopeNotGranted,
+            )
             | VaultError::User(UserError::ReenrolmentRequired(_))
             | VaultError::Stored(_)
             | VaultError::Operator(_)
@@ -135,7 +166,9 @@ impl ApiError {
 
     fn retry_after(&self) -> Option<String> {
         let seconds = match self {
-            Self::Keeper(KeeperError::Vault(VaultError::Upstream(error))) => error.retry_after_seconds.unwrap_or(5),
+            Self::Keeper(KeeperError::Vault(VaultError::Upstream(error))) => {
+                error.retry_after_seconds.unwrap_or(5)
+            }
             Self::Keeper(KeeperError::Store(_) | KeeperError::Busy) => 1,
             _ => return None,
         };
@@ -150,13 +183,28 @@ impl ApiError {
     }
 }
 
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    title: Option<&'static str>,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    /// What to ask the user for, as JSON text; the header `WWW-Authenticate` has it in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<&'a str>,
+}
+
 /// A JSON response that is not to be cached: every one is about one user, or holds a token.
 #[must_use]
 pub fn json_response(status: StatusCode, json: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(json));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -193,7 +241,9 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::KeyMalformed(_) => (S::INTERNAL_SERVER_ERROR, "key_malformed"),
             OperatorError::KeyVaultRefused => (S::INTERNAL_SERVER_ERROR, "key_vault_refused"),
             OperatorError::EntraRefused(_) => (S::INTERNAL_SERVER_ERROR, "entra_refused"),
-            OperatorError::NoRefreshToken => (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token"),
+            OperatorError::NoRefreshToken => {
+                (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
+            }
         },
         VaultError::Upstream(error) => match error.system {
             System::Entra => (S::SERVICE_UNAVAILABLE, "entra_unavailable"),
@@ -224,32 +274,59 @@ mod tests {
     use crate::error::{Interaction, UpstreamError};
 
     fn header(response: &Response<Bytes>, name: HeaderName) -> Option<&str> {
-        response.headers().get(name).map(|value| value.to_str().unwrap())
+        response
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap())
     }
 
     #[test]
     fn interaction_carries_the_claims_in_both_forms() {
         let claims = r#"{"access_token":{"capolids":{"essential":true}}}"#;
-        let interaction = Interaction { claims: Some(claims.into()), code: Some(53003) };
-        let response = ApiError::from(VaultError::from(UserError::InteractionRequired(interaction))).to_response();
+        let interaction = Interaction {
+            claims: Some(claims.into()),
+            code: Some(53003),
+        };
+        let response = ApiError::from(VaultError::from(UserError::InteractionRequired(
+            interaction,
+        )))
+        .to_response();
         assert_eq!(response.status(), 401);
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
-            Some(&*format!(r#"Bearer error="insufficient_claims", claims="{}""#, STANDARD.encode(claims)))
+            Some(&*format!(
+                r#"Bearer error="insufficient_claims", claims="{}""#,
+                STANDARD.encode(claims)
+            ))
         );
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
-        assert_eq!((body["code"].as_str(), body["claims"].as_str()), (Some("interaction_required"), Some(claims)));
+        assert_eq!(
+            (body["code"].as_str(), body["claims"].as_str()),
+            (Some("interaction_required"), Some(claims))
+        );
     }
 
     #[test]
     fn problems_have_their_headers() {
-        let throttled = UpstreamError { system: System::Entra, retry_after_seconds: Some(17) };
+        let throttled = UpstreamError {
+            system: System::Entra,
+            retry_after_seconds: Some(17),
+        };
         let response = ApiError::from(VaultError::from(throttled)).to_response();
-        assert_eq!((response.status().as_u16(), header(&response, RETRY_AFTER)), (503, Some("17")));
-        assert_eq!(header(&response, CONTENT_TYPE), Some("application/problem+json"));
+        assert_eq!(
+            (response.status().as_u16(), header(&response, RETRY_AFTER)),
+            (503, Some("17"))
+        );
+        assert_eq!(
+            header(&response, CONTENT_TYPE),
+            Some("application/problem+json")
+        );
         assert_eq!(header(&response, CACHE_CONTROL), Some("no-store"));
         let response = ApiError::MethodNotAllowed("GET, PUT").to_response();
-        assert_eq!((response.status().as_u16(), header(&response, ALLOW)), (405, Some("GET, PUT")));
+        assert_eq!(
+            (response.status().as_u16(), header(&response, ALLOW)),
+            (405, Some("GET, PUT"))
+        );
         let response = ApiError::from(VaultError::from(TokenDefect::Missing)).to_response();
         assert_eq!(header(&response, WWW_AUTHENTICATE), Some("Bearer"));
     }
@@ -257,12 +334,22 @@ mod tests {
     #[test]
     fn the_challenge_of_every_token_defect_is_a_header() {
         for defect in [
-            TokenDefect::Malformed, TokenDefect::WrongAlgorithm, TokenDefect::UnknownKey, TokenDefect::BadSignature,
-            TokenDefect::WrongIssuer, TokenDefect::WrongAudience, TokenDefect::Expired, TokenDefect::NotYetValid, TokenDefect::Rejected,
+            TokenDefect::Malformed,
+            TokenDefect::WrongAlgorithm,
+            TokenDefect::UnknownKey,
+            TokenDefect::BadSignature,
+            TokenDefect::WrongIssuer,
+            TokenDefect::WrongAudience,
+            TokenDefect::Expired,
+            TokenDefect::NotYetValid,
+            TokenDefect::Rejected,
         ] {
             let response = ApiError::from(VaultError::from(defect)).to_response();
             let challenge = header(&response, WWW_AUTHENTICATE).unwrap();
-            assert!(challenge.starts_with(r#"Bearer error="invalid_token", error_description=""#), "{challenge}");
+            assert!(
+                challenge.starts_with(r#"Bearer error="invalid_token", error_description=""#),
+                "{challenge}"
+            );
             assert_eq!(challenge.matches('"').count(), 4, "{challenge}");
         }
     }

@@ -72,7 +72,12 @@ impl Head {
     /// As it is stored.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let raw = RawHead { v: VERSION, n: self.nonce.as_str().into(), tenant: self.tenant.to_string(), created_at: self.created_at };
+        let raw = RawHead {
+            v: VERSION,
+            n: self.nonce.as_str().into(),
+            tenant: self.tenant.to_string(),
+            created_at: self.created_at,
+        };
         to_json(&raw)
     }
 
@@ -83,7 +88,11 @@ impl Head {
     pub fn from_json(json: &[u8]) -> Result<Self, Unreadable> {
         let raw: RawHead = from_json(json)?;
         let read = || {
-            Some(Self { nonce: Nonce::parse(&raw.n)?, tenant: TenantId::parse(&raw.tenant)?, created_at: raw.created_at })
+            Some(Self {
+                nonce: Nonce::parse(&raw.n)?,
+                tenant: TenantId::parse(&raw.tenant)?,
+                created_at: raw.created_at,
+            })
         };
         read().ok_or(Unreadable::Damaged)
     }
@@ -114,8 +123,11 @@ impl Record {
     /// [`Unreadable`].
     pub fn from_json(json: &[u8]) -> Result<Self, Unreadable> {
         let raw: RawRecord = from_json(json)?;
-        let (tenant, key_version, write) =
-            (TenantId::parse(&raw.tenant), KeyVersion::parse(&raw.key_version), Nonce::parse(&raw.write));
+        let (tenant, key_version, write) = (
+            TenantId::parse(&raw.tenant),
+            KeyVersion::parse(&raw.key_version),
+            Nonce::parse(&raw.write),
+        );
         let (Some(tenant), Some(key_version), Some(write)) = (tenant, key_version, write) else {
             return Err(Unreadable::Damaged);
         };
@@ -202,7 +214,9 @@ mod tests {
             Status::Active,
             Status::Quarantined,
             Status::InteractionRequired { claims: None },
-            Status::InteractionRequired { claims: Some(r#"{"access_token":{}}"#.into()) },
+            Status::InteractionRequired {
+                claims: Some(r#"{"access_token":{}}"#.into()),
+            },
         ] {
             let record = record(status);
             assert_eq!(Record::from_json(&record.to_json()), Ok(record));
@@ -221,7 +235,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_told_from_what_is_newer() {
         let json = String::from_utf8(record(Status::Active).to_json()).unwrap();
-        assert_eq!(Record::from_json(json.replace(r#""v":1"#, r#""v":2"#).as_bytes()), Err(Unreadable::Newer));
+        assert_eq!(
+            Record::from_json(json.replace(r#""v":1"#, r#""v":2"#).as_bytes()),
+            Err(Unreadable::Newer)
+        );
         for damaged in [
             String::new(),
             json[..json.len() - 1].to_owned(),
@@ -230,9 +247,16 @@ mod tests {
             json.replace("active", "dormant"),
             json.replace("11111111-", ""),
         ] {
-            assert_eq!(Record::from_json(damaged.as_bytes()), Err(Unreadable::Damaged), "{damaged}");
+            assert_eq!(
+                Record::from_json(damaged.as_bytes()),
+                Err(Unreadable::Damaged),
+                "{damaged}"
+            );
         }
         assert_eq!(Head::from_json(br#"{"v":2,"n":7}"#), Err(Unreadable::Newer));
-        assert_eq!(Head::from_json(br#"{"v":1,"n":"a.b","tenant":"11111111-2222-3333-4444-555555555555","created_at":1}"#), Err(Unreadable::Damaged));
+        assert_eq!(
+            Head::from_json(br#"{"v":1,"n":"a.b","tenant":"11111111-2222-3333-4444-555555555555","created_at":1}"#),
+            Err(Unreadable::Damaged)
+        );
     }
 }

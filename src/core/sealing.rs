@@ -82,8 +82,15 @@ pub fn seal(
     let header = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&header).map_err(|_| SealError)?);
 
     // Sized for the worst case (every byte escaped), so that it never grows and leaves a copy behind.
-    let length = payload.refresh_token.expose().len().saturating_add(payload.user_id.as_str().len()).saturating_add(payload.scope.len());
-    let mut text = Zeroizing::new(Vec::with_capacity(length.saturating_mul(6).saturating_add(64)));
+    let length = payload
+        .refresh_token
+        .expose()
+        .len()
+        .saturating_add(payload.user_id.as_str().len())
+        .saturating_add(payload.scope.len());
+    let mut text = Zeroizing::new(Vec::with_capacity(
+        length.saturating_mul(6).saturating_add(64),
+    ));
     let plaintext = Plaintext {
         refresh_token: payload.refresh_token.expose(),
         user_id: payload.user_id.as_str(),
@@ -102,7 +109,12 @@ pub fn seal(
 
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     Ok(SealedToken {
-        token: format!("{header}..{}.{}.{}", encode(&iv), encode(&text), encode(&tag)),
+        token: format!(
+            "{header}..{}.{}.{}",
+            encode(&iv),
+            encode(&text),
+            encode(&tag)
+        ),
         key_version: version.clone(),
     })
 }
@@ -140,7 +152,13 @@ impl<'a> Envelope<'a> {
             return None;
         }
         let mut parts = token.split('.');
-        let (header, key, iv, ciphertext, tag) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (header, key, iv, ciphertext, tag) = (
+            parts.next()?,
+            parts.next()?,
+            parts.next()?,
+            parts.next()?,
+            parts.next()?,
+        );
         if !key.is_empty() || parts.next().is_some() {
             return None;
         }
@@ -177,9 +195,15 @@ impl<'a> Envelope<'a> {
     pub fn open(self, key: &EncryptionKey) -> Result<Payload, StoredError> {
         let mut text = Zeroizing::new(self.ciphertext);
         Aes256Gcm::new(key.expose().into())
-            .decrypt_inout_detached(&self.iv.into(), self.header.as_bytes(), text.as_mut_slice().into(), &self.tag.into())
+            .decrypt_inout_detached(
+                &self.iv.into(),
+                self.header.as_bytes(),
+                text.as_mut_slice().into(),
+                &self.tag.into(),
+            )
             .map_err(|_| StoredError::Damaged)?;
-        let plaintext: OwnedPlaintext = serde_json::from_slice(&text).map_err(|_| StoredError::Damaged)?;
+        let plaintext: OwnedPlaintext =
+            serde_json::from_slice(&text).map_err(|_| StoredError::Damaged)?;
         Ok(Payload {
             refresh_token: RefreshToken::new(plaintext.refresh_token),
             user_id: UserId::from_sealed(&plaintext.user_id),
@@ -235,12 +259,19 @@ mod tests {
     const VERSION: &str = "0123456789abcdef0123456789abcdef";
 
     fn key(first: u8) -> EncryptionKey {
-        EncryptionKey::new(Zeroizing::new(std::array::from_fn(|at| first.wrapping_add(at.try_into().unwrap()))))
+        EncryptionKey::new(Zeroizing::new(std::array::from_fn(|at| {
+            first.wrapping_add(at.try_into().unwrap())
+        })))
     }
 
     fn binding(user: &str) -> Binding {
         let tenant = Guid::parse("11111111-1111-1111-1111-111111111111").unwrap();
-        Binding::new("client", &tenant, &UserId::from_sealed(user), &Nonce::parse("nonce").unwrap())
+        Binding::new(
+            "client",
+            &tenant,
+            &UserId::from_sealed(user),
+            &Nonce::parse("nonce").unwrap(),
+        )
     }
 
     fn sealed(token: &str) -> String {
@@ -251,7 +282,15 @@ mod tests {
         };
         let name = SecretName::parse("obo-t").unwrap();
         let version = KeyVersion::parse(VERSION).unwrap();
-        seal(&payload, &binding("user"), (&name, &version), &key(0), &Counting(0xa0.into())).unwrap().token
+        seal(
+            &payload,
+            &binding("user"),
+            (&name, &version),
+            &key(0),
+            &Counting(0xa0.into()),
+        )
+        .unwrap()
+        .token
     }
 
     fn parts(token: &str) -> [&str; 5] {
@@ -269,7 +308,10 @@ mod tests {
         let payload = envelope.open(&key(0)).unwrap();
         assert_eq!(payload.refresh_token.expose(), "0.AX-refresh");
         assert_eq!(payload.user_id.as_str(), "user");
-        assert_eq!(Envelope::parse(&token).unwrap().open(&key(1)).unwrap_err(), StoredError::Damaged);
+        assert_eq!(
+            Envelope::parse(&token).unwrap().open(&key(1)).unwrap_err(),
+            StoredError::Damaged
+        );
     }
 
     #[test]
@@ -284,7 +326,8 @@ mod tests {
     #[test]
     fn the_dir_vector_of_the_facts_opens() {
         let token = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwia2lkIjoiazEifQ..oKGio6Slpqeoqaqr.nToOWWfxINsHCOjxeg.fgYAja_2PswIVIaDYbkUTA";
-        let [header, _, iv, ciphertext, tag] = parts(token).map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+        let [header, _, iv, ciphertext, tag] =
+            parts(token).map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
         assert_eq!(header, br#"{"alg":"dir","enc":"A256GCM","kid":"k1"}"#);
         let mut text = ciphertext;
         Aes256Gcm::new(key(0).expose().into())
@@ -307,12 +350,18 @@ mod tests {
             for bit in 0..7 {
                 let mut bytes = token.clone().into_bytes();
                 bytes[at] ^= 1 << bit;
-                let Ok(changed) = String::from_utf8(bytes) else { continue };
+                let Ok(changed) = String::from_utf8(bytes) else {
+                    continue;
+                };
                 let outcome = Envelope::parse(&changed).and_then(|envelope| {
                     // A changed `kid` or `bnd` is well-formed and is caught by the tag.
                     envelope.open(&key(0))
                 });
-                assert_eq!(outcome.map(|_| ()), Err(StoredError::Damaged), "bit {bit} of character {at}");
+                assert_eq!(
+                    outcome.map(|_| ()),
+                    Err(StoredError::Damaged),
+                    "bit {bit} of character {at}"
+                );
             }
         }
     }
@@ -321,25 +370,65 @@ mod tests {
     fn malformed_tokens_are_damaged() {
         let token = sealed("0.AX-refresh");
         let [header, _, iv, ciphertext, tag] = parts(&token);
-        let with_header = |json: &str| format!("{}..{iv}.{ciphertext}.{tag}", URL_SAFE_NO_PAD.encode(json));
+        let with_header =
+            |json: &str| format!("{}..{iv}.{ciphertext}.{tag}", URL_SAFE_NO_PAD.encode(json));
         let bnd = URL_SAFE_NO_PAD.encode([0; 32]);
         for (defect, token) in [
             ("empty", String::new()),
             ("four parts", format!("{header}..{iv}.{ciphertext}")),
             ("six parts", format!("{token}.")),
-            ("key part not empty", format!("{header}.AAAA.{iv}.{ciphertext}.{tag}")),
-            ("padded base64url", format!("{header}..{iv}.{ciphertext}.{tag}==")),
-            ("short tag", format!("{header}..{iv}.{ciphertext}.{}", &tag[..20])),
+            (
+                "key part not empty",
+                format!("{header}.AAAA.{iv}.{ciphertext}.{tag}"),
+            ),
+            (
+                "padded base64url",
+                format!("{header}..{iv}.{ciphertext}.{tag}=="),
+            ),
+            (
+                "short tag",
+                format!("{header}..{iv}.{ciphertext}.{}", &tag[..20]),
+            ),
             ("long iv", format!("{header}..{iv}AAAA.{ciphertext}.{tag}")),
             ("truncated", token[..token.len() - 1].to_owned()),
             ("no JSON", format!("AAAA..{iv}.{ciphertext}.{tag}")),
-            ("alg none", with_header(&format!(r#"{{"alg":"none","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}"}}"#))),
-            ("zip", with_header(&format!(r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}","zip":"DEF"}}"#))),
-            ("crit", with_header(&format!(r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}","crit":["x"]}}"#))),
-            ("version in upper case", with_header(&format!(r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{}","typ":"behalf+jwe","bnd":"{bnd}"}}"#, VERSION.to_uppercase()))),
-            ("path in kid", with_header(&format!(r#"{{"alg":"dir","enc":"A256GCM","kid":"../x/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}"}}"#))),
+            (
+                "alg none",
+                with_header(&format!(
+                    r#"{{"alg":"none","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}"}}"#
+                )),
+            ),
+            (
+                "zip",
+                with_header(&format!(
+                    r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}","zip":"DEF"}}"#
+                )),
+            ),
+            (
+                "crit",
+                with_header(&format!(
+                    r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}","crit":["x"]}}"#
+                )),
+            ),
+            (
+                "version in upper case",
+                with_header(&format!(
+                    r#"{{"alg":"dir","enc":"A256GCM","kid":"obo-t/{}","typ":"behalf+jwe","bnd":"{bnd}"}}"#,
+                    VERSION.to_uppercase()
+                )),
+            ),
+            (
+                "path in kid",
+                with_header(&format!(
+                    r#"{{"alg":"dir","enc":"A256GCM","kid":"../x/{VERSION}","typ":"behalf+jwe","bnd":"{bnd}"}}"#
+                )),
+            ),
         ] {
-            assert_eq!(Envelope::parse(&token).map(|_| ()), Err(StoredError::Damaged), "{defect}");
+            assert_eq!(
+                Envelope::parse(&token).map(|_| ()),
+                Err(StoredError::Damaged),
+                "{defect}"
+            );
         }
     }
 
@@ -347,7 +436,12 @@ mod tests {
     fn bindings_do_not_run_together() {
         let tenant = Guid::parse("11111111-1111-1111-1111-111111111111").unwrap();
         let new = |client: &str, user: &str, nonce: &str| {
-            Binding::new(client, &tenant, &UserId::from_sealed(user), &Nonce::parse(nonce).unwrap())
+            Binding::new(
+                client,
+                &tenant,
+                &UserId::from_sealed(user),
+                &Nonce::parse(nonce).unwrap(),
+            )
         };
         assert_ne!(new("c", "ab", "cd"), new("c", "abc", "d"));
         assert_ne!(new("c", "a", "n"), new("c", "a", "m"));

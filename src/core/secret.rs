@@ -110,7 +110,10 @@ mod tests {
             format!("{:?}", RefreshToken::new("0.AX-canary".into())),
             format!("{:?}", Some(AccessToken::new("eyJ-canary".into()))),
             format!("{:?}", ClientSecret::new("canary".into())),
-            format!("{:?}", EncryptionKey::new(Zeroizing::new(*b"canary-canary-canary-canary-cana"))),
+            format!(
+                "{:?}",
+                EncryptionKey::new(Zeroizing::new(*b"canary-canary-canary-canary-cana"))
+            ),
         ] {
             assert!(shown.contains("(redacted)"), "{shown}");
             assert!(!shown.contains("canary"), "{shown}");

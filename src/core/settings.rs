@@ -78,11 +78,10 @@ impl Settings {
             tenants: read.tenants()?,
             audiences,
             required_scope: read.required("required_scope", "is empty: name the delegated scope that callers need")?,
-            client_secret: ClientSecret::new(
-                read.required("client_secret", "is empty: set it to a client secret of this app")?,
-            ),
+            client_secret: ClientSecret::new(read.required("client_secret", "is empty: set it to a client secret of this app")?),
             key_vault_url: read.origin("key_vault_url")?,
-            key_vault_scope: read.required("key_vault_scope", "is empty: for Azure's public cloud it is https://vault.azure.net/.default")?,
+            key_vault_scope: read
+                .required("key_vault_scope", "is empty: for Azure's public cloud it is https://vault.azure.net/.default")?,
             key_vault_tenant: read.tenant("key_vault_tenant")?,
             user_id: UserTemplate::parse(&read.text("user_id_template")?)
                 .map_err(|expected| VaultError::setting("user_id_template", expected))?,
@@ -165,14 +164,18 @@ impl Scope {
     pub fn parse(text: &str) -> Option<Self> {
         let mut resources = text.split_ascii_whitespace().map(|scope| {
             let (resource, permission) = scope.rsplit_once('/')?;
-            let printable = scope.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
+            let printable = scope
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
             (printable && !resource.is_empty() && !permission.is_empty()).then_some(resource)
         });
         let resource = resources.next()??;
-        resources.all(|other| other.is_some_and(|other| other.eq_ignore_ascii_case(resource))).then(|| Self {
-            text: text.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
-            resource: resource.into(),
-        })
+        resources
+            .all(|other| other.is_some_and(|other| other.eq_ignore_ascii_case(resource)))
+            .then(|| Self {
+                text: text.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
+                resource: resource.into(),
+            })
     }
 
     /// The scopes, separated by single spaces.
@@ -195,7 +198,10 @@ struct Reader<'a, C> {
 impl<C: Config> Reader<'_, C> {
     /// Undefined counts as empty: every setting has a default in `spin.toml`, and other embedders may leave some out.
     fn text(&self, name: &str) -> Result<String, VaultError> {
-        let value = self.config.get(name).map_err(|error| VaultError::setting(name, &format!("is not known: {error}")))?;
+        let value = self
+            .config
+            .get(name)
+            .map_err(|error| VaultError::setting(name, &format!("is not known: {error}")))?;
         Ok(match value {
             // Not copied when there is nothing to trim: it may be a secret.
             Some(value) if value.trim().len() == value.len() => value,
@@ -206,25 +212,46 @@ impl<C: Config> Reader<'_, C> {
 
     fn required(&self, name: &str, expected: &str) -> Result<String, VaultError> {
         let value = self.text(name)?;
-        if value.is_empty() { Err(VaultError::setting(name, expected)) } else { Ok(value) }
+        if value.is_empty() {
+            Err(VaultError::setting(name, expected))
+        } else {
+            Ok(value)
+        }
     }
 
     fn list(&self, name: &str) -> Result<Vec<String>, VaultError> {
         let text = self.text(name)?;
-        Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Into::into).collect())
+        Ok(text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+            .map(Into::into)
+            .collect())
     }
 
     fn one_of(&self, name: &str, only: &str) -> Result<(), VaultError> {
         if self.text(name)? == only {
             Ok(())
         } else {
-            Err(VaultError::setting(name, &format!("must be `{only}`: this version knows no other")))
+            Err(VaultError::setting(
+                name,
+                &format!("must be `{only}`: this version knows no other"),
+            ))
         }
     }
 
     fn number(&self, name: &str, least: u32, most: u32) -> Result<u32, VaultError> {
-        let value = self.text(name)?.parse().ok().filter(|number| (least..=most).contains(number));
-        value.ok_or_else(|| VaultError::setting(name, &format!("must be a whole number from {least} to {most}")))
+        let value = self
+            .text(name)?
+            .parse()
+            .ok()
+            .filter(|number| (least..=most).contains(number));
+        value.ok_or_else(|| {
+            VaultError::setting(
+                name,
+                &format!("must be a whole number from {least} to {most}"),
+            )
+        })
     }
 
     /// https; http on loopback only (design §4).
@@ -238,7 +265,11 @@ impl<C: Config> Reader<'_, C> {
             && url.username().is_empty()
             && url.password().is_none();
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        if origin_alone && safe { Ok(url) } else { Err(VaultError::setting(name, expected)) }
+        if origin_alone && safe {
+            Ok(url)
+        } else {
+            Err(VaultError::setting(name, expected))
+        }
     }
 
     fn tenant(&self, name: &str) -> Result<Option<TenantId>, VaultError> {
@@ -246,18 +277,27 @@ impl<C: Config> Reader<'_, C> {
         if text.is_empty() {
             return Ok(None);
         }
-        Guid::parse(&text).map(Some).ok_or_else(|| VaultError::setting(name, "must be a tenant id (a GUID), or empty"))
+        Guid::parse(&text)
+            .map(Some)
+            .ok_or_else(|| VaultError::setting(name, "must be a tenant id (a GUID), or empty"))
     }
 
     fn tenants(&self) -> Result<Tenants, VaultError> {
-        let expected = "must list tenant ids (GUIDs) separated by commas, or be `*` for any organisation";
+        let expected =
+            "must list tenant ids (GUIDs) separated by commas, or be `*` for any organisation";
         let listed = self.list("tenants")?;
         match listed.as_slice() {
-            [] => Err(VaultError::setting("tenants", &format!("is empty: it {expected}"))),
+            [] => Err(VaultError::setting(
+                "tenants",
+                &format!("is empty: it {expected}"),
+            )),
             [any] if any == "*" => Ok(Tenants::AnyOrganisation),
             _ => {
-                let tenants: Option<Vec<_>> = listed.iter().map(|tenant| Guid::parse(tenant)).collect();
-                Ok(Tenants::Listed(tenants.ok_or_else(|| VaultError::setting("tenants", expected))?))
+                let tenants: Option<Vec<_>> =
+                    listed.iter().map(|tenant| Guid::parse(tenant)).collect();
+                Ok(Tenants::Listed(
+                    tenants.ok_or_else(|| VaultError::setting("tenants", expected))?,
+                ))
             }
         }
     }
@@ -265,9 +305,15 @@ impl<C: Config> Reader<'_, C> {
     fn issuers(&self) -> Result<Vec<IssuerTemplate>, VaultError> {
         let listed = self.list("issuers")?;
         if listed.is_empty() || listed.iter().any(|issuer| !issuer.contains("{tid}")) {
-            return Err(VaultError::setting("issuers", "must list issuers separated by commas, each containing {tid}"));
+            return Err(VaultError::setting(
+                "issuers",
+                "must list issuers separated by commas, each containing {tid}",
+            ));
         }
-        Ok(listed.iter().map(|issuer| IssuerTemplate::new(issuer)).collect())
+        Ok(listed
+            .iter()
+            .map(|issuer| IssuerTemplate::new(issuer))
+            .collect())
     }
 
     fn store_prefix(&self) -> Result<String, VaultError> {
@@ -276,7 +322,10 @@ impl<C: Config> Reader<'_, C> {
         if prefix.len() <= 32 && prefix.bytes().all(allowed) {
             Ok(prefix)
         } else {
-            Err(VaultError::setting("store_prefix", "may hold up to 32 characters of [A-Za-z0-9._-]"))
+            Err(VaultError::setting(
+                "store_prefix",
+                "may hold up to 32 characters of [A-Za-z0-9._-]",
+            ))
         }
     }
 
@@ -287,7 +336,12 @@ impl<C: Config> Reader<'_, C> {
             match key.len() {
                 0 => {}
                 32.. => keys.push(SweepKey::new(key)),
-                _ => return Err(VaultError::setting(name, "must have at least 32 characters, or be empty to switch it off")),
+                _ => {
+                    return Err(VaultError::setting(
+                        name,
+                        "must have at least 32 characters, or be empty to switch it off",
+                    ));
+                }
             }
         }
         Ok(keys)
@@ -374,8 +428,14 @@ pub(crate) mod tests {
     #[test]
     fn four_settings_are_enough() {
         let settings = Settings::read(&least()).unwrap();
-        assert_eq!(settings.audiences, [CLIENT.to_owned(), format!("api://{CLIENT}")]);
-        assert_eq!(settings.scope.as_str(), "https://graph.microsoft.com/.default");
+        assert_eq!(
+            settings.audiences,
+            [CLIENT.to_owned(), format!("api://{CLIENT}")]
+        );
+        assert_eq!(
+            settings.scope.as_str(),
+            "https://graph.microsoft.com/.default"
+        );
         assert!(settings.sweep_keys.is_empty());
     }
 
@@ -415,7 +475,12 @@ pub(crate) mod tests {
             match Settings::read(&values).map(|_| ()) {
                 Err(VaultError::Operator(error)) => {
                     assert_eq!(error.setting(), Some(name), "{value}");
-                    assert!(!name.contains("key") || value.is_empty() || !error.to_string().contains(value), "{error}");
+                    assert!(
+                        !name.contains("key")
+                            || value.is_empty()
+                            || !error.to_string().contains(value),
+                        "{error}"
+                    );
                 }
                 other => panic!("{name} = {value:?}: {other:?}"),
             }
@@ -424,7 +489,11 @@ pub(crate) mod tests {
 
     #[test]
     fn http_is_for_loopback_alone() {
-        for url in ["http://127.0.0.1:3003", "http://[::1]:3003/", "http://localhost:3003"] {
+        for url in [
+            "http://127.0.0.1:3003",
+            "http://[::1]:3003/",
+            "http://localhost:3003",
+        ] {
             let mut values = least();
             values.insert("key_vault_url", url.to_owned());
             assert!(Settings::read(&values).is_ok(), "{url}");
@@ -442,11 +511,38 @@ pub(crate) mod tests {
     fn a_scope_has_one_resource_and_is_written_in_full() {
         let scope = |text| Scope::parse(text);
         let graph = scope("https://graph.microsoft.com/.default").unwrap();
-        assert!(graph.same_resource(&scope(" https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read ").unwrap()));
-        assert!(!graph.same_resource(&scope("https://graph.microsoft.com.evil.example/.default").unwrap()));
+        assert!(
+            graph.same_resource(
+                &scope(
+                    " https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read "
+                )
+                .unwrap()
+            )
+        );
+        assert!(
+            !graph.same_resource(
+                &scope("https://graph.microsoft.com.evil.example/.default").unwrap()
+            )
+        );
         assert!(!graph.same_resource(&scope("api://x/.default").unwrap()));
-        for text in ["", "User.Read", "offline_access", "https://a/x https://b/y", "https://a/", "/x", "https://a/x\u{e9}"] {
+        for text in [
+            "",
+            "User.Read",
+            "offline_access",
+            "https://a/x https://b/y",
+            "https://a/",
+            "/x",
+            "https://a/x\u{e9}",
+        ] {
             assert_eq!(scope(text), None, "{text}");
+        }
+    }
+
+    struct Asked<'a>(std::cell::RefCell<Vec<String>>, &'a Values);
+    impl Config for Asked<'_> {
+        fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
+            self.0.borrow_mut().push(name.to_owned());
+            Config::get(self.1, name)
         }
     }
 
@@ -455,21 +551,29 @@ pub(crate) mod tests {
     #[test]
     fn the_manifest_has_the_same_settings_and_defaults() {
         let manifest = include_str!("../../spin.toml");
-        let variables = manifest.split("[variables]").nth(1).unwrap().split("\n[").next().unwrap();
+        let variables = manifest
+            .split("[variables]")
+            .nth(1)
+            .unwrap()
+            .split("\n[")
+            .next()
+            .unwrap();
         let mut names = Vec::new();
         for line in variables.lines().filter(|line| line.contains('=')) {
             let (name, rest) = line.split_once(" = ").unwrap();
-            let value = rest.split_once("default = \"").unwrap().1.split_once('"').unwrap().0;
+            let value = rest
+                .split_once("default = \"")
+                .unwrap()
+                .1
+                .split_once('"')
+                .unwrap()
+                .0;
             assert_eq!(value, default(name), "{name}");
-            assert!(manifest.contains(&format!("\n{name} = \"{{{{ {name} }}}}\"\n")), "{name} does not reach the component");
+            assert!(
+                manifest.contains(&format!("\n{name} = \"{{{{ {name} }}}}\"\n")),
+                "{name} does not reach the component"
+            );
             names.push(name);
-        }
-        struct Asked<'a>(std::cell::RefCell<Vec<String>>, &'a Values);
-        impl Config for Asked<'_> {
-            fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
-                self.0.borrow_mut().push(name.to_owned());
-                Config::get(self.1, name)
-            }
         }
         let values = least();
         let asked = Asked(std::cell::RefCell::default(), &values);

@@ -11,12 +11,15 @@ use serde_json::json;
 
 use crate::caller::{Claims, SigningKeys, Unverified};
 use crate::entra::{self, Class, Grant, Granted, Refusal, read_token_response, token_request};
-use crate::error::{CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError, UserError, VaultError};
+use crate::error::{
+    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
+    UserError, VaultError,
+};
 use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
 use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Policy, Random, SealedToken, SecretBody, StoredToken,
-    SweepLimits, User, VaultPort,
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Policy, Random,
+    SealedToken, SecretBody, StoredToken, SweepLimits, User, VaultPort,
 };
 use crate::sealing::{Binding, Envelope, Payload, seal};
 use crate::secret::{AccessToken, Bearer};
@@ -53,7 +56,7 @@ pub struct Vault<E> {
     signing_keys: RefCell<Option<Cached<Rc<SigningKeys>>>>,
     signing_keys_asked_at: Cell<u64>,
     verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
-    keys: RefCell<LruCache<(SecretName, KeyVersion), Cached<Rc<Key>>>>,
+    keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
     key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
     key_vault_tenant: RefCell<Option<TenantId>>,
@@ -70,13 +73,21 @@ impl<E: Environment> VaultPort for Vault<E> {
         Ok((user, policy(&settings)))
     }
 
-    async fn enroll(&self, bearer: &Bearer, nonce: &Nonce, scope: Option<&str>) -> Result<Enrolment, VaultError> {
+    async fn enroll(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        scope: Option<&str>,
+    ) -> Result<Enrolment, VaultError> {
         let settings = self.settings()?;
         let (user_id, user) = self.user(&settings, bearer).await?;
         let scope = granted_scope(&settings, scope)?;
         // Before Entra ID is asked: without a key its answer could not be kept.
         let (secret, key) = self.sealing_key(&settings, &user.tenant).await?;
-        let grant = Grant::OnBehalfOf { assertion: bearer, scope: &scope };
+        let grant = Grant::OnBehalfOf {
+            assertion: bearer,
+            scope: &scope,
+        };
         let granted = self.token(&settings, &user.tenant, &grant).await?;
         let payload = Payload {
             refresh_token: granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?,
@@ -84,10 +95,21 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: scope.as_str().into(),
         };
         let sealed = self.seal(&settings, &payload, &user.tenant, nonce, (&secret, &key))?;
-        Ok(Enrolment { user, policy: policy(&settings), sealed, scope: payload.scope })
+        Ok(Enrolment {
+            user,
+            policy: policy(&settings),
+            sealed,
+            scope: payload.scope,
+        })
     }
 
-    async fn access_token(&self, bearer: &Bearer, nonce: &Nonce, token: &str, draw: Draw) -> Result<Issued, VaultError> {
+    async fn access_token(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        token: &str,
+        draw: Draw,
+    ) -> Result<Issued, VaultError> {
         let settings = self.settings()?;
         let (user_id, user) = self.user(&settings, bearer).await?;
         let scope = granted_scope(&settings, draw.scope.as_deref())?;
@@ -95,7 +117,12 @@ impl<E: Environment> VaultPort for Vault<E> {
 
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
-        if !envelope.is_bound_to(&Binding::new(&settings.client_id, &user.tenant, &user_id, nonce)) {
+        if !envelope.is_bound_to(&Binding::new(
+            &settings.client_id,
+            &user.tenant,
+            &user_id,
+            nonce,
+        )) {
             return Err(StoredError::NotBound.into());
         }
         let payload = self.open(&settings, envelope, &user.tenant).await?;
@@ -103,11 +130,24 @@ impl<E: Environment> VaultPort for Vault<E> {
             return Err(StoredError::NotBound.into());
         }
 
-        let grant = Grant::Refresh { token: &payload.refresh_token, scope: &scope, claims: draw.claims.as_deref() };
+        let grant = Grant::Refresh {
+            token: &payload.refresh_token,
+            scope: &scope,
+            claims: draw.claims.as_deref(),
+        };
         let granted = self.token(&settings, &user.tenant, &grant).await?;
         let replacement = match granted.refresh_token {
             Some(refresh_token) if draw.replace => {
-                self.replacement(&settings, Payload { refresh_token, ..payload }, &user.tenant, nonce).await
+                self.replacement(
+                    &settings,
+                    Payload {
+                        refresh_token,
+                        ..payload
+                    },
+                    &user.tenant,
+                    nonce,
+                )
+                .await
             }
             Some(_) | None => None,
         };
@@ -125,11 +165,24 @@ impl<E: Environment> VaultPort for Vault<E> {
         let payload = self.open_stored(&settings, stored).await?;
         let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
         let (secret, key) = self.sealing_key(&settings, &stored.user.tenant).await?;
-        let grant = Grant::Refresh { token: &payload.refresh_token, scope: &scope, claims: None };
+        let grant = Grant::Refresh {
+            token: &payload.refresh_token,
+            scope: &scope,
+            claims: None,
+        };
         let granted = self.token(&settings, &stored.user.tenant, &grant).await?;
         let refresh_token = granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?;
-        let payload = Payload { refresh_token, ..payload };
-        self.seal(&settings, &payload, &stored.user.tenant, &stored.nonce, (&secret, &key))
+        let payload = Payload {
+            refresh_token,
+            ..payload
+        };
+        self.seal(
+            &settings,
+            &payload,
+            &stored.user.tenant,
+            &stored.nonce,
+            (&secret, &key),
+        )
     }
 
     async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
@@ -140,20 +193,34 @@ impl<E: Environment> VaultPort for Vault<E> {
             return Ok(None);
         }
         let payload = self.open_stored(&settings, stored).await?;
-        self.seal(&settings, &payload, &stored.user.tenant, &stored.nonce, (&secret, &key)).map(Some)
+        self.seal(
+            &settings,
+            &payload,
+            &stored.user.tenant,
+            &stored.nonce,
+            (&secret, &key),
+        )
+        .map(Some)
     }
 
     async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
         let settings = self.settings()?;
         allowed(&settings, tenant)?;
         let secret = settings.secret_id.secret_name(tenant);
-        Ok(self.fetch_key(&settings, &secret, None).await?.version.clone())
+        Ok(self
+            .fetch_key(&settings, &secret, None)
+            .await?
+            .version
+            .clone())
     }
 
     async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
         let settings = self.settings()?;
         // Every key is tried, so that the time does not tell which one was right.
-        let by_key = settings.sweep_keys.iter().fold(false, |matched, key| key.matches(bearer) | matched);
+        let by_key = settings
+            .sweep_keys
+            .iter()
+            .fold(false, |matched, key| key.matches(bearer) | matched);
         if !by_key {
             // A sweep key has no dot, or nobody could tell it from a JWT: `a.b.c` as a key still matches above.
             if !bearer.expose().contains('.') {
@@ -189,29 +256,56 @@ impl<E: Environment> Vault<E> {
 
     fn settings(&self) -> Result<Rc<Settings>, VaultError> {
         let now = self.env.now();
-        if let Some(settings) = self.settings.borrow().as_ref().and_then(|cached| cached.at(now)) {
+        if let Some(settings) = self
+            .settings
+            .borrow()
+            .as_ref()
+            .and_then(|cached| cached.at(now))
+        {
             return Ok(Rc::clone(settings));
         }
         let settings = Rc::new(Settings::read(&self.env)?);
-        *self.settings.borrow_mut() = Some(Cached::new(Rc::clone(&settings), now.saturating_add(SETTINGS_SECONDS)));
+        *self.settings.borrow_mut() = Some(Cached::new(
+            Rc::clone(&settings),
+            now.saturating_add(SETTINGS_SECONDS),
+        ));
         Ok(settings)
     }
 
     // ---- Callers ----
 
-    async fn user(&self, settings: &Settings, bearer: &Bearer) -> Result<(UserId, User), VaultError> {
+    async fn user(
+        &self,
+        settings: &Settings,
+        bearer: &Bearer,
+    ) -> Result<(UserId, User), VaultError> {
         let claims = self.authenticate(settings, bearer).await?;
         claims.accept_user(settings, self.env.now())?;
         let user_id = settings.user_id.user_id(&claims.subject);
         let id = user_id.storage_id(settings.pseudonym_key.as_ref());
-        Ok((user_id, User { tenant: claims.subject.tenant, id }))
+        Ok((
+            user_id,
+            User {
+                tenant: claims.subject.tenant,
+                id,
+            },
+        ))
     }
 
     /// Verifies signature and issuer, or knows that it has.
-    async fn authenticate(&self, settings: &Settings, bearer: &Bearer) -> Result<Claims, VaultError> {
+    async fn authenticate(
+        &self,
+        settings: &Settings,
+        bearer: &Bearer,
+    ) -> Result<Claims, VaultError> {
         let digest = bearer.digest();
         let now = self.env.now();
-        if let Some(claims) = self.verified.borrow_mut().get(&digest).and_then(|cached| cached.at(now)) {
+        if let Some(claims) = self
+            .verified
+            .borrow_mut()
+            .get(&digest)
+            .and_then(|cached| cached.at(now))
+        {
             return Ok(claims.clone());
         }
         let token = Unverified::parse(bearer)?;
@@ -222,18 +316,34 @@ impl<E: Environment> Vault<E> {
         let keys = self.signing_keys(settings, token.key_id()).await?;
         let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
         let claims = token.verify(key, &settings.issuers)?;
-        let until = claims.good_until().min(now.saturating_add(SIGNING_KEYS_FRESH));
-        self.verified.borrow_mut().put(digest, Cached::new(claims.clone(), until));
+        let until = claims
+            .good_until()
+            .min(now.saturating_add(SIGNING_KEYS_FRESH));
+        self.verified
+            .borrow_mut()
+            .put(digest, Cached::new(claims.clone(), until));
         Ok(claims)
     }
 
     /// The signing keys: fetched when old, or for a `kid` that they lack, but for that at most once in five minutes; the
     /// last ones known when they cannot be fetched.
-    async fn signing_keys(&self, settings: &Settings, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
+    async fn signing_keys(
+        &self,
+        settings: &Settings,
+        id: &str,
+    ) -> Result<Rc<SigningKeys>, VaultError> {
         let now = self.env.now();
-        let known = self.signing_keys.borrow().as_ref().map(|cached| (Rc::clone(&cached.value), cached.until));
+        let known = self
+            .signing_keys
+            .borrow()
+            .as_ref()
+            .map(|cached| (Rc::clone(&cached.value), cached.until));
         if let Some((keys, until)) = &known {
-            let asked_lately = now < self.signing_keys_asked_at.get().saturating_add(SIGNING_KEYS_PAUSE);
+            let asked_lately = now
+                < self
+                    .signing_keys_asked_at
+                    .get()
+                    .saturating_add(SIGNING_KEYS_PAUSE);
             if asked_lately || (now < *until && keys.find(id).is_some()) {
                 return Ok(Rc::clone(keys));
             }
@@ -242,11 +352,17 @@ impl<E: Environment> Vault<E> {
         match self.fetch_signing_keys(settings).await {
             Ok(keys) => {
                 let keys = Rc::new(keys);
-                *self.signing_keys.borrow_mut() = Some(Cached::new(Rc::clone(&keys), now.saturating_add(SIGNING_KEYS_FRESH)));
+                *self.signing_keys.borrow_mut() = Some(Cached::new(
+                    Rc::clone(&keys),
+                    now.saturating_add(SIGNING_KEYS_FRESH),
+                ));
                 Ok(keys)
             }
             Err(error) => known
-                .filter(|(_, until)| now < until.saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH)))
+                .filter(|(_, until)| {
+                    now < until
+                        .saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH))
+                })
                 .map(|(keys, _)| keys)
                 .ok_or(error),
         }
@@ -258,7 +374,9 @@ impl<E: Environment> Vault<E> {
         let request = Request::get(format!("{}common/discovery/v2.0/keys", settings.authority))
             .body(SecretBody::default())
             .map_err(|_| unavailable())?;
-        let response = self.send(request, LONGEST_SIGNING_KEYS, System::SigningKeys).await?;
+        let response = self
+            .send(request, LONGEST_SIGNING_KEYS, System::SigningKeys)
+            .await?;
         if !response.status().is_success() {
             return Err(unavailable());
         }
@@ -267,9 +385,17 @@ impl<E: Environment> Vault<E> {
 
     // ---- Entra ID ----
 
-    async fn token(&self, settings: &Settings, tenant: &TenantId, grant: &Grant<'_>) -> Result<Granted, VaultError> {
-        let request = token_request(settings, tenant, grant).map_err(|_| VaultError::setting("authority", "makes no URL"))?;
-        let response = self.send(request, entra::LONGEST_ANSWER, System::Entra).await?;
+    async fn token(
+        &self,
+        settings: &Settings,
+        tenant: &TenantId,
+        grant: &Grant<'_>,
+    ) -> Result<Granted, VaultError> {
+        let request = token_request(settings, tenant, grant)
+            .map_err(|_| VaultError::setting("authority", "makes no URL"))?;
+        let response = self
+            .send(request, entra::LONGEST_ANSWER, System::Entra)
+            .await?;
         read_token_response(&response, grant).map_err(|refusal| {
             self.env.line(
                 &json!({
@@ -285,28 +411,56 @@ impl<E: Environment> Vault<E> {
     // ---- Key Vault ----
 
     /// The newest key of a tenant, to seal under.
-    async fn sealing_key(&self, settings: &Settings, tenant: &TenantId) -> Result<(SecretName, Rc<Key>), VaultError> {
+    async fn sealing_key(
+        &self,
+        settings: &Settings,
+        tenant: &TenantId,
+    ) -> Result<(SecretName, Rc<Key>), VaultError> {
         let now = self.env.now();
         let secret = settings.secret_id.secret_name(tenant);
-        let version = self.newest.borrow_mut().get(&secret).and_then(|cached| cached.at(now)).cloned();
+        let version = self
+            .newest
+            .borrow_mut()
+            .get(&secret)
+            .and_then(|cached| cached.at(now))
+            .cloned();
         let key = match version {
             Some(version) => self.key(settings, &secret, &version).await?,
             None => self.fetch_key(settings, &secret, None).await?,
         };
-        if key.is_valid_at(now) { Ok((secret, key)) } else { Err(OperatorError::KeyNotValid(OperatorError::name(&secret)).into()) }
+        if key.is_valid_at(now) {
+            Ok((secret, key))
+        } else {
+            Err(OperatorError::KeyNotValid(OperatorError::name(&secret)).into())
+        }
     }
 
     /// A key by its exact version.
-    async fn key(&self, settings: &Settings, secret: &SecretName, version: &KeyVersion) -> Result<Rc<Key>, VaultError> {
+    async fn key(
+        &self,
+        settings: &Settings,
+        secret: &SecretName,
+        version: &KeyVersion,
+    ) -> Result<Rc<Key>, VaultError> {
         let id = (secret.clone(), version.clone());
-        if let Some(key) = self.keys.borrow_mut().get(&id).and_then(|cached| cached.at(self.env.now())) {
+        if let Some(key) = self
+            .keys
+            .borrow_mut()
+            .get(&id)
+            .and_then(|cached| cached.at(self.env.now()))
+        {
             return Ok(Rc::clone(key));
         }
         self.fetch_key(settings, secret, Some(version)).await
     }
 
     /// Past the caches, and into them.
-    async fn fetch_key(&self, settings: &Settings, secret: &SecretName, version: Option<&KeyVersion>) -> Result<Rc<Key>, VaultError> {
+    async fn fetch_key(
+        &self,
+        settings: &Settings,
+        secret: &SecretName,
+        version: Option<&KeyVersion>,
+    ) -> Result<Rc<Key>, VaultError> {
         let mut outcome = self.ask_key_vault(settings, secret, version).await;
         if matches!(outcome, Err(SecretError::Unauthorized)) {
             // The token was revoked or is too old after all: once more with a new one.
@@ -320,47 +474,99 @@ impl<E: Environment> Vault<E> {
         let now = self.env.now();
         let id = (secret.clone(), key.version.clone());
         let until = now.saturating_add(settings.key_cache_seconds.into());
-        self.keys.borrow_mut().put(id, Cached::new(Rc::clone(&key), until));
+        self.keys
+            .borrow_mut()
+            .put(id, Cached::new(Rc::clone(&key), until));
         if version.is_none() {
             let until = now.saturating_add(settings.key_latest_seconds.into());
-            self.newest.borrow_mut().put(secret.clone(), Cached::new(key.version.clone(), until));
+            self.newest
+                .borrow_mut()
+                .put(secret.clone(), Cached::new(key.version.clone(), until));
         }
         Ok(key)
     }
 
-    async fn ask_key_vault(&self, settings: &Settings, secret: &SecretName, version: Option<&KeyVersion>) -> Result<Key, SecretError> {
+    async fn ask_key_vault(
+        &self,
+        settings: &Settings,
+        secret: &SecretName,
+        version: Option<&KeyVersion>,
+    ) -> Result<Key, SecretError> {
         let other = SecretError::Other;
-        let token = self.key_vault_token(settings, secret).await.map_err(other)?;
-        let request = secret_request(settings, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
-        let response = self.send(request, key_vault::LONGEST_ANSWER, System::KeyVault).await.map_err(other)?;
+        let token = self
+            .key_vault_token(settings, secret)
+            .await
+            .map_err(other)?;
+        let request =
+            secret_request(settings, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+        let response = self
+            .send(request, key_vault::LONGEST_ANSWER, System::KeyVault)
+            .await
+            .map_err(other)?;
         read_secret(&response, secret, version)
     }
 
     /// This app's own access token for Key Vault.
-    async fn key_vault_token(&self, settings: &Settings, secret: &SecretName) -> Result<Rc<AccessToken>, VaultError> {
-        if let Some(token) = self.key_vault_token.borrow().as_ref().and_then(|cached| cached.at(self.env.now())) {
+    async fn key_vault_token(
+        &self,
+        settings: &Settings,
+        secret: &SecretName,
+    ) -> Result<Rc<AccessToken>, VaultError> {
+        if let Some(token) = self
+            .key_vault_token
+            .borrow()
+            .as_ref()
+            .and_then(|cached| cached.at(self.env.now()))
+        {
             return Ok(Rc::clone(token));
         }
         let tenant = self.key_vault_tenant(settings, secret).await?;
-        let granted = self.token(settings, &tenant, &Grant::ClientCredentials { scope: &settings.key_vault_scope }).await?;
+        let granted = self
+            .token(
+                settings,
+                &tenant,
+                &Grant::ClientCredentials {
+                    scope: &settings.key_vault_scope,
+                },
+            )
+            .await?;
         let token = Rc::new(granted.access_token);
-        let until = self.env.now().saturating_add(u64::from(granted.expires_in).saturating_sub(EXPIRY_MARGIN));
+        let until = self
+            .env
+            .now()
+            .saturating_add(u64::from(granted.expires_in).saturating_sub(EXPIRY_MARGIN));
         *self.key_vault_token.borrow_mut() = Some(Cached::new(Rc::clone(&token), until));
         Ok(token)
     }
 
-    async fn key_vault_tenant(&self, settings: &Settings, secret: &SecretName) -> Result<TenantId, VaultError> {
-        if let Some(tenant) = settings.key_vault_tenant.as_ref().or(self.key_vault_tenant.borrow().as_ref()) {
+    async fn key_vault_tenant(
+        &self,
+        settings: &Settings,
+        secret: &SecretName,
+    ) -> Result<TenantId, VaultError> {
+        if let Some(tenant) = settings
+            .key_vault_tenant
+            .as_ref()
+            .or(self.key_vault_tenant.borrow().as_ref())
+        {
             return Ok(tenant.clone());
         }
         let request = secret_request(settings, secret, None, None).map_err(|_| no_url())?;
-        let response = self.send(request, key_vault::LONGEST_ANSWER, System::KeyVault).await?;
-        let tenant = challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
+        let response = self
+            .send(request, key_vault::LONGEST_ANSWER, System::KeyVault)
+            .await?;
+        let tenant =
+            challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
         *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
         Ok(tenant)
     }
 
-    async fn send(&self, request: Request<SecretBody>, body: usize, system: System) -> Result<Response<SecretBody>, VaultError> {
+    async fn send(
+        &self,
+        request: Request<SecretBody>,
+        body: usize,
+        system: System,
+    ) -> Result<Response<SecretBody>, VaultError> {
         let limits = Limits {
             connect: Duration::from_secs(3),
             first_byte: Duration::from_secs(10),
@@ -394,35 +600,78 @@ impl<E: Environment> Vault<E> {
     ) -> Result<SealedToken, VaultError> {
         let binding = Binding::new(&settings.client_id, tenant, &payload.user_id, nonce);
         // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
-        seal(payload, &binding, (secret, &key.version), &key.key, &self.env).map_err(|_| VaultError::upstream(System::Entra))
+        seal(
+            payload,
+            &binding,
+            (secret, &key.version),
+            &key.key,
+            &self.env,
+        )
+        .map_err(|_| VaultError::upstream(System::Entra))
     }
 
     /// Seals the successor of a token that was just used. The old one stays valid (§A.9), so that a key that cannot be
     /// had now is no reason to keep the access token from the caller.
-    async fn replacement(&self, settings: &Settings, payload: Payload, tenant: &TenantId, nonce: &Nonce) -> Option<SealedToken> {
+    async fn replacement(
+        &self,
+        settings: &Settings,
+        payload: Payload,
+        tenant: &TenantId,
+        nonce: &Nonce,
+    ) -> Option<SealedToken> {
         let (secret, key) = self.sealing_key(settings, tenant).await.ok()?;
-        self.seal(settings, &payload, tenant, nonce, (&secret, &key)).ok()
+        self.seal(settings, &payload, tenant, nonce, (&secret, &key))
+            .ok()
     }
 
     /// Opens with the key that the envelope names, if it is one of this tenant's.
-    async fn open(&self, settings: &Settings, envelope: Envelope<'_>, tenant: &TenantId) -> Result<Payload, VaultError> {
+    async fn open(
+        &self,
+        settings: &Settings,
+        envelope: Envelope<'_>,
+        tenant: &TenantId,
+    ) -> Result<Payload, VaultError> {
         if envelope.secret != settings.secret_id.secret_name(tenant) {
             return Err(StoredError::NotBound.into());
         }
-        let key = self.key(settings, &envelope.secret, &envelope.version).await?;
+        let key = self
+            .key(settings, &envelope.secret, &envelope.version)
+            .await?;
         Ok(envelope.open(&key.key)?)
     }
 
     /// Opens without a caller: the user is the one sealed inside, and must be the one it is stored under.
-    async fn open_stored(&self, settings: &Settings, stored: &StoredToken) -> Result<Payload, VaultError> {
+    async fn open_stored(
+        &self,
+        settings: &Settings,
+        stored: &StoredToken,
+    ) -> Result<Payload, VaultError> {
         allowed(settings, &stored.user.tenant)?;
-        let payload = self.open(settings, Envelope::parse(&stored.token)?, &stored.user.tenant).await?;
-        let binding = Binding::new(&settings.client_id, &stored.user.tenant, &payload.user_id, &stored.nonce);
+        let payload = self
+            .open(
+                settings,
+                Envelope::parse(&stored.token)?,
+                &stored.user.tenant,
+            )
+            .await?;
+        let binding = Binding::new(
+            &settings.client_id,
+            &stored.user.tenant,
+            &payload.user_id,
+            &stored.nonce,
+        );
         let bound = Envelope::parse(&stored.token)?.is_bound_to(&binding)
             && payload.user_id.storage_id(settings.pseudonym_key.as_ref()) == stored.user.id;
-        if bound { Ok(payload) } else { Err(StoredError::NotBound.into()) }
+        if bound {
+            Ok(payload)
+        } else {
+            Err(StoredError::NotBound.into())
+        }
     }
 }
+
+/// One exact version of a key.
+type KeyId = (SecretName, KeyVersion);
 
 /// A value that is good until a time.
 struct Cached<T> {
@@ -448,43 +697,71 @@ fn policy(settings: &Settings) -> Policy {
 }
 
 fn allowed(settings: &Settings, tenant: &TenantId) -> Result<(), CallerError> {
-    if settings.tenants.allow(tenant) { Ok(()) } else { Err(CallerError::TenantNotAllowed) }
+    if settings.tenants.allow(tenant) {
+        Ok(())
+    } else {
+        Err(CallerError::TenantNotAllowed)
+    }
 }
 
 /// Until there are grants: the resource of the setting `scope`, whichever of its permissions. A refresh token is bound to
 /// user and client, not to a resource, so this is what stands between a caller and every other resource (§A.2).
 fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, CallerError> {
-    let Some(asked) = asked else { return Ok(settings.scope.clone()) };
+    let Some(asked) = asked else {
+        return Ok(settings.scope.clone());
+    };
     let scope = Scope::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
-    if scope.same_resource(&settings.scope) { Ok(scope) } else { Err(CallerError::ScopeNotGranted) }
+    if scope.same_resource(&settings.scope) {
+        Ok(scope)
+    } else {
+        Err(CallerError::ScopeNotGranted)
+    }
 }
 
 fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
     let Some(claims) = claims else { return Ok(()) };
-    let is_object = || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(claims).is_ok();
+    let is_object =
+        || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(claims).is_ok();
     if claims.len() <= LONGEST_CLAIMS && is_object() {
         Ok(())
     } else {
-        Err(CallerError::InvalidRequest("`claims` must be a JSON object as text, of at most 4096 bytes".into()))
+        Err(CallerError::InvalidRequest(
+            "`claims` must be a JSON object as text, of at most 4096 bytes".into(),
+        ))
     }
 }
 
+#[expect(clippy::match_same_arms, reason = "one arm a reason")]
 fn refused(refusal: Refusal, grant: &Grant<'_>) -> VaultError {
     let code = refusal.code;
+    let operator = || OperatorError::EntraRefused(code).into();
+    let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, code }).into();
     match (refusal.class, grant) {
-        (Class::Transient { retry_after_seconds }, _) => UpstreamError { system: System::Entra, retry_after_seconds }.into(),
-        // This app itself has no user who could act.
-        (Class::Operator, _) | (Class::Interaction { .. } | Class::Dead | Class::Assertion, Grant::ClientCredentials { .. }) => {
-            OperatorError::EntraRefused(code).into()
+        (
+            Class::Transient {
+                retry_after_seconds,
+            },
+            _,
+        ) => UpstreamError {
+            system: System::Entra,
+            retry_after_seconds,
         }
+        .into(),
+        (Class::Operator, _) => operator(),
+        // This app itself has no user who could act.
+        (
+            Class::Interaction { .. } | Class::Dead | Class::Assertion,
+            Grant::ClientCredentials { .. },
+        ) => operator(),
         (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-            UserError::InteractionRequired(Interaction { claims, code }).into()
+            ask_user(claims)
         }
         // The sign-in behind the caller's token was revoked.
-        (Class::Dead, Grant::OnBehalfOf { .. }) => UserError::InteractionRequired(Interaction { claims: None, code }).into(),
+        (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
         (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(code).into(),
         (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
-        (Class::Assertion, Grant::Refresh { .. }) => OperatorError::EntraRefused(code).into(),
+        // There was no assertion.
+        (Class::Assertion, Grant::Refresh { .. }) => operator(),
     }
 }
 
@@ -504,5 +781,530 @@ const fn capacity(entries: usize) -> NonZeroUsize {
     match NonZeroUsize::new(entries) {
         Some(entries) => entries,
         None => NonZeroUsize::MIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+    use serde_json::json;
+
+    use super::*;
+    use crate::identity::Guid;
+    use crate::settings::tests::TENANT;
+    use crate::world::{SWEEP_KEY, Shared, World};
+
+    const OTHER_USER: &str = "99999999-4444-4444-4444-444444444444";
+
+    fn nonce() -> Nonce {
+        Nonce::parse("1793606000nonce").unwrap()
+    }
+
+    fn enrolled(vault: &Vault<Shared>, world: &Shared) -> (User, SealedToken) {
+        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap();
+        (enrolment.user, enrolment.sealed)
+    }
+
+    fn draw(
+        vault: &Vault<Shared>,
+        bearer: &Bearer,
+        token: &str,
+        draw: Draw,
+    ) -> Result<Issued, VaultError> {
+        block_on(vault.access_token(bearer, &nonce(), token, draw))
+    }
+
+    #[test]
+    fn a_cold_call_asks_what_it_must_and_a_warm_one_only_entra() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        assert_eq!(
+            world.take_calls(),
+            [
+                "keys",
+                "entra client_credentials",
+                "key vault ",
+                "entra jwt-bearer"
+            ]
+        );
+        assert_eq!(sealed.key_version.as_str(), World::version(0));
+        let bearer = world.bearer();
+        for _ in 0..3 {
+            let issued = draw(&vault, &bearer, &sealed.token, Draw::default()).unwrap();
+            assert!(issued.access_token.expose().starts_with("at-canary-"));
+            assert_eq!(issued.replacement, None);
+            assert_eq!(world.take_calls(), ["entra refresh_token"]);
+        }
+    }
+
+    #[test]
+    fn the_tenant_for_key_vault_is_its_challenges_or_the_settings() {
+        let world = World::new();
+        world
+            .settings
+            .borrow_mut()
+            .insert("key_vault_tenant", TENANT.to_owned());
+        world.down.borrow_mut().push("key vault");
+        let vault = Vault::new(Rc::clone(&world));
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        assert_eq!(error, VaultError::upstream(System::KeyVault));
+        // Asked for a token without having been challenged.
+        assert_eq!(world.take_calls(), ["keys", "entra client_credentials"]);
+    }
+
+    #[test]
+    fn anothers_token_does_not_open_and_nothing_is_asked_for_it() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.take_calls();
+        let other = world.bearer_of(OTHER_USER);
+        let error = draw(&vault, &other, &sealed.token, Draw::default()).unwrap_err();
+        assert_eq!(error, StoredError::NotBound.into());
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_token_of_another_enrolment_does_not_open() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        let other = Nonce::parse("1793606000other").unwrap();
+        let error =
+            block_on(vault.access_token(&world.bearer(), &other, &sealed.token, Draw::default()))
+                .unwrap_err();
+        assert_eq!(error, StoredError::NotBound.into());
+        let stored = StoredToken {
+            user,
+            nonce: other,
+            token: sealed.token,
+        };
+        assert_eq!(
+            block_on(vault.refresh(&stored)).unwrap_err(),
+            StoredError::NotBound.into()
+        );
+    }
+
+    #[test]
+    fn a_token_moved_to_another_users_record_is_not_refreshed() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        world.rotate();
+        world.advance(301);
+        let (other, _) = block_on(vault.identify(&world.bearer_of(OTHER_USER))).unwrap();
+        world.take_calls();
+        let moved = StoredToken {
+            user: other,
+            nonce: nonce(),
+            token: sealed.token.clone(),
+        };
+        assert_eq!(
+            block_on(vault.refresh(&moved)).unwrap_err(),
+            StoredError::NotBound.into()
+        );
+        assert_eq!(
+            block_on(vault.reseal(&moved)).unwrap_err(),
+            StoredError::NotBound.into()
+        );
+        let tenant = Guid::parse(OTHER_USER).unwrap();
+        let foreign = StoredToken {
+            user: User { tenant, ..user },
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        assert_eq!(
+            block_on(vault.refresh(&foreign)).unwrap_err(),
+            CallerError::TenantNotAllowed.into()
+        );
+        assert!(
+            !world
+                .take_calls()
+                .contains(&"entra refresh_token".to_owned())
+        );
+    }
+
+    #[test]
+    fn only_the_configured_resource_may_be_drawn() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.take_calls();
+        for scope in [
+            "https://vault.azure.net/.default",
+            "User.Read",
+            "https://graph.microsoft.com/User.Read https://vault.azure.net/x",
+            "",
+        ] {
+            let asked = Draw {
+                scope: Some(scope.into()),
+                ..Draw::default()
+            };
+            assert_eq!(
+                draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err(),
+                CallerError::ScopeNotGranted.into(),
+                "{scope}"
+            );
+            let error = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope))).unwrap_err();
+            assert_eq!(error, CallerError::ScopeNotGranted.into(), "{scope}");
+        }
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+        let asked = Draw {
+            scope: Some("https://graph.microsoft.com/User.Read".into()),
+            ..Draw::default()
+        };
+        let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+        assert_eq!(
+            issued.scope,
+            "https://graph.microsoft.com/User.Read offline_access"
+        );
+    }
+
+    #[test]
+    fn claims_that_are_no_object_are_refused() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        for claims in [
+            "",
+            "[]",
+            "{",
+            &format!("{{\"a\":\"{}\"}}", "x".repeat(4096)),
+        ] {
+            let asked = Draw {
+                claims: Some(claims.into()),
+                ..Draw::default()
+            };
+            let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
+            assert!(
+                matches!(error, VaultError::Caller(CallerError::InvalidRequest(_))),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_key_entra_is_not_asked() {
+        let world = World::new();
+        world.keys.borrow_mut().clear();
+        let vault = Vault::new(Rc::clone(&world));
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        assert_eq!(
+            error,
+            OperatorError::KeyNotFound(format!("obo-{TENANT}")).into()
+        );
+        assert!(!world.take_calls().contains(&"entra jwt-bearer".to_owned()));
+    }
+
+    #[test]
+    fn a_reseal_moves_to_the_newest_key_without_entra() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        let stored = StoredToken {
+            user: user.clone(),
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        world.down.borrow_mut().push("entra");
+        assert_eq!(block_on(vault.reseal(&stored)), Ok(None));
+        world.rotate();
+        assert_eq!(
+            block_on(vault.newest_key_version(&user.tenant))
+                .unwrap()
+                .as_str(),
+            World::version(1)
+        );
+        let resealed = block_on(vault.reseal(&stored)).unwrap().unwrap();
+        assert_eq!(resealed.key_version.as_str(), World::version(1));
+        world.down.borrow_mut().clear();
+        draw(&vault, &world.bearer(), &resealed.token, Draw::default()).unwrap();
+        assert_eq!(
+            *world.redeemed.borrow(),
+            ["rt-canary-1"],
+            "the same refresh token as before"
+        );
+    }
+
+    #[test]
+    fn a_refresh_yields_the_successor_under_the_newest_key() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        world.rotate();
+        world.advance(301);
+        let stored = StoredToken {
+            user: user.clone(),
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        let next = block_on(vault.refresh(&stored)).unwrap();
+        assert_eq!(next.key_version.as_str(), World::version(1));
+        block_on(vault.refresh(&StoredToken {
+            token: next.token,
+            ..stored
+        }))
+        .unwrap();
+        let redeemed = world.redeemed.borrow();
+        assert_ne!(redeemed[0], redeemed[1]);
+    }
+
+    #[test]
+    fn a_deleted_key_dies_within_its_cache_time() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.keys.borrow_mut().clear();
+        world.advance(3599);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        world.advance(1);
+        let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+        assert_eq!(
+            error,
+            OperatorError::KeyNotFound(format!("obo-{TENANT}")).into()
+        );
+    }
+
+    #[test]
+    fn key_vault_down_is_told_from_damage() {
+        let world = World::new();
+        let (_, sealed) = enrolled(&Vault::new(Rc::clone(&world)), &world);
+        world.down.borrow_mut().push("key vault");
+        let cold = Vault::new(Rc::clone(&world));
+        assert_eq!(
+            draw(&cold, &world.bearer(), &sealed.token, Draw::default()).unwrap_err(),
+            VaultError::upstream(System::KeyVault)
+        );
+        let damaged = format!("{}A", sealed.token);
+        assert_eq!(
+            draw(&cold, &world.bearer(), &damaged, Draw::default()).unwrap_err(),
+            StoredError::Damaged.into()
+        );
+    }
+
+    #[test]
+    fn a_token_that_key_vault_no_longer_takes_is_replaced_once() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        enrolled(&vault, &world);
+        world.advance(301);
+        world.take_calls();
+        world
+            .key_vault_answers
+            .borrow_mut()
+            .push_back((401, json!({})));
+        enrolled(&vault, &world);
+        assert_eq!(
+            world.take_calls(),
+            [
+                "key vault ",
+                "entra client_credentials",
+                "key vault ",
+                "entra jwt-bearer"
+            ]
+        );
+        world.advance(301);
+        world
+            .key_vault_answers
+            .borrow_mut()
+            .extend([(401, json!({})), (401, json!({}))]);
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        assert_eq!(error, OperatorError::KeyVaultRefused.into());
+    }
+
+    #[test]
+    fn expired_keys_open_but_do_not_seal() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        let key = STANDARD_KEY;
+        world.advance(3600);
+        let expired = json!({"value": key, "id": format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{}", World::version(0)), "attributes": {"exp": 5}});
+        world
+            .key_vault_answers
+            .borrow_mut()
+            .extend([(200, expired.clone()), (200, expired)]);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        assert_eq!(
+            error,
+            OperatorError::KeyNotValid(format!("obo-{TENANT}")).into()
+        );
+        drop(user);
+    }
+
+    /// base64 of 32 bytes 7, the world's first key.
+    const STANDARD_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+    #[test]
+    fn signing_keys_outlive_an_outage_and_an_unknown_kid_does_not_hammer() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        block_on(vault.identify(&world.bearer())).unwrap();
+        world.take_calls();
+        let unknown = crate::caller::tests::sign(
+            &json!({"alg": "RS256", "kid": "new"}),
+            &crate::caller::tests::claims(),
+        );
+        for _ in 0..3 {
+            assert_eq!(
+                block_on(vault.identify(&unknown)).unwrap_err(),
+                TokenDefect::UnknownKey.into()
+            );
+        }
+        assert_eq!(
+            world.take_calls(),
+            Vec::<String>::new(),
+            "asked less than five minutes ago"
+        );
+        world.advance(300);
+        for _ in 0..3 {
+            assert_eq!(
+                block_on(vault.identify(&unknown)).unwrap_err(),
+                TokenDefect::UnknownKey.into()
+            );
+        }
+        assert_eq!(world.take_calls(), ["keys"]);
+        world.down.borrow_mut().push("keys");
+        world.advance(7200);
+        block_on(vault.identify(&world.bearer())).unwrap();
+        world.advance(86_400);
+        assert_eq!(
+            block_on(vault.identify(&world.bearer())).unwrap_err(),
+            VaultError::upstream(System::SigningKeys)
+        );
+    }
+
+    #[test]
+    fn an_expired_token_is_refused_although_it_was_verified_before() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let bearer = world.bearer();
+        block_on(vault.identify(&bearer)).unwrap();
+        world.advance(3900 + 299);
+        block_on(vault.identify(&bearer)).unwrap();
+        world.advance(1);
+        assert_eq!(
+            block_on(vault.identify(&bearer)).unwrap_err(),
+            TokenDefect::Expired.into()
+        );
+    }
+
+    #[test]
+    fn a_tenant_that_is_not_allowed_makes_no_call() {
+        let world = World::new();
+        world
+            .settings
+            .borrow_mut()
+            .insert("tenants", OTHER_USER.to_owned());
+        let vault = Vault::new(Rc::clone(&world));
+        assert_eq!(
+            block_on(vault.identify(&world.bearer())).unwrap_err(),
+            CallerError::TenantNotAllowed.into()
+        );
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_sweep_key_and_its_predecessor_authorise_and_nothing_else() {
+        let world = World::new();
+        let previous = "previous-key-canary-0123456789-0123456789";
+        world
+            .settings
+            .borrow_mut()
+            .insert("sweep_key_previous", previous.to_owned());
+        let vault = Vault::new(Rc::clone(&world));
+        for key in [SWEEP_KEY, previous] {
+            assert_eq!(
+                block_on(vault.authorize_sweep(&Bearer::new(key.into())))
+                    .unwrap()
+                    .concurrency,
+                32
+            );
+        }
+        for key in ["", "x", &SWEEP_KEY[1..]] {
+            let error = block_on(vault.authorize_sweep(&Bearer::new(key.into()))).unwrap_err();
+            assert_eq!(error, CallerError::SweepNotAuthorized.into(), "{key}");
+        }
+        let user = block_on(vault.authorize_sweep(&world.bearer())).unwrap_err();
+        assert_eq!(
+            user,
+            CallerError::InsufficientScope(SWEEP_ROLE.into()).into()
+        );
+    }
+
+    #[test]
+    fn refusals_reach_the_caller_by_whose_fault_they_are() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let refusal = |error: &str, code: u32| {
+            (
+                400,
+                json!({"error": error, "error_codes": [code], "claims": "{}", "error_description": "canary user@contoso"}),
+            )
+        };
+        for (code, on_enrol, on_draw) in [
+            (
+                50_173,
+                VaultError::from(UserError::InteractionRequired(Interaction {
+                    claims: None,
+                    code: Some(50_173),
+                })),
+                VaultError::from(UserError::ReenrolmentRequired(Some(50_173))),
+            ),
+            (
+                500_133,
+                TokenDefect::Rejected.into(),
+                OperatorError::EntraRefused(Some(500_133)).into(),
+            ),
+            (
+                90_033,
+                VaultError::upstream(System::Entra),
+                VaultError::upstream(System::Entra),
+            ),
+            (
+                7_000_215,
+                OperatorError::EntraRefused(Some(7_000_215)).into(),
+                OperatorError::EntraRefused(Some(7_000_215)).into(),
+            ),
+        ] {
+            world
+                .entra_answers
+                .borrow_mut()
+                .push_back(refusal("invalid_grant", code));
+            assert_eq!(
+                block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+                on_enrol
+            );
+            world
+                .entra_answers
+                .borrow_mut()
+                .push_back(refusal("invalid_grant", code));
+            assert_eq!(
+                draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err(),
+                on_draw
+            );
+        }
+        let log = world.log.borrow().join("\n");
+        assert!(
+            log.contains("50173") && !log.contains("contoso") && !log.contains("canary"),
+            "{log}"
+        );
+    }
+
+    #[test]
+    fn no_refresh_token_is_no_enrolment() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        world.entra_answers.borrow_mut().push_back((
+            200,
+            json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
+        ));
+        assert_eq!(
+            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            OperatorError::NoRefreshToken.into()
+        );
     }
 }

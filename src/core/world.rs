@@ -1,1 +1,306 @@
-//! x
+//! A world for native tests: storage, a clock, randomness, and as much of Entra ID and Key Vault as the tests look at.
+//! The real protocols are the business of `runtime-tests`, whose emulators share no code with this.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{Request, Response};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::caller::tests::{NOW, claims, jwks, sign};
+use crate::port::{
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store, StoreError,
+};
+use crate::secret::Bearer;
+use crate::settings::tests::{TENANT, Values, least};
+use crate::{Keeper, Vault};
+
+pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
+
+/// Everything outside.
+pub(crate) struct World {
+    pub(crate) now: Cell<u64>,
+    pub(crate) settings: RefCell<Values>,
+    pub(crate) rows: RefCell<BTreeMap<String, Vec<u8>>>,
+    pub(crate) log: RefCell<Vec<String>>,
+    /// `entra <grant>`, `keys`, `key vault <version or empty>`, in order.
+    pub(crate) calls: RefCell<Vec<String>>,
+    /// Refresh tokens that were redeemed, in order.
+    pub(crate) redeemed: RefCell<Vec<String>>,
+    /// Answers that the token endpoint gives to grants of users before it behaves again.
+    pub(crate) entra_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Answers that Key Vault gives before it behaves again.
+    pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Systems that do not answer.
+    pub(crate) down: RefCell<Vec<&'static str>>,
+    /// Versions of the tenant's key; the last is the newest.
+    pub(crate) keys: RefCell<Vec<[u8; 32]>>,
+    /// Storage operations until one fails; none: none does.
+    pub(crate) store_fails_after: Cell<Option<u32>>,
+    /// Runs before the storage operation with this number, counted down.
+    pub(crate) before_store: RefCell<Option<(u32, Box<dyn FnOnce(&World)>)>>,
+    counter: Cell<u64>,
+}
+
+/// A world, as the ports take it.
+pub(crate) type Shared = Rc<World>;
+
+/// The app, with its caches.
+pub(crate) type App = Keeper<Vault<Shared>, Shared, Shared>;
+
+impl World {
+    pub(crate) fn new() -> Shared {
+        let mut settings = least();
+        settings.insert("sweep_key", SWEEP_KEY.to_owned());
+        Rc::new(Self {
+            now: NOW.into(),
+            settings: settings.into(),
+            rows: RefCell::default(),
+            log: RefCell::default(),
+            calls: RefCell::default(),
+            redeemed: RefCell::default(),
+            entra_answers: RefCell::default(),
+            key_vault_answers: RefCell::default(),
+            down: RefCell::default(),
+            keys: vec![[7; 32]].into(),
+            store_fails_after: Cell::default(),
+            before_store: RefCell::default(),
+            counter: Cell::default(),
+        })
+    }
+
+    /// A new instance of the app: nothing cached.
+    pub(crate) fn app(self: &Rc<Self>) -> App {
+        Keeper::new(
+            Vault::new(Rc::clone(self)),
+            Rc::clone(self),
+            Rc::clone(self),
+        )
+    }
+
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.now.set(self.now.get() + seconds);
+    }
+
+    pub(crate) fn rotate(&self) {
+        let first = u8::try_from(self.keys.borrow().len()).unwrap();
+        self.keys.borrow_mut().push([first + 100; 32]);
+    }
+
+    /// Version of the n-th key, from 0.
+    pub(crate) fn version(index: usize) -> String {
+        format!("{index:032x}")
+    }
+
+    /// A caller's token of a user, valid now.
+    pub(crate) fn bearer_of(&self, object: &str) -> Bearer {
+        let mut claims = claims();
+        claims["oid"] = json!(object);
+        claims["nbf"] = json!(self.now.get());
+        claims["exp"] = json!(self.now.get() + 3900);
+        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims)
+    }
+
+    pub(crate) fn bearer(&self) -> Bearer {
+        self.bearer_of(crate::caller::tests::USER)
+    }
+
+    /// Takes the calls made since the last time.
+    pub(crate) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.borrow_mut())
+    }
+
+    /// Keys of storage that begin so.
+    pub(crate) fn keys_of(&self, kind: &str) -> Vec<String> {
+        self.rows
+            .borrow()
+            .keys()
+            .filter(|key| key.starts_with(kind))
+            .cloned()
+            .collect()
+    }
+
+    fn next(&self) -> u64 {
+        self.counter.set(self.counter.get() + 1);
+        self.counter.get()
+    }
+
+    fn store_operation(&self) -> Result<(), StoreError> {
+        let due = {
+            let mut before = self.before_store.borrow_mut();
+            match before.as_mut() {
+                Some((0, _)) => before.take(),
+                Some((left, _)) => {
+                    *left -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, run)) = due {
+            run(self);
+        }
+        match self.store_fails_after.get() {
+            Some(0) => Err(StoreError("injected".into())),
+            Some(left) => {
+                self.store_fails_after.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn token_endpoint(&self, request: &Request<SecretBody>) -> (u16, Value) {
+        let form: BTreeMap<_, _> = url::form_urlencoded::parse(request.body())
+            .into_owned()
+            .collect();
+        let grant = form["grant_type"].rsplit(':').next().unwrap();
+        self.calls.borrow_mut().push(format!("entra {grant}"));
+        if grant == "client_credentials" {
+            return (
+                200,
+                json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
+            );
+        }
+        if let Some(token) = form.get("refresh_token") {
+            self.redeemed.borrow_mut().push(token.clone());
+        }
+        if let Some(answer) = self.entra_answers.borrow_mut().pop_front() {
+            return answer;
+        }
+        let number = self.next();
+        (
+            200,
+            json!({
+                "token_type": "Bearer", "expires_in": 3599, "scope": form["scope"],
+                "access_token": format!("at-canary-{number}"), "refresh_token": format!("rt-canary-{number}"),
+            }),
+        )
+    }
+
+    fn key_vault(&self, request: &Request<SecretBody>) -> (u16, Value) {
+        let version = request.uri().path().rsplit('/').next().unwrap();
+        if request.headers().get("authorization").is_none() {
+            return (401, json!({}));
+        }
+        self.calls.borrow_mut().push(format!("key vault {version}"));
+        if let Some(answer) = self.key_vault_answers.borrow_mut().pop_front() {
+            return answer;
+        }
+        let keys = self.keys.borrow();
+        let index = match version {
+            "" => keys.len().checked_sub(1),
+            version => usize::from_str_radix(version, 16)
+                .ok()
+                .filter(|index| *index < keys.len()),
+        };
+        match index {
+            Some(index) => (
+                200,
+                json!({
+                    "value": STANDARD.encode(keys[index]),
+                    "id": format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{}", Self::version(index)),
+                    "attributes": {"enabled": true},
+                }),
+            ),
+            None => (
+                404,
+                json!({"error": {"code": "SecretNotFound", "message": "m"}}),
+            ),
+        }
+    }
+}
+
+impl Http for Shared {
+    async fn send(
+        &self,
+        request: Request<SecretBody>,
+        _: Limits,
+    ) -> Result<Response<SecretBody>, HttpError> {
+        let host = request.uri().host().unwrap().to_owned();
+        let (system, path) = match host.as_str() {
+            "login.microsoftonline.com" if request.uri().path().ends_with("/token") => {
+                ("entra", "token")
+            }
+            "login.microsoftonline.com" => ("keys", "keys"),
+            _ => ("key vault", "secret"),
+        };
+        if self.down.borrow().contains(&system) {
+            return Err(HttpError::Unreachable);
+        }
+        let (status, body) = match path {
+            "token" => self.token_endpoint(&request),
+            "keys" => {
+                self.calls.borrow_mut().push("keys".into());
+                let template = json!("https://login.microsoftonline.com/{tenantid}/v2.0");
+                (200, serde_json::from_slice(&jwks(template)).unwrap())
+            }
+            _ => self.key_vault(&request),
+        };
+        Ok(Response::builder()
+            .status(status)
+            .header(
+                "www-authenticate",
+                format!(r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net""#),
+            )
+            .body(Zeroizing::new(body.to_string().into_bytes()))
+            .unwrap())
+    }
+}
+
+impl Store for Shared {
+    async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store_operation()?;
+        Ok(self.rows.borrow().get(key).cloned())
+    }
+
+    async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.store_operation()?;
+        self.rows.borrow_mut().insert(key.into(), value.into());
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.store_operation()?;
+        self.rows.borrow_mut().remove(key);
+        Ok(())
+    }
+
+    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+        self.store_operation()?;
+        Ok(self.rows.borrow().keys().cloned().collect())
+    }
+}
+
+impl Clock for Shared {
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+}
+
+impl Random for Shared {
+    fn fill(&self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            let number = self
+                .next()
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes();
+            chunk.copy_from_slice(&number[..chunk.len()]);
+        }
+    }
+}
+
+impl Config for Shared {
+    fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        Ok(self.settings.borrow().get(name).cloned())
+    }
+}
+
+impl Log for Shared {
+    fn line(&self, line: &str) {
+        self.log.borrow_mut().push(line.into());
+    }
+}

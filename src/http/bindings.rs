@@ -1,6 +1,15 @@
 //! Generated from `wit/`: the vault that this component imports, and the one listing of keys that does not deadlock
 //! (facts/spin.md §4).
-#![allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+#![allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
 
 spin_sdk::wit_bindgen::generate!({
     inline: "

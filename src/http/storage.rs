@@ -23,13 +23,17 @@ impl Store for SpinStore {
     }
 
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
-        let listing = draft::open("default").and_then(|bucket| bucket.list_keys(None)).map_err(|error| {
-            StoreError(match error {
-                draft::Error::NoSuchStore => "there is no store `default`".into(),
-                draft::Error::AccessDenied => "the manifest does not give the component the store `default`".into(),
-                draft::Error::Other(what) => what,
-            })
-        })?;
+        let listing = draft::open("default")
+            .and_then(|bucket| bucket.list_keys(None))
+            .map_err(|error| {
+                StoreError(match error {
+                    draft::Error::NoSuchStore => "there is no store `default`".into(),
+                    draft::Error::AccessDenied => {
+                        "the manifest does not give the component the store `default`".into()
+                    }
+                    draft::Error::Other(what) => what,
+                })
+            })?;
         Ok(listing.keys)
     }
 }
@@ -42,7 +46,9 @@ async fn open() -> Result<key_value::Store, StoreError> {
 fn failed(error: key_value::Error) -> StoreError {
     StoreError(match error {
         key_value::Error::NoSuchStore => "there is no store `default`".into(),
-        key_value::Error::AccessDenied => "the manifest does not give the component the store `default`".into(),
+        key_value::Error::AccessDenied => {
+            "the manifest does not give the component the store `default`".into()
+        }
         key_value::Error::StoreTableFull => "too many stores are open".into(),
         key_value::Error::Other(what) => what,
     })

@@ -1,10 +1,13 @@
 //! The imported vault as the core's port, and the table of its errors: one arm a case, no catch-all.
 
 use behalf_core::error::{
-    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError, UserError, VaultError,
+    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
+    UserError, VaultError,
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
-use behalf_core::port::{Draw, Enrolment, Issued, Policy, SealedToken, StoredToken, SweepLimits, User, VaultPort};
+use behalf_core::port::{
+    Draw, Enrolment, Issued, Policy, SealedToken, StoredToken, SweepLimits, User, VaultPort,
+};
 use behalf_core::secret::{AccessToken, Bearer};
 
 use crate::bindings::behalf::vault::vault as wit;
@@ -22,8 +25,18 @@ impl VaultPort for ImportedVault {
         Ok((user(&caller.user)?, caller.policy.into()))
     }
 
-    async fn enroll(&self, bearer: &Bearer, nonce: &Nonce, scope: Option<&str>) -> Result<Enrolment, VaultError> {
-        let enrolment = wit::enroll(bearer.expose().into(), nonce.as_str().into(), scope.map(Into::into)).await?;
+    async fn enroll(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        scope: Option<&str>,
+    ) -> Result<Enrolment, VaultError> {
+        let enrolment = wit::enroll(
+            bearer.expose().into(),
+            nonce.as_str().into(),
+            scope.map(Into::into),
+        )
+        .await?;
         Ok(Enrolment {
             user: user(&enrolment.user)?,
             policy: enrolment.policy.into(),
@@ -32,9 +45,25 @@ impl VaultPort for ImportedVault {
         })
     }
 
-    async fn access_token(&self, bearer: &Bearer, nonce: &Nonce, token: &str, draw: Draw) -> Result<Issued, VaultError> {
-        let draw = wit::Draw { scope: draw.scope, claims: draw.claims, replace: draw.replace };
-        let issued = wit::access_token(bearer.expose().into(), nonce.as_str().into(), token.into(), draw).await?;
+    async fn access_token(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        token: &str,
+        draw: Draw,
+    ) -> Result<Issued, VaultError> {
+        let draw = wit::Draw {
+            scope: draw.scope,
+            claims: draw.claims,
+            replace: draw.replace,
+        };
+        let issued = wit::access_token(
+            bearer.expose().into(),
+            nonce.as_str().into(),
+            token.into(),
+            draw,
+        )
+        .await?;
         Ok(Issued {
             access_token: AccessToken::new(issued.access_token),
             token_type: issued.token_type,
@@ -49,7 +78,10 @@ impl VaultPort for ImportedVault {
     }
 
     async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
-        wit::reseal(stored.into()).await?.map(TryInto::try_into).transpose()
+        wit::reseal(stored.into())
+            .await?
+            .map(TryInto::try_into)
+            .transpose()
     }
 
     async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
@@ -58,12 +90,21 @@ impl VaultPort for ImportedVault {
 
     async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
         let limits = wit::authorize_sweep(bearer.expose().into()).await?;
-        Ok(SweepLimits { policy: limits.policy.into(), seconds: limits.seconds, concurrency: limits.concurrency })
+        Ok(SweepLimits {
+            policy: limits.policy.into(),
+            seconds: limits.seconds,
+            concurrency: limits.concurrency,
+        })
     }
 }
 
 fn user(user: &wit::User) -> Result<User, VaultError> {
-    let read = || Some(User { tenant: TenantId::parse(&user.tenant)?, id: StorageId::parse(&user.id)? });
+    let read = || {
+        Some(User {
+            tenant: TenantId::parse(&user.tenant)?,
+            id: StorageId::parse(&user.id)?,
+        })
+    };
     read().ok_or_else(another_vault)
 }
 
@@ -73,12 +114,18 @@ fn key_version(text: &str) -> Result<KeyVersion, VaultError> {
 
 /// The component behind the import answers what the interface forbids: it is not behalf's vault.
 fn another_vault() -> VaultError {
-    VaultError::setting("component.http.dependencies", "does not name behalf's own vault component")
+    VaultError::setting(
+        "component.http.dependencies",
+        "does not name behalf's own vault component",
+    )
 }
 
 impl From<wit::Policy> for Policy {
     fn from(policy: wit::Policy) -> Self {
-        Self { store_prefix: policy.store_prefix, refresh_after_seconds: policy.refresh_after_seconds }
+        Self {
+            store_prefix: policy.store_prefix,
+            refresh_after_seconds: policy.refresh_after_seconds,
+        }
     }
 }
 
@@ -86,7 +133,10 @@ impl TryFrom<wit::SealedToken> for SealedToken {
     type Error = VaultError;
 
     fn try_from(sealed: wit::SealedToken) -> Result<Self, VaultError> {
-        Ok(Self { token: sealed.token, key_version: key_version(&sealed.key_version)? })
+        Ok(Self {
+            token: sealed.token,
+            key_version: key_version(&sealed.key_version)?,
+        })
     }
 }
 
@@ -119,13 +169,18 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Rejected => TokenDefect::Rejected,
                 }),
                 wit::CallerError::TenantNotAllowed => CallerError::TenantNotAllowed,
-                wit::CallerError::InsufficientScope(lacking) => CallerError::InsufficientScope(lacking),
+                wit::CallerError::InsufficientScope(lacking) => {
+                    CallerError::InsufficientScope(lacking)
+                }
                 wit::CallerError::ScopeNotGranted => CallerError::ScopeNotGranted,
                 wit::CallerError::SweepNotAuthorized => CallerError::SweepNotAuthorized,
             }),
             wit::Error::User(error) => Self::User(match error {
                 wit::UserError::InteractionRequired(interaction) => {
-                    UserError::InteractionRequired(Interaction { claims: interaction.claims, code: interaction.code })
+                    UserError::InteractionRequired(Interaction {
+                        claims: interaction.claims,
+                        code: interaction.code,
+                    })
                 }
                 wit::UserError::ReenrolmentRequired(code) => UserError::ReenrolmentRequired(code),
             }),
@@ -134,7 +189,10 @@ impl From<wit::Error> for VaultError {
                 wit::StoredError::NotBound => StoredError::NotBound,
             }),
             wit::Error::Operator(error) => Self::Operator(match error {
-                wit::OperatorError::Setting(fault) => OperatorError::Setting { name: fault.name, expected: fault.expected },
+                wit::OperatorError::Setting(fault) => OperatorError::Setting {
+                    name: fault.name,
+                    expected: fault.expected,
+                },
                 wit::OperatorError::KeyNotFound(secret) => OperatorError::KeyNotFound(secret),
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),

@@ -1,5 +1,14 @@
 //! Generated from `wit/`: the interface that this component exports, and the configuration it imports.
-#![allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+#![allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
 
 wit_bindgen::generate!({
     path: "../../wit",

@@ -21,16 +21,38 @@ impl Guest for Component {
 
     async fn identify(bearer: String) -> Result<wit::Caller, wit::Error> {
         let (user, policy) = vault().identify(&Bearer::new(bearer)).await?;
-        Ok(wit::Caller { user: user.into(), policy: policy.into() })
+        Ok(wit::Caller {
+            user: user.into(),
+            policy: policy.into(),
+        })
     }
 
-    async fn enroll(bearer: String, given: String, scope: Option<String>) -> Result<wit::Enrolment, wit::Error> {
-        Ok(vault().enroll(&Bearer::new(bearer), &nonce(&given)?, scope.as_deref()).await?.into())
+    async fn enroll(
+        bearer: String,
+        given: String,
+        scope: Option<String>,
+    ) -> Result<wit::Enrolment, wit::Error> {
+        Ok(vault()
+            .enroll(&Bearer::new(bearer), &nonce(&given)?, scope.as_deref())
+            .await?
+            .into())
     }
 
-    async fn access_token(bearer: String, given: String, token: String, draw: wit::Draw) -> Result<wit::Issued, wit::Error> {
-        let draw = Draw { scope: draw.scope, claims: draw.claims, replace: draw.replace };
-        Ok(vault().access_token(&Bearer::new(bearer), &nonce(&given)?, &token, draw).await?.into())
+    async fn access_token(
+        bearer: String,
+        given: String,
+        token: String,
+        draw: wit::Draw,
+    ) -> Result<wit::Issued, wit::Error> {
+        let draw = Draw {
+            scope: draw.scope,
+            claims: draw.claims,
+            replace: draw.replace,
+        };
+        Ok(vault()
+            .access_token(&Bearer::new(bearer), &nonce(&given)?, &token, draw)
+            .await?
+            .into())
     }
 
     async fn refresh(stored: wit::StoredToken) -> Result<wit::SealedToken, wit::Error> {
@@ -42,7 +64,11 @@ impl Guest for Component {
     }
 
     async fn newest_key_version(tenant: String) -> Result<String, wit::Error> {
-        Ok(vault().newest_key_version(&translation::tenant(&tenant)?).await?.as_str().into())
+        Ok(vault()
+            .newest_key_version(&translation::tenant(&tenant)?)
+            .await?
+            .as_str()
+            .into())
     }
 
     async fn authorize_sweep(bearer: String) -> Result<wit::SweepLimits, wit::Error> {
@@ -55,6 +81,10 @@ impl TryFrom<wit::StoredToken> for StoredToken {
 
     fn try_from(stored: wit::StoredToken) -> Result<Self, wit::Error> {
         let user: User = user(&stored.tenant, &stored.user_id)?;
-        Ok(Self { user, nonce: nonce(&stored.nonce)?, token: stored.token })
+        Ok(Self {
+            user,
+            nonce: nonce(&stored.nonce)?,
+            token: stored.token,
+        })
     }
 }

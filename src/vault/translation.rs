@@ -1,6 +1,8 @@
 //! Core types as WIT values, and the table of errors: one arm a case, no catch-all.
 
-use behalf_core::error::{CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError};
+use behalf_core::error::{
+    CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
+};
 use behalf_core::identity::{Nonce, StorageId, TenantId};
 use behalf_core::port::{Enrolment, Issued, Policy, SealedToken, SweepLimits, User};
 
@@ -18,25 +20,38 @@ pub(crate) fn tenant(text: &str) -> Result<TenantId, wit::Error> {
 
 /// Reads a user that an embedder gave.
 pub(crate) fn user(tenant_id: &str, id: &str) -> Result<User, wit::Error> {
-    let id = StorageId::parse(id).ok_or_else(|| invalid("`user-id` must be 32 characters of [A-Za-z0-9_-]"))?;
-    Ok(User { tenant: tenant(tenant_id)?, id })
+    let id = StorageId::parse(id)
+        .ok_or_else(|| invalid("`user-id` must be 32 characters of [A-Za-z0-9_-]"))?;
+    Ok(User {
+        tenant: tenant(tenant_id)?,
+        id,
+    })
 }
 
 impl From<User> for wit::User {
     fn from(user: User) -> Self {
-        Self { tenant: user.tenant.as_str().into(), id: user.id.as_str().into() }
+        Self {
+            tenant: user.tenant.as_str().into(),
+            id: user.id.as_str().into(),
+        }
     }
 }
 
 impl From<Policy> for wit::Policy {
     fn from(policy: Policy) -> Self {
-        Self { store_prefix: policy.store_prefix, refresh_after_seconds: policy.refresh_after_seconds }
+        Self {
+            store_prefix: policy.store_prefix,
+            refresh_after_seconds: policy.refresh_after_seconds,
+        }
     }
 }
 
 impl From<SealedToken> for wit::SealedToken {
     fn from(sealed: SealedToken) -> Self {
-        Self { token: sealed.token, key_version: sealed.key_version.as_str().into() }
+        Self {
+            token: sealed.token,
+            key_version: sealed.key_version.as_str().into(),
+        }
     }
 }
 
@@ -65,7 +80,11 @@ impl From<Issued> for wit::Issued {
 
 impl From<SweepLimits> for wit::SweepLimits {
     fn from(limits: SweepLimits) -> Self {
-        Self { policy: limits.policy.into(), seconds: limits.seconds, concurrency: limits.concurrency }
+        Self {
+            policy: limits.policy.into(),
+            seconds: limits.seconds,
+            concurrency: limits.concurrency,
+        }
     }
 }
 
@@ -87,13 +106,18 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Rejected => wit::TokenDefect::Rejected,
                 }),
                 CallerError::TenantNotAllowed => wit::CallerError::TenantNotAllowed,
-                CallerError::InsufficientScope(lacking) => wit::CallerError::InsufficientScope(lacking),
+                CallerError::InsufficientScope(lacking) => {
+                    wit::CallerError::InsufficientScope(lacking)
+                }
                 CallerError::ScopeNotGranted => wit::CallerError::ScopeNotGranted,
                 CallerError::SweepNotAuthorized => wit::CallerError::SweepNotAuthorized,
             }),
             VaultError::User(error) => Self::User(match error {
                 UserError::InteractionRequired(interaction) => {
-                    wit::UserError::InteractionRequired(wit::Interaction { claims: interaction.claims, code: interaction.code })
+                    wit::UserError::InteractionRequired(wit::Interaction {
+                        claims: interaction.claims,
+                        code: interaction.code,
+                    })
                 }
                 UserError::ReenrolmentRequired(code) => wit::UserError::ReenrolmentRequired(code),
             }),
@@ -102,7 +126,9 @@ impl From<VaultError> for wit::Error {
                 StoredError::NotBound => wit::StoredError::NotBound,
             }),
             VaultError::Operator(error) => Self::Operator(match error {
-                OperatorError::Setting { name, expected } => wit::OperatorError::Setting(wit::SettingFault { name, expected }),
+                OperatorError::Setting { name, expected } => {
+                    wit::OperatorError::Setting(wit::SettingFault { name, expected })
+                }
                 OperatorError::KeyNotFound(secret) => wit::OperatorError::KeyNotFound(secret),
                 OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),
                 OperatorError::KeyNotValid(secret) => wit::OperatorError::KeyNotValid(secret),

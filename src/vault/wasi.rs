@@ -4,7 +4,9 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use behalf_core::Vault;
-use behalf_core::port::{Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody};
+use behalf_core::port::{
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody,
+};
 use futures_util::future::join;
 use http::{HeaderMap, Request, Response};
 use wasip3::clocks::system_clock;
@@ -58,7 +60,11 @@ impl Log for Wasi {
 }
 
 impl Http for Wasi {
-    async fn send(&self, request: Request<SecretBody>, limits: Limits) -> Result<Response<SecretBody>, HttpError> {
+    async fn send(
+        &self,
+        request: Request<SecretBody>,
+        limits: Limits,
+    ) -> Result<Response<SecretBody>, HttpError> {
         let (request, body) = outgoing(request, limits).ok_or(HttpError::Unreachable)?;
         // The body is written while the request is under way: the host reads it when it has a connection.
         let (response, ()) = join(client::send(request), body).await;
@@ -68,12 +74,21 @@ impl Http for Wasi {
 }
 
 /// The request, and the future that writes its body.
-fn outgoing(request: Request<SecretBody>, limits: Limits) -> Option<(types::Request, impl Future<Output = ()>)> {
+fn outgoing(
+    request: Request<SecretBody>,
+    limits: Limits,
+) -> Option<(types::Request, impl Future<Output = ()>)> {
     let (parts, body) = request.into_parts();
     let options = RequestOptions::new();
-    options.set_connect_timeout(Some(nanoseconds(limits.connect))).ok()?;
-    options.set_first_byte_timeout(Some(nanoseconds(limits.first_byte))).ok()?;
-    options.set_between_bytes_timeout(Some(nanoseconds(limits.between_bytes))).ok()?;
+    options
+        .set_connect_timeout(Some(nanoseconds(limits.connect)))
+        .ok()?;
+    options
+        .set_first_byte_timeout(Some(nanoseconds(limits.first_byte)))
+        .ok()?;
+    options
+        .set_between_bytes_timeout(Some(nanoseconds(limits.between_bytes)))
+        .ok()?;
 
     let mut headers = parts.headers;
     let (writer, reader): (Option<StreamWriter<u8>>, _) = if body.is_empty() {
@@ -84,11 +99,27 @@ fn outgoing(request: Request<SecretBody>, limits: Limits) -> Option<(types::Requ
         (Some(writer), Some(reader))
     };
     let (trailers, no_trailers) = wit_future::new(|| Ok(None));
-    let (request, _sent) = types::Request::new(Fields::try_from(headers).ok()?, reader, no_trailers, Some(options));
+    let (request, _sent) = types::Request::new(
+        Fields::try_from(headers).ok()?,
+        reader,
+        no_trailers,
+        Some(options),
+    );
     request.set_method(&(&parts.method).into()).ok()?;
-    request.set_scheme(parts.uri.scheme().map(Into::into).as_ref()).ok()?;
-    request.set_authority(parts.uri.authority().map(http::uri::Authority::as_str)).ok()?;
-    request.set_path_with_query(parts.uri.path_and_query().map(http::uri::PathAndQuery::as_str)).ok()?;
+    request
+        .set_scheme(parts.uri.scheme().map(Into::into).as_ref())
+        .ok()?;
+    request
+        .set_authority(parts.uri.authority().map(http::uri::Authority::as_str))
+        .ok()?;
+    request
+        .set_path_with_query(
+            parts
+                .uri
+                .path_and_query()
+                .map(http::uri::PathAndQuery::as_str),
+        )
+        .ok()?;
 
     let write = async move {
         if let Some(mut writer) = writer {
@@ -101,9 +132,13 @@ fn outgoing(request: Request<SecretBody>, limits: Limits) -> Option<(types::Requ
     Some((request, write))
 }
 
-async fn incoming(response: types::Response, longest: usize) -> Result<Response<SecretBody>, HttpError> {
+async fn incoming(
+    response: types::Response,
+    longest: usize,
+) -> Result<Response<SecretBody>, HttpError> {
     let mut head = Response::builder().status(response.get_status_code());
-    let headers = HeaderMap::try_from(response.get_headers()).map_err(|_| HttpError::Unreachable)?;
+    let headers =
+        HeaderMap::try_from(response.get_headers()).map_err(|_| HttpError::Unreachable)?;
     if let Some(own) = head.headers_mut() {
         *own = headers;
     }
@@ -134,7 +169,9 @@ async fn read(mut stream: StreamReader<u8>, longest: usize) -> Result<SecretBody
 /// Grows by hand: `Vec` would leave the old memory behind with what was in it.
 fn append(body: &mut SecretBody, chunk: &[u8]) {
     if body.capacity().saturating_sub(body.len()) < chunk.len() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(body.len().saturating_add(chunk.len()).saturating_mul(2)));
+        let mut larger = Zeroizing::new(Vec::with_capacity(
+            body.len().saturating_add(chunk.len()).saturating_mul(2),
+        ));
         larger.extend_from_slice(body);
         *body = larger;
     }
