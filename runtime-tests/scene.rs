@@ -150,7 +150,9 @@ impl Scene {
             .iter()
             .map(|(key, value)| format!("{key} = {}", String::from_utf8_lossy(value)));
         let places = output.iter().cloned().chain(answers).chain(values);
-        let secrets = self.emulators.secrets();
+        let mut secrets = self.emulators.secrets();
+        // From Entra ID's descriptions of errors, which name users (design §3).
+        secrets.push("demo.user@contoso.example".to_owned());
         for place in places {
             ensure!(
                 !secrets.iter().any(|secret| place.contains(secret)),

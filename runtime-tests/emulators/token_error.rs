@@ -122,6 +122,10 @@ pub(crate) fn respond(
     response
 }
 
+/// Descriptions of this kind name the user, which is why none may be logged or passed on.
+const USER_NAMED: &str = "User account 'demo.user@contoso.example' from identity provider 'https://sts.windows.net/' \
+                          does not exist in the tenant or is not assigned to a role for the application.";
+
 /// Code, status, `error`, `suberror` (empty: none), text.
 const USUAL: &[(u32, u16, &str, &str, &str)] = &[
     (
@@ -131,13 +135,7 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "",
         "Assertion failed signature validation. [Reason - The key was not found.]",
     ),
-    (
-        50_020,
-        400,
-        "invalid_grant",
-        "",
-        "User account does not exist in the tenant.",
-    ),
+    (50_020, 400, "invalid_grant", "", USER_NAMED),
     (
         50_033,
         503,
@@ -145,13 +143,7 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "",
         "A retryable error has occurred.",
     ),
-    (
-        50_034,
-        400,
-        "invalid_grant",
-        "bad_token",
-        "The user account does not exist in the directory.",
-    ),
+    (50_034, 400, "invalid_grant", "bad_token", USER_NAMED),
     (
         50_057,
         400,
@@ -187,13 +179,7 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "",
         "A transient error has occurred during strong authentication.",
     ),
-    (
-        50_105,
-        400,
-        "invalid_grant",
-        "",
-        "The signed in user is not assigned to a role for the application.",
-    ),
+    (50_105, 400, "invalid_grant", "", USER_NAMED),
     (
         50_132,
         400,

@@ -57,30 +57,3 @@ async fn a_wrong_setting_stops_the_start() -> Result {
     assert!(emulators.journal().is_empty(), "nobody was asked");
     Ok(())
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_apps_run_beside_each_other() -> Result {
-    let emulators = Emulators::start(emulators::Options::default()).await?;
-    let (one, two) = tokio::join!(
-        App::start(Options::for_emulators(&emulators)),
-        App::start(Options::for_emulators(&emulators)),
-    );
-    let (one, two) = (one?, two?);
-    assert_ne!(one.address(), two.address());
-    let token = emulators.caller().mint();
-    assert_eq!(
-        one.send(reqwest::Method::PUT, "/v1/me", Some(&token), None)
-            .await?
-            .status,
-        201
-    );
-    assert_eq!(
-        two.send(reqwest::Method::GET, "/v1/me", Some(&token), None)
-            .await?
-            .status,
-        404
-    );
-    one.stop().await?;
-    two.stop().await?;
-    Ok(())
-}

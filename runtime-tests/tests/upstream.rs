@@ -2,6 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     reason = "a panic is a failed test"
 )]
 
@@ -281,6 +282,8 @@ fn failures() -> Vec<(Fault, u16, &'static str)> {
         (Fault::entra(50_196), 503, "entra_unavailable"),
         (Fault::entra(7_000_215), 500, "entra_refused"),
         (Fault::entra(700_016), 500, "entra_refused"),
+        (Fault::entra(50_105), 500, "entra_refused"),
+        (Fault::entra(50_020), 401, "interaction_required"),
         (Fault::entra(65_001), 401, "interaction_required"),
         (entra(50_076, Some(CLAIMS)), 401, "interaction_required"),
         (entra(53_003, None), 401, "interaction_required"),
