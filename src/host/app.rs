@@ -77,7 +77,8 @@ impl App {
             None
         };
         let client = OutboundClient::new().map_err(|error| LoadError::Engine(error.to_string()))?;
-        let engine = engine::engine().map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let engine =
+            engine::engine(options.limits.interruptible()).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         let linker = engine::linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
 
         let mut handlers = BTreeMap::new();

@@ -4,8 +4,9 @@ use crate::bindings;
 use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
+use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
 /// How many instances may live at once.
 const MAX_INSTANCES: u32 = 1000;
@@ -16,8 +17,13 @@ const MAX_MEMORIES: u32 = 2 * MAX_INSTANCES;
 /// How much of a memory stays mapped for the next instance, cleared. Both of our components fit.
 const KEEP_RESIDENT: usize = 1024 * 1024;
 
+/// How often a component that computes lets others run, if it can be interrupted.
+const TICK: Duration = Duration::from_millis(10);
+
 /// An engine with a pool of instances, or without one where there is not enough address space for it.
-pub(crate) fn engine() -> wasmtime::Result<Engine> {
+///
+/// If components can be interrupted, which slows them down by some percent, one that computes for ever can be given up.
+pub(crate) fn engine(interruptible: bool) -> wasmtime::Result<Engine> {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(MAX_INSTANCES)
         .total_core_instances(16 * MAX_INSTANCES)
@@ -32,8 +38,29 @@ pub(crate) fn engine() -> wasmtime::Result<Engine> {
         .max_tables_per_component(64)
         .linear_memory_keep_resident(KEEP_RESIDENT);
     let mut config = Config::new();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    Engine::new(&config).or_else(|_| Engine::new(&Config::new()))
+    config.epoch_interruption(interruptible);
+    let engine = Engine::new(config.clone().allocation_strategy(InstanceAllocationStrategy::Pooling(pool)))
+        .or_else(|_| Engine::new(&config))?;
+    if interruptible {
+        let engine = engine.weak();
+        let tick = move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        };
+        std::thread::Builder::new().name("tick".to_owned()).spawn(tick)?;
+    }
+    Ok(engine)
+}
+
+/// Lets an instance run in turns with others, if its engine can interrupt it.
+pub(crate) fn take_turns<T>(store: &mut Store<T>, interruptible: bool) {
+    if interruptible {
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+    }
 }
 
 /// What components may import. Granted is less: an instance's state decides what each import gives access to.
@@ -58,6 +85,6 @@ mod tests {
 
     #[test]
     fn all_interfaces_fit_into_one_linker() {
-        linker(&engine().unwrap()).unwrap();
+        linker(&engine(false).unwrap()).unwrap();
     }
 }

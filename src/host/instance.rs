@@ -4,6 +4,7 @@
 //! serving; the next request gets a new instance.
 
 use crate::console;
+use crate::engine;
 use crate::key_value::{KeyValueGrant, KeyValueView, Store};
 use crate::outbound::{Outbound, OutboundHooks};
 use crate::variables::ComponentVariables;
@@ -44,6 +45,13 @@ pub(crate) struct ReuseLimits {
     pub(crate) idle_timeout: Duration,
 }
 
+impl ReuseLimits {
+    /// Whether a component must be interruptible for these limits to hold.
+    pub(crate) fn interruptible(&self) -> bool {
+        self.request_timeout.is_some()
+    }
+}
+
 /// What all instances of this process share: how to stop, and who is still at work.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lifetime {
@@ -82,6 +90,7 @@ impl HandlerState for Instances {
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
         let mut store = wasmtime::Store::new(self.pre.engine(), self.guest());
+        engine::take_turns(&mut store, self.limits.interruptible());
         let proxy = Proxy::P3(self.pre.instantiate_async(&mut store).await?);
         Ok(Instance {
             store,
@@ -273,7 +282,10 @@ impl Lines {
 
     fn flush(&mut self) {
         let line = std::mem::take(&mut self.pending);
-        (self.say)(&self.component, String::from_utf8_lossy(&line).trim_end());
+        let line = String::from_utf8_lossy(&line);
+        if !line.trim_end().is_empty() {
+            (self.say)(&self.component, line.trim_end());
+        }
     }
 }
 

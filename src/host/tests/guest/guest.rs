@@ -1,0 +1,193 @@
+//! The component's paths.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects, reason = "a test's component may trap")]
+
+use crate::bindings::spin::key_value::key_value::Store;
+use crate::bindings::spin::variables::variables;
+use crate::bindings::wasi::config::store as config;
+use crate::bindings::wasi::keyvalue::store as keyvalue;
+use std::cell::Cell;
+use std::fmt::Debug;
+use wasip3::clocks::monotonic_clock;
+use wasip3::http::client;
+use wasip3::http::types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme};
+use wasip3::{wit_future, wit_stream};
+
+struct Handler;
+
+wasip3::http::service::export!(Handler);
+
+thread_local! {
+    static SERVED: Cell<u32> = const { Cell::new(0) };
+}
+
+impl wasip3::exports::http::handler::Guest for Handler {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let served = SERVED.replace(SERVED.get() + 1);
+        let path = request.get_path_with_query().unwrap_or_default();
+        let words: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
+        Ok(match *words.as_slice() {
+            ["served"] => text(200, served.to_string()),
+            ["headers"] => {
+                let line = |(name, value): &(String, Vec<u8>)| format!("{name}: {}\n", String::from_utf8_lossy(value));
+                text(200, request.get_headers().copy_all().iter().map(line).collect())
+            }
+            ["echo"] => {
+                let (body, trailers) = Request::consume_body(request, wit_future::new(|| Ok(())).1);
+                Response::new(Fields::new(), Some(body), trailers).0
+            }
+            ["drip", count, milliseconds] => drip(number(count), number(milliseconds)),
+            ["sleep", milliseconds] => {
+                sleep(number(milliseconds)).await;
+                text(200, "slept".to_owned())
+            }
+            ["spin"] => loop {
+                std::hint::spin_loop();
+            },
+            ["panic"] => panic!("the guest panics"),
+            ["error"] => return Err(ErrorCode::InternalError(Some("guest data".to_owned()))),
+            ["print"] => {
+                print!("first half, ");
+                println!("second half");
+                eprintln!("to standard error");
+                text(200, String::new())
+            }
+            ["after", milliseconds, key] => {
+                let (milliseconds, key) = (number(milliseconds), key.to_owned());
+                wit_bindgen::spawn(async move {
+                    sleep(milliseconds).await;
+                    set(&key, b"after").await;
+                });
+                text(200, "soon".to_owned())
+            }
+            ["config"] => shown(config::get_all().map(|mut all| {
+                all.sort();
+                all
+            })),
+            ["config", name] => shown(config::get(name)),
+            ["variable", name] => shown(variables::get(name.to_owned()).await),
+            ["open", label] => {
+                let spin = Store::open(label.to_owned()).await.map(|_| ());
+                shown((spin, keyvalue::open(label).map(|_| ())))
+            }
+            ["set", key, value] => {
+                set(key, value.as_bytes()).await;
+                text(200, String::new())
+            }
+            ["get", key] => {
+                let spin = open().await.get(key.to_owned()).await.map(utf8);
+                let wasi = keyvalue::open("default").and_then(|store| store.get(key)).map(utf8);
+                shown((spin, wasi))
+            }
+            ["exists", key] => {
+                let spin = open().await.exists(key.to_owned()).await;
+                shown((spin, keyvalue::open("default").and_then(|store| store.exists(key))))
+            }
+            ["delete", key] => shown(open().await.delete(key.to_owned()).await),
+            ["keys"] => {
+                let (keys, end) = open().await.get_keys().await;
+                shown((keys.collect().await, end.await))
+            }
+            ["list"] => {
+                let store = keyvalue::open("default").unwrap();
+                let keys = store.list_keys(None).map(|all| (all.keys, all.cursor));
+                shown((keys, store.list_keys(Some("cursor")).map(|all| all.keys)))
+            }
+            ["send"] => send(request).await,
+            ["healthz"] => health(),
+            _ => text(404, String::new()),
+        })
+    }
+}
+
+/// Sends a request to where the headers of this one say, and answers what came back.
+async fn send(request: Request) -> Response {
+    let headers = request.get_headers();
+    let header = |name: &str| headers.get(name).first().map(|it| String::from_utf8_lossy(it).into_owned());
+    let options = RequestOptions::new();
+    if let Some(milliseconds) = header("x-first-byte") {
+        options.set_first_byte_timeout(Some(number(&milliseconds) * 1_000_000)).unwrap();
+    }
+    let fields = Fields::new();
+    fields.append("x-forwarded", b"yes").unwrap();
+    let (to, method) = (header("x-to").unwrap(), request.get_method());
+    let (body, trailers) = if matches!(method, Method::Get) {
+        (None, wit_future::new(|| Ok(None)).1)
+    } else {
+        let (body, trailers) = Request::consume_body(request, wit_future::new(|| Ok(())).1);
+        (Some(body), trailers)
+    };
+    let (scheme, rest) = to.split_once("://").unwrap();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
+    let (request, _sent) = Request::new(fields, body, trailers, Some(options));
+    request.set_method(&method).unwrap();
+    request.set_scheme(Some(&scheme)).unwrap();
+    request.set_authority(Some(authority)).unwrap();
+    request.set_path_with_query(Some(&format!("/{path}"))).unwrap();
+    match client::send(request).await {
+        Ok(response) => response,
+        Err(code) => text(502, format!("{code:?}")),
+    }
+}
+
+/// Says that the variable `problem` is a problem, unless it is empty.
+fn health() -> Response {
+    match config::get("problem") {
+        Ok(Some(problem)) if !problem.is_empty() => {
+            let body = format!("{{\"title\": \"a title\", \"detail\": {problem:?}}}");
+            respond(503, "application/problem+json", body.into_bytes())
+        }
+        Ok(_) | Err(_) => text(404, String::new()),
+    }
+}
+
+fn drip(count: u64, milliseconds: u64) -> Response {
+    let (mut writer, reader) = wit_stream::new();
+    wit_bindgen::spawn(async move {
+        for index in 0..count {
+            sleep(milliseconds).await;
+            writer.write_all(format!("{index}\n").into_bytes()).await;
+        }
+    });
+    Response::new(Fields::new(), Some(reader), wit_future::new(|| Ok(None)).1).0
+}
+
+fn shown(value: impl Debug) -> Response {
+    text(200, format!("{value:?}"))
+}
+
+fn text(status: u16, text: String) -> Response {
+    respond(status, "text/plain", text.into_bytes())
+}
+
+fn respond(status: u16, media_type: &str, body: Vec<u8>) -> Response {
+    let fields = Fields::new();
+    fields.append("content-type", media_type.as_bytes()).unwrap();
+    let (mut writer, reader) = wit_stream::new();
+    wit_bindgen::spawn(async move {
+        writer.write_all(body).await;
+    });
+    let response = Response::new(fields, Some(reader), wit_future::new(|| Ok(None)).1).0;
+    response.set_status_code(status).unwrap();
+    response
+}
+
+async fn sleep(milliseconds: u64) {
+    monotonic_clock::wait_for(milliseconds * 1_000_000).await;
+}
+
+async fn open() -> Store {
+    Store::open("default".to_owned()).await.unwrap()
+}
+
+async fn set(key: &str, value: &[u8]) {
+    open().await.set(key.to_owned(), value.to_owned()).await.unwrap();
+}
+
+fn utf8(value: Option<Vec<u8>>) -> Option<String> {
+    value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().unwrap()
+}

@@ -1,0 +1,232 @@
+//! Runs the host as a child process on the test guest.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The component that all tests run, built once.
+pub fn guest() -> &'static Path {
+    static GUEST: OnceLock<PathBuf> = OnceLock::new();
+    GUEST.get_or_init(|| {
+        // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
+        let built = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--locked", "--package", "behalf-test-guest", "--target", "wasm32-wasip2", "--target-dir"])
+            .arg(&target)
+            .status()
+            .unwrap();
+        assert!(built.success(), "the test guest does not build");
+        target.join("wasm32-wasip2/debug/behalf_test_guest.wasm")
+    })
+}
+
+/// A manifest for the guest: the component `web` on all routes.
+pub fn manifest() -> String {
+    format!(
+        r#"spin_manifest_version = 2
+[application]
+name = "test"
+[variables]
+problem = {{ default = "" }}
+greeting = {{ default = "hello" }}
+origin = {{ default = "" }}
+[[trigger.http]]
+route = "/..."
+component = "web"
+[component.web]
+source = "{}"
+key_value_stores = ["default"]
+allowed_outbound_hosts = ["http://127.0.0.1:*", "{{{{ origin }}}}"]
+[component.web.variables]
+problem = "{{{{ problem }}}}"
+greeting = "<{{{{ greeting }}}}>"
+"#,
+        guest().display()
+    )
+}
+
+/// How to run the host.
+pub struct Setup {
+    /// The folder that it runs in, with its manifest.
+    pub folder: TempDir,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub fn new(manifest: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
+        Self { folder, arguments: vec!["up".to_owned(), "--exit-on-stdin-close".to_owned()], environment: Vec::new() }
+    }
+
+    pub fn arg(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|it| (*it).to_owned()));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn spawn(&self) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_behalf"))
+            .current_dir(self.folder.path())
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .args(&self.arguments)
+            .args(if self.arguments.iter().any(|it| it == "--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs a host that must not start; returns its exit code and what it said.
+    pub fn fails(&self) -> (Option<i32>, String) {
+        let mut child = self.spawn();
+        let stdin = child.stdin.take();
+        let output = child.wait_with_output().unwrap();
+        drop(stdin);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "standard output is for the address alone");
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Runs a host until it serves.
+    pub fn start(self) -> Host {
+        let mut child = self.spawn();
+        let log = Arc::<Mutex<String>>::default();
+        let reader = std::thread::spawn({
+            let (log, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+            move || {
+                for line in stderr.lines() {
+                    let line = line.unwrap();
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let Some(url) = line.strip_prefix("Serving ").map(str::trim_end) else {
+            child.wait().unwrap();
+            reader.join().unwrap();
+            panic!("the host does not start:\n{}", log.lock().unwrap());
+        };
+        let url = url.to_owned();
+        let stdin = child.stdin.take();
+        Host { url, setup: self, child, stdin, stdout, log, reader: Some(reader) }
+    }
+}
+
+/// A host that serves.
+pub struct Host {
+    pub url: String,
+    pub setup: Setup,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<std::process::ChildStdout>,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Sends a GET request; returns status and text.
+    pub async fn get(&self, path: &str) -> (StatusCode, String) {
+        let (head, body) = self.send(Request::get(self.uri(path)).body(Bytes::new()).unwrap()).await.into_parts();
+        (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    /// The text of a GET request that must succeed.
+    pub async fn text(&self, path: &str) -> String {
+        let (status, text) = self.get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {text}");
+        text
+    }
+
+    /// Lets the component send a request to `to`.
+    pub async fn sends(&self, to: &str) -> (StatusCode, String) {
+        let request = Request::get(self.uri("/send")).header("x-to", to).header("x-first-byte", "300");
+        let (head, body) = self.send(request.body(Bytes::new()).unwrap()).await.into_parts();
+        (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    pub async fn send(&self, request: Request<Bytes>) -> Response<hyper::body::Incoming> {
+        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        client.request(request.map(Full::new)).await.unwrap()
+    }
+
+    pub fn uri(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// What the host said so far, once it said `what`.
+    pub fn log_with(&self, what: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if log.contains(what) {
+                return log;
+            }
+            assert!(Instant::now() < end, "{what:?} is not in:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Closes the host's standard input.
+    pub fn close_stdin(&mut self) {
+        drop(self.stdin.take());
+    }
+
+    /// Waits until the host has ended; returns its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let end = Instant::now() + Duration::from_mins(1);
+        let status: ExitStatus = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "the host does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+            let mut rest = String::new();
+            self.stdout.read_to_string(&mut rest).unwrap();
+            assert_eq!(rest, "", "standard output is for the address alone");
+        }
+        status.code()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.close_stdin();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
