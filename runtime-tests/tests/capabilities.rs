@@ -61,10 +61,10 @@ fn capabilities(component: &str) -> Vec<String> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 0 => {
-                names.extend(section.into_iter().map(|import| format!("import {}", import.unwrap().name.0)));
+                names.extend(section.into_iter().map(|import| format!("import {}", import.unwrap().name.name)));
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
-                names.extend(section.into_iter().map(|export| format!("export {}", export.unwrap().name.0)));
+                names.extend(section.into_iter().map(|export| format!("export {}", export.unwrap().name.name)));
             }
             _ => {}
         }
