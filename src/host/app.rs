@@ -22,10 +22,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Trap};
 use wasmtime_wasi_http::WasiBody;
-use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHandler};
+use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHandler, TrapOrPanicError};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 
@@ -259,7 +259,10 @@ fn failure(component: &str, error: &wasmtime::Error) -> Response<WasiBody> {
         console::warn(format_args!("component {component} did not respond within --request-timeout"));
         plain(StatusCode::INTERNAL_SERVER_ERROR, "The component took too long.\n")
     } else {
-        // The instance's end says why.
+        // If its instance failed, the end of that says why.
+        if !error.is::<Trap>() && !error.is::<TrapOrPanicError>() {
+            console::warn(format_args!("component {component} returned no response: {}", cause(error)));
+        }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "The component failed.\n")
     }
 }

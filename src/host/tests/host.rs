@@ -179,6 +179,26 @@ async fn outbound_requests_go_where_they_may() {
 }
 
 #[tokio::test]
+async fn tls_is_verified_and_agrees_on_a_protocol() {
+    let authority = harness::Authority::new();
+    let server = authority.serve("localhost").await;
+    let misnamed = authority.serve("elsewhere.test").await;
+    let stranger = harness::Authority::new().serve("localhost").await;
+    let setup = Setup::new(&manifest().replace("http://127.0.0.1:*", "https://localhost:*"));
+    let file = setup.folder.path().join("ca.pem");
+    std::fs::write(&file, &authority.pem).unwrap();
+    let host = setup.env("SSL_CERT_FILE", file.to_str().unwrap()).start();
+    for _ in 0..2 {
+        let answer = (StatusCode::OK, format!("HTTP/2.0 https://localhost:{server}/ no host header"));
+        assert_eq!(host.sends(&format!("https://localhost:{server}/")).await, answer);
+    }
+    for port in [misnamed, stranger] {
+        let refused = (StatusCode::BAD_GATEWAY, "ErrorCode::TlsCertificateError".to_owned());
+        assert_eq!(host.sends(&format!("https://localhost:{port}/")).await, refused);
+    }
+}
+
+#[tokio::test]
 async fn a_stop_finishes_what_was_begun() {
     let mut host = start();
     let url = host.uri("/sleep/1000");
