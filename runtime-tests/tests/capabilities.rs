@@ -3,6 +3,13 @@
 //!
 //! After a wanted change: `UPDATE_CAPABILITIES=1 cargo test -p runtime-tests --test capabilities`, and say why in the
 //! commit.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is a failed test"
+)]
 
 use std::path::{Path, PathBuf};
 

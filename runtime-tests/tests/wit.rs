@@ -1,4 +1,11 @@
 //! Every item of `wit/behalf.wit` is documented: interfaces, worlds, types, fields, cases and functions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is a failed test"
+)]
 
 use std::path::Path;
 
