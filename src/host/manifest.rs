@@ -82,7 +82,7 @@ impl Manifest {
 
     /// Tells which route leads where.
     pub(crate) fn tell(&self) {
-        for Route { pattern, component } in self.routes.iter() {
+        for Route { pattern, component, .. } in self.routes.iter() {
             let description = self.components.get(component).map_or("", |it| it.description.as_str());
             let gap = if description.is_empty() { "" } else { ": " };
             console::fact("route", format_args!("{pattern} -> {component}{gap}{description}"));

@@ -1,13 +1,13 @@
-//! From a request's path to a component, with Spin's own matcher: an exact route beats the longest wildcard.
+//! From a request's path to a component: an exact route beats the longest wildcard, as in Spin (facts/spin.md §2).
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use routefinder::{RouteSpec, Router};
 use std::net::SocketAddr;
 
 /// What the app's routes lead to.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
-    router: Router<Route>,
+    /// The first that matches a path is the best.
+    routes: Vec<Route>,
 }
 
 /// A route of the manifest.
@@ -17,6 +17,18 @@ pub(crate) struct Route {
     pub(crate) pattern: String,
     /// The component that it leads to.
     pub(crate) component: String,
+    segments: Vec<Segment>,
+}
+
+/// A part of a route, between slashes. The order is that of preference.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    /// This very text.
+    Exact(String),
+    /// Any text, under a name: `:name`.
+    Named(String),
+    /// Whatever follows, if anything: `...`, always last.
+    Rest,
 }
 
 impl Routes {
@@ -29,37 +41,74 @@ impl Routes {
         if !pattern.starts_with('/') {
             return Err(format!("the route {pattern:?} must start with a slash"));
         }
-        let (prefix, rest) = match pattern.strip_suffix("/...") {
-            Some(prefix) => (prefix, "/*"),
-            None => (pattern, ""),
+        let (start, has_rest) = match pattern.strip_suffix("/...") {
+            Some(start) => (start, true),
+            None => (pattern, false),
         };
-        // The matcher panics on a wildcard that is not last.
-        if prefix.contains('*') || prefix.contains("...") {
-            return Err(format!("the route {pattern:?} may have a wildcard only at its end, as /..."));
+        let segment = |text: &str| match text.strip_prefix(':') {
+            _ if text == "..." || text.contains('*') => {
+                Err(format!("the route {pattern:?} may have a wildcard only at its end, as /..."))
+            }
+            Some("") => Err(format!("the route {pattern:?} has a colon without a name")),
+            Some(name) => Ok(Segment::Named(name.to_owned())),
+            None => Ok(Segment::Exact(text.to_owned())),
+        };
+        let mut segments = split(start).map(segment).collect::<Result<Vec<_>, _>>()?;
+        if has_rest {
+            segments.push(Segment::Rest);
         }
-        let spec: RouteSpec =
-            format!("{prefix}{rest}").parse().map_err(|reason| format!("{pattern:?} is no route: {reason}"))?;
-        if self.router.iter().any(|(it, _)| it.segments() == spec.segments()) {
-            return Err(format!("the route {pattern} is there twice"));
+        match self.routes.binary_search_by(|route| route.segments.cmp(&segments)) {
+            Ok(_) => Err(format!("the route {pattern} is there twice")),
+            Err(place) => {
+                let route = Route { pattern: pattern.to_owned(), component: component.to_owned(), segments };
+                self.routes.insert(place, route);
+                Ok(())
+            }
         }
-        let Ok(()) = self.router.add(spec, Route { pattern: pattern.to_owned(), component: component.to_owned() });
-        Ok(())
     }
 
     /// Drops the routes for which `keep` is false.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&Route) -> bool) {
-        self.router = std::mem::take(&mut self.router).into_iter().filter(|(_, route)| keep(route)).collect();
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Route) -> bool) {
+        self.routes.retain(keep);
     }
 
-    /// All routes.
+    /// All routes, those that match first in front.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.router.iter().map(|(_, route)| route)
+        self.routes.iter()
     }
 
     /// The route that a path takes.
     pub(crate) fn find<'a>(&'a self, path: &'a str) -> Option<RouteMatch<'a>> {
-        let found = self.router.best_match(path)?;
-        Some(RouteMatch { route: found.handler(), captures: found.captures(), path })
+        self.routes.iter().find_map(|route| route.matches(path))
+    }
+}
+
+/// The segments of a path. Slashes at its ends do not count.
+fn split(path: &str) -> impl Iterator<Item = &str> {
+    let path = path.trim_matches('/');
+    (!path.is_empty()).then(|| path.split('/')).into_iter().flatten()
+}
+
+impl Route {
+    fn matches<'a>(&'a self, path: &'a str) -> Option<RouteMatch<'a>> {
+        let mut texts = split(path);
+        let mut named = Vec::new();
+        let mut path_info = String::new();
+        for segment in &self.segments {
+            match segment {
+                Segment::Exact(text) => (texts.next()? == text).then_some(())?,
+                Segment::Named(name) => named.push((name.as_str(), texts.next()?)),
+                Segment::Rest => {
+                    for text in texts.by_ref() {
+                        path_info.extend(["/", text]);
+                    }
+                    if path.ends_with('/') {
+                        path_info.push('/');
+                    }
+                }
+            }
+        }
+        texts.next().is_none().then_some(RouteMatch { route: self, named, path_info })
     }
 }
 
@@ -68,8 +117,9 @@ impl Routes {
 pub(crate) struct RouteMatch<'a> {
     /// The route.
     pub(crate) route: &'a Route,
-    captures: routefinder::Captures<'a, 'a>,
-    path: &'a str,
+    named: Vec<(&'a str, &'a str)>,
+    /// What `...` stands for, with the slashes around it.
+    path_info: String,
 }
 
 impl RouteMatch<'_> {
@@ -88,25 +138,15 @@ impl RouteMatch<'_> {
                 headers.append(name, value);
             }
         };
-        add("spin-path-info", &self.path_info());
+        add("spin-path-info", &self.path_info);
         add("spin-full-url", full_url);
         add("spin-matched-route", pattern);
         add("spin-base-path", "/");
         add("spin-raw-component-route", pattern);
         add("spin-component-route", pattern.strip_suffix("/...").unwrap_or(pattern));
         add("spin-client-addr", &client.to_string());
-        for (name, value) in &self.captures {
+        for (name, value) in &self.named {
             add(&format!("spin-path-match-{}", name.replace('_', "-").to_ascii_lowercase()), value);
-        }
-    }
-
-    /// What the wildcard at the end stands for, with the slashes around it.
-    fn path_info(&self) -> String {
-        match self.captures.wildcard() {
-            Some("") if self.path.ends_with('/') => "/".to_owned(),
-            Some("") | None => String::new(),
-            Some(rest) if self.path.ends_with('/') => format!("/{rest}/"),
-            Some(rest) => format!("/{rest}"),
         }
     }
 }
@@ -135,7 +175,10 @@ mod tests {
             ("/ab", "/..."),
             ("/a/x", "/a/..."),
             ("/a/b", "/a/b"),
+            ("/a/b/", "/a/b"),
+            ("//a/b", "/a/b"),
             ("/a/b/c", "/a/b/..."),
+            ("/a//b", "/a/..."),
             ("/u/me", "/u/me"),
             ("/u/you", "/u/:id"),
         ] {
@@ -186,6 +229,8 @@ mod tests {
         let mut routes = routes(&["/a"]);
         assert_eq!(routes.add("a", "c").unwrap_err(), "the route \"a\" must start with a slash");
         assert_eq!(routes.add("/a", "d").unwrap_err(), "the route /a is there twice");
+        assert_eq!(routes.add("/a/", "d").unwrap_err(), "the route /a/ is there twice");
+        assert_eq!(routes.add("/b/:", "d").unwrap_err(), "the route \"/b/:\" has a colon without a name");
         for pattern in ["/.../a", "/a/*/b", "/*", "/*/..."] {
             let error = routes.add(pattern, "d").unwrap_err();
             assert!(error.ends_with("may have a wildcard only at its end, as /..."), "{pattern}: {error}");
