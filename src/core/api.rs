@@ -1,9 +1,9 @@
 //! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CACHE_CONTROL};
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -32,10 +32,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             "/healthz" => match *method {
                 Method::GET | Method::HEAD => {
                     self.vault.check_settings()?;
-                    Ok(json_response(
-                        StatusCode::OK,
-                        json!({"status": "ok"}).to_string(),
-                    ))
+                    Ok(json_response(StatusCode::OK, &json!({"status": "ok"})))
                 }
                 _ => Err(ApiError::MethodNotAllowed("GET, HEAD")),
             },
@@ -71,11 +68,13 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     let issued = self
                         .draw(&bearer(request), asked.scope, asked.claims)
                         .await?;
-                    let json = json!({
-                        "access_token": issued.access_token.expose(), "token_type": issued.token_type,
-                        "expires_in": issued.expires_in, "scope": issued.scope,
-                    });
-                    Ok(json_response(StatusCode::OK, json.to_string()))
+                    let body = IssuedBody {
+                        access_token: issued.access_token.expose(),
+                        token_type: &issued.token_type,
+                        expires_in: issued.expires_in,
+                        scope: &issued.scope,
+                    };
+                    Ok(json_response(StatusCode::OK, &body))
                 }
                 _ => Err(ApiError::MethodNotAllowed("POST")),
             },
@@ -89,7 +88,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             "/v1/sweep" => match *method {
                 Method::POST => {
                     let report = self.sweep(&bearer(request)).await?;
-                    Ok(json_response(StatusCode::OK, json!(report).to_string()))
+                    Ok(json_response(StatusCode::OK, &report))
                 }
                 _ => Err(ApiError::MethodNotAllowed("POST")),
             },
@@ -109,6 +108,15 @@ struct EnrolBody {
 struct DrawBody {
     scope: Option<String>,
     claims: Option<String>,
+}
+
+/// A successful answer of the token endpoint, as RFC 6749 §5.1 has it.
+#[derive(Serialize)]
+struct IssuedBody<'a> {
+    access_token: &'a str,
+    token_type: &'a str,
+    expires_in: u32,
+    scope: &'a str,
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750 §2.1); empty, which counts as missing, without one.
@@ -168,7 +176,7 @@ fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
         refreshed_at: record.map(|record| record.refreshed_at),
         refresh_due_at: record.map(|record| record.due_at),
     };
-    json_response(status, json!(body).to_string())
+    json_response(status, &body)
 }
 
 /// What a caller may know of his user; members that do not apply are left out.
@@ -197,7 +205,10 @@ fn status_name(status: &Status) -> &'static str {
 }
 
 fn no_content() -> Response<Bytes> {
-    let mut response = json_response(StatusCode::NO_CONTENT, String::new());
-    response.headers_mut().remove(http::header::CONTENT_TYPE);
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
-use serde_json::json;
 use thiserror::Error;
 
 use crate::error::{
@@ -96,7 +95,7 @@ impl ApiError {
             detail: self.to_string(),
             claims: self.claims_to_ask_for(),
         };
-        let mut response = json_response(status, json!(problem).to_string());
+        let mut response = json_response(status, &problem);
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -196,8 +195,9 @@ struct ProblemBody<'a> {
 
 /// A JSON response that is not to be cached: every one is about one user, or holds a token.
 #[must_use]
-pub fn json_response(status: StatusCode, json: String) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(json));
+pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    // Structs of texts and numbers: serialising them to memory does not fail.
+    let mut response = Response::new(Bytes::from(serde_json::to_vec(body).unwrap_or_default()));
     *response.status_mut() = status;
     response
         .headers_mut()
