@@ -30,7 +30,9 @@ const STOP: Duration = Duration::from_secs(40);
 /// The root folder of the workspace, where `spin.toml` is.
 #[must_use]
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace's folder")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is in the workspace's folder")
 }
 
 /// How the app is started.

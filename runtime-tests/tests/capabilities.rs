@@ -25,28 +25,54 @@ const HTTP_NEVER: &[&str] = &[
     "wasi:filesystem/",
 ];
 
-const VAULT_NEVER: &[&str] =
-    &["spin:", "fermyon:", "wasi:keyvalue/", "wasi:sockets/", "wasi:filesystem/", "wasi:http/handler@"];
+const VAULT_NEVER: &[&str] = &[
+    "spin:",
+    "fermyon:",
+    "wasi:keyvalue/",
+    "wasi:sockets/",
+    "wasi:filesystem/",
+    "wasi:http/handler@",
+];
 
 #[test]
 fn http_imports_storage_and_the_vault_and_no_network_settings_or_files() {
-    check("http", HTTP_NEVER, &["behalf:vault/vault@0.1.0", "spin:key-value/key-value@3.0.0"]);
+    check(
+        "http",
+        HTTP_NEVER,
+        &["behalf:vault/vault@0.1.0", "spin:key-value/key-value@3.0.0"],
+    );
 }
 
 #[test]
 fn vault_imports_network_and_settings_and_no_storage_or_files() {
-    check("vault", VAULT_NEVER, &["wasi:http/client@0.3.0", "wasi:config/store@0.2.0-draft-2024-09-27"]);
+    check(
+        "vault",
+        VAULT_NEVER,
+        &[
+            "wasi:http/client@0.3.0",
+            "wasi:config/store@0.2.0-draft-2024-09-27",
+        ],
+    );
 }
 
 fn check(component: &str, never: &[&str], always: &[&str]) {
     let names = capabilities(component);
     // The absence checks could not fail if the names were not read right: these are known to be there.
     for name in always {
-        assert!(names.contains(&format!("import {name}")), "{component}.wasm does not import {name}: {names:#?}");
+        assert!(
+            names.contains(&format!("import {name}")),
+            "{component}.wasm does not import {name}: {names:#?}"
+        );
     }
     for prefix in never {
-        let found: Vec<_> = names.iter().filter(|name| name.starts_with(&format!("import {prefix}"))).collect();
-        assert!(found.is_empty(), "{component}.wasm must not import {prefix}…: {found:?}");
+        let found: Vec<_> = names
+            .iter()
+            .filter(|name| name.starts_with(&format!("import {prefix}")))
+            .collect();
+        assert!(
+            found.is_empty(),
+            "{component}.wasm must not import {prefix}…: {found:?}"
+        );
     }
     let list = root().join(format!("runtime-tests/capabilities/{component}.txt"));
     let actual = format!("{}\n", names.join("\n"));
@@ -54,13 +80,21 @@ fn check(component: &str, never: &[&str], always: &[&str]) {
         std::fs::write(&list, &actual).unwrap();
     }
     let golden = std::fs::read_to_string(&list).unwrap_or_default();
-    assert_eq!(actual, golden, "{component}.wasm differs from {}", list.display());
+    assert_eq!(
+        actual,
+        golden,
+        "{component}.wasm differs from {}",
+        list.display()
+    );
 }
 
 /// `import …` and `export …` of the outermost component, sorted.
 fn capabilities(component: &str) -> Vec<String> {
-    let wasm = root().join(format!("target/wasm32-wasip2/release/behalf_{component}.wasm"));
-    let bytes = std::fs::read(&wasm).unwrap_or_else(|error| panic!("{}: {error}: run scripts/build", wasm.display()));
+    let wasm = root().join(format!(
+        "target/wasm32-wasip2/release/behalf_{component}.wasm"
+    ));
+    let bytes = std::fs::read(&wasm)
+        .unwrap_or_else(|error| panic!("{}: {error}: run scripts/build", wasm.display()));
     let mut names = Vec::new();
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(&bytes) {
@@ -68,10 +102,18 @@ fn capabilities(component: &str) -> Vec<String> {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth -= 1,
             Payload::ComponentImportSection(section) if depth == 0 => {
-                names.extend(section.into_iter().map(|import| format!("import {}", import.unwrap().name.name)));
+                names.extend(
+                    section
+                        .into_iter()
+                        .map(|import| format!("import {}", import.unwrap().name.name)),
+                );
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
-                names.extend(section.into_iter().map(|export| format!("export {}", export.unwrap().name.name)));
+                names.extend(
+                    section
+                        .into_iter()
+                        .map(|export| format!("export {}", export.unwrap().name.name)),
+                );
             }
             _ => {}
         }
@@ -81,5 +123,8 @@ fn capabilities(component: &str) -> Vec<String> {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }

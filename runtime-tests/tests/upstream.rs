@@ -182,13 +182,13 @@ async fn a_key_that_is_none_is_the_operators_fault() -> Result {
     };
     scene.emulators.set_secret_enabled(&name, None, false)?;
     put("key_disabled").await?;
-    for value in [
-        "",
-        "short",
-        &BASE64_STANDARD.encode([7; 31]),
-        &BASE64_STANDARD.encode([7; 33]),
-        &"ab".repeat(32),
-    ] {
+    let wrong_lengths = [0, 1, 16, 31, 33, 34, 35, 36, 48, 64, 4096];
+    let encoded = wrong_lengths.map(|length| BASE64_STANDARD.encode(vec![7; length]));
+    for value in encoded
+        .iter()
+        .map(String::as_str)
+        .chain(["no base64!", &"ab".repeat(32)])
+    {
         scene.emulators.put_secret(&name, value)?;
         put("key_malformed").await?;
     }

@@ -14,7 +14,10 @@ use wit_parser::{Resolve, TypeDefKind};
 #[test]
 fn every_item_is_documented() {
     let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("wit");
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("wit");
     let (package, _) = resolve.push_dir(&wit).unwrap();
     let package = &resolve.packages[package];
     assert_eq!(package.name.to_string(), "behalf:vault@0.1.0");
@@ -23,13 +26,20 @@ fn every_item_is_documented() {
     let mut missing = Vec::new();
     let mut look = |what: String, docs: &wit_parser::Docs| {
         items += 1;
-        if docs.contents.as_ref().is_none_or(|text| text.trim().is_empty()) {
+        if docs
+            .contents
+            .as_ref()
+            .is_none_or(|text| text.trim().is_empty())
+        {
             missing.push(what);
         }
     };
     look("package".into(), &package.docs);
     for world in package.worlds.values() {
-        look(format!("world {}", resolve.worlds[*world].name), &resolve.worlds[*world].docs);
+        look(
+            format!("world {}", resolve.worlds[*world].name),
+            &resolve.worlds[*world].docs,
+        );
     }
     for (name, interface) in &package.interfaces {
         let interface = &resolve.interfaces[*interface];
@@ -42,18 +52,30 @@ fn every_item_is_documented() {
             look(format!("type {name}"), &definition.docs);
             match &definition.kind {
                 TypeDefKind::Record(record) => {
-                    record.fields.iter().for_each(|field| look(format!("{name}.{}", field.name), &field.docs));
+                    record
+                        .fields
+                        .iter()
+                        .for_each(|field| look(format!("{name}.{}", field.name), &field.docs));
                 }
                 TypeDefKind::Variant(variant) => {
-                    variant.cases.iter().for_each(|case| look(format!("{name}.{}", case.name), &case.docs));
+                    variant
+                        .cases
+                        .iter()
+                        .for_each(|case| look(format!("{name}.{}", case.name), &case.docs));
                 }
                 TypeDefKind::Enum(variant) => {
-                    variant.cases.iter().for_each(|case| look(format!("{name}.{}", case.name), &case.docs));
+                    variant
+                        .cases
+                        .iter()
+                        .for_each(|case| look(format!("{name}.{}", case.name), &case.docs));
                 }
                 _ => {}
             }
         }
     }
-    assert!(items > 60, "only {items} items were found: the check looks in the wrong place");
+    assert!(
+        items > 60,
+        "only {items} items were found: the check looks in the wrong place"
+    );
     assert_eq!(missing, Vec::<String>::new(), "items without documentation");
 }
