@@ -169,8 +169,7 @@ impl Up {
                 request_timeout: self.request_timeout,
                 idle_timeout: self.idle_instance_timeout,
             },
-            environment: Environment::of_process(Path::new(".env"))
-                .map_err(|error| Failure::Usage(format!(".env: {error}")))?,
+            environment: Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?,
         };
         Ok(App::load(manifest, options, lifetime)?)
     }

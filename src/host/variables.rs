@@ -9,6 +9,7 @@ use crate::bindings::wasi::config::store as wasi;
 use std::collections::{BTreeMap, HashMap};
 use std::env::VarError;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, HasData};
@@ -133,13 +134,21 @@ impl Environment {
     ///
     /// # Errors
     ///
-    /// The file exists, but is no `.env` file; the error names the line.
-    pub(crate) fn of_process(path: &Path) -> Result<Self, dotenvy::Error> {
-        let file = match dotenvy::from_path_iter(path) {
-            Ok(entries) => entries.collect::<Result<_, _>>()?,
-            Err(error) if error.not_found() => HashMap::new(),
-            Err(error) => return Err(error),
+    /// The file exists, but is no `.env` file. The text says where, and nothing of what it holds.
+    pub(crate) fn of_process(path: &Path) -> Result<Self, String> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(format!("{}: cannot read: {error}", path.display())),
         };
+        let mut file = HashMap::new();
+        let mut place = "at its beginning".to_owned();
+        for entry in dotenvy::from_read_iter(text.as_bytes()) {
+            let (name, value) =
+                entry.map_err(|_| format!("{}: malformed {place}; write NAME='value'", path.display()))?;
+            place = format!("after {name}");
+            file.insert(name, value);
+        }
         Ok(Self { process: true, file })
     }
 
@@ -326,8 +335,11 @@ mod tests {
         let environment = Environment::of_process(&path).unwrap();
         assert_eq!(environment.get("SPIN_VARIABLE_A"), Ok(Some("b c".to_owned())));
         assert_ne!(environment.get("PATH"), Ok(Some("nowhere".to_owned())));
-        std::fs::write(&path, "SPIN_VARIABLE_A=\"unclosed\n").unwrap();
-        assert!(Environment::of_process(&path).is_err());
+        for (text, place) in [("A=1\nB=two words\n", "after A"), ("A='secret\n", "at its beginning")] {
+            std::fs::write(&path, text).unwrap();
+            let error = Environment::of_process(&path).unwrap_err();
+            assert_eq!(error, format!("{}: malformed {place}; write NAME='value'", path.display()));
+        }
     }
 
     #[test]
