@@ -18,7 +18,6 @@
         clippy::arithmetic_side_effects,
         clippy::panic,
         clippy::needless_pass_by_value,
-        clippy::too_many_lines,
         clippy::type_complexity,
         reason = "a test fails by panicking, and reads as a table"
     )

@@ -220,8 +220,10 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Manifest(_) | Self::Settings(_) => ExitCode::from(2),
-            Self::Load(
+            Self::Usage(_)
+            | Self::Manifest(_)
+            | Self::Settings(_)
+            | Self::Load(
                 LoadError::MissingVariable { .. }
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
