@@ -143,7 +143,7 @@ impl Scene {
             alive.status == StatusCode::OK,
             "the app is not well: {alive:?}"
         );
-        let rows = self.rows()?;
+        let rows = self.store().all_rows()?;
         let output = self.app.stop().await?;
         let answers = self.answers.into_inner()?;
         let values = rows

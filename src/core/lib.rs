@@ -31,14 +31,17 @@ pub mod identity;
 pub mod keeper;
 pub mod key_vault;
 pub mod layout;
+mod listing;
 pub mod port;
 pub mod problem;
 pub mod record;
+pub mod schedule;
 pub mod sealing;
 pub mod secret;
 pub mod settings;
 pub mod sweep;
 pub mod vault;
+mod wave;
 
 #[cfg(test)]
 mod world;

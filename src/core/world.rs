@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
     pub(crate) before_store: RefCell<Option<(u32, Box<dyn FnOnce(&World)>)>>,
+    /// Listings of keys.
+    pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
 }
 
@@ -68,6 +70,7 @@ impl World {
             keys: vec![[7; 32]].into(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
+            listings: Cell::default(),
             counter: Cell::default(),
         })
     }
@@ -121,6 +124,13 @@ impl World {
             .filter(|key| key.starts_with(kind))
             .cloned()
             .collect()
+    }
+
+    /// What is stored, without what sweeps remember.
+    pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut rows = self.rows.borrow().clone();
+        rows.remove("sweep.state");
+        rows
     }
 
     fn next(&self) -> u64 {
@@ -269,8 +279,25 @@ impl Store for Shared {
         Ok(())
     }
 
+    /// Fails half-way.
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        for (key, value) in pairs {
+            self.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails half-way.
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
         self.store_operation()?;
+        self.listings.set(self.listings.get() + 1);
         Ok(self.rows.borrow().keys().cloned().collect())
     }
 }
