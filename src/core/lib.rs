@@ -26,18 +26,23 @@
 
 pub mod api;
 pub mod caller;
+pub mod credential;
 pub mod entra;
 pub mod error;
 pub mod identity;
 pub mod keeper;
 pub mod key_vault;
 pub mod layout;
+pub mod managed_identity;
+pub mod outbound;
+pub mod pause;
 pub mod port;
 pub mod problem;
 pub mod record;
 pub mod sealing;
 pub mod secret;
 pub mod settings;
+mod single_flight;
 pub mod sweep;
 pub mod vault;
 
@@ -45,5 +50,5 @@ pub mod vault;
 mod world;
 
 pub use keeper::Keeper;
-pub use port::{Clock, Config, Http, Log, Random, Store, VaultPort};
+pub use port::{Clock, Config, Http, Log, Random, Store, Timer, VaultPort};
 pub use vault::Vault;
