@@ -87,6 +87,8 @@ pub struct Options {
     pub consented: Vec<String>,
     /// Whether tokens carry every consented permission, not only those asked for. Entra ID often does.
     pub over_grant: bool,
+    /// Whether On-Behalf-Of yields a refresh token unasked, as Entra ID is said to do (facts §A.2, 1), too.
+    pub always_refreshable: bool,
     /// Lifetime of access tokens.
     pub access_token_seconds: u32,
     /// `refresh_in` of token responses.
@@ -116,6 +118,7 @@ impl Default for Options {
                 .map(str::to_owned)
                 .to_vec(),
             over_grant: false,
+            always_refreshable: false,
             access_token_seconds: 3599,
             refresh_in: None,
         }

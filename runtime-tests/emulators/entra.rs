@@ -436,7 +436,8 @@ impl Entra {
                 moment: state.tick(),
             }
         };
-        Ok(self.issue(session, &asked, asked.offline, form))
+        let refreshable = asked.offline || self.options.always_refreshable;
+        Ok(self.issue(session, &asked, refreshable, form))
     }
 
     fn refresh(
