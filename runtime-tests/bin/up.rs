@@ -187,10 +187,9 @@ fn explain(app: &App, emulators: Option<&Emulators>) -> anyhow::Result<()> {
 behalf serves {url}, with emulators of Entra ID ({}), Key Vault ({})
 and a downstream API ({}). Paste these into another terminal; Ctrl-C here ends it all.
 
-Enrol the demo user, show the record, remove the user:
-  curl -X PUT    {url}/v1/me {user}
-  curl -X GET    {url}/v1/me {user}
-  curl -X DELETE {url}/v1/me {user}
+Enrol the demo user, show the record:
+  curl -X PUT {url}/v1/me {user}
+  curl -X GET {url}/v1/me {user}
 
 Draw an access token, and call the downstream API with one:
   curl -X POST {url}/v1/me/access-token {user}
@@ -200,6 +199,9 @@ Rotate the tenant's key, sweep, see what reached the emulators:
   curl -X POST {control}/tenants/{TENANT}/rotate-key
   curl -X POST {url}/v1/sweep -H "$(curl -s {control}/demo/sweep-authorization)"
   curl {control}/journal
+
+Remove the user:
+  curl -X DELETE {url}/v1/me {user}
 "#,
         emulators.authority(),
         emulators.key_vault_url(),

@@ -23,7 +23,12 @@ const OBO: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 #[tokio::test(flavor = "multi_thread")]
 async fn msal_for_python() -> Result {
     let emulators = Emulators::start(Options::default()).await?;
-    judge(&emulators, &python(), "msal_entra.py").await?;
+    judge(
+        &emulators,
+        &python(),
+        &root().join("runtime-tests/peers/msal_entra.py"),
+    )
+    .await?;
     granted(
         &emulators,
         &[
@@ -53,7 +58,12 @@ async fn azure_identity() -> Result {
         ..Options::default()
     })
     .await?;
-    judge(&emulators, &python(), "azure_identity_entra.py").await?;
+    judge(
+        &emulators,
+        &python(),
+        &root().join("runtime-tests/peers/azure_identity_entra.py"),
+    )
+    .await?;
     granted(
         &emulators,
         &[
@@ -77,7 +87,12 @@ async fn azure_identity() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn msal_for_node() -> Result {
     let emulators = Emulators::start(Options::default()).await?;
-    judge(&emulators, Path::new("node"), "msal_node_entra.mjs").await?;
+    judge(
+        &emulators,
+        Path::new("node"),
+        &root().join("target/peers/node/msal_node_entra.mjs"),
+    )
+    .await?;
     granted(
         &emulators,
         &[
@@ -99,13 +114,8 @@ async fn msal_for_node() -> Result {
 }
 
 /// Runs a script, which has to end well, behind a proxy of its own.
-async fn judge(emulators: &Emulators, program: &Path, script: &str) -> Result {
-    let installed = judges();
-    anyhow::ensure!(
-        installed.join("venv").exists() && installed.join("node_modules").exists(),
-        "the judges are not in {}: run scripts/test once, which installs them",
-        installed.display()
-    );
+async fn judge(emulators: &Emulators, program: &Path, script: &Path) -> Result {
+    runtime_tests::peers::installed()?;
     let proxy = emulators.proxy().await?;
     let directory = tempfile::tempdir()?;
     let authority = directory.path().join("authority.pem");
@@ -121,14 +131,13 @@ async fn judge(emulators: &Emulators, program: &Path, script: &str) -> Result {
 
     let mut command = tokio::process::Command::new(program);
     command
-        .arg(root().join("runtime-tests/judges").join(script))
+        .arg(script)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", directory.path())
         .env("HTTPS_PROXY", proxy.url())
         .env("REQUESTS_CA_BUNDLE", &authority)
         .env("NODE_EXTRA_CA_CERTS", &authority)
-        .env("JUDGES", &installed)
         .env("TENANT", TENANT)
         .env("CLIENT_ID", &options.client_id)
         .env("CLIENT_SECRET", &options.client_secret)
@@ -148,7 +157,8 @@ async fn judge(emulators: &Emulators, program: &Path, script: &str) -> Result {
         .with_context(|| format!("cannot run {}", program.display()))?;
     anyhow::ensure!(
         output.status.success(),
-        "{script} ended with {}:\n{}\n{}",
+        "{} ended with {}:\n{}\n{}",
+        script.display(),
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
@@ -181,10 +191,7 @@ fn refused(emulators: &Emulators, expected: &[u32]) {
     assert_eq!(seen, expected);
 }
 
-fn judges() -> PathBuf {
-    root().join("target/judges")
-}
-
+/// `scripts/peers` installs it.
 fn python() -> PathBuf {
-    judges().join("venv/bin/python3")
+    root().join("target/peers/python/bin/python")
 }

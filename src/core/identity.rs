@@ -116,7 +116,7 @@ impl UserId {
 }
 
 /// What storage knows a user by: 32 characters of `[A-Za-z0-9_-]`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StorageId(Box<str>);
 
 impl StorageId {
@@ -137,7 +137,7 @@ impl StorageId {
 
 /// A name that an enrolment or a write gives itself: a fresh random text that never recurs
 /// (facts/storage-protocol.md §2).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
 impl Nonce {
@@ -194,8 +194,8 @@ impl SecretName {
 }
 
 /// Version of a Key Vault secret: 32 lower-case hexadecimal digits (facts/entra-and-key-vault.md §D.2). Versions have
-/// no order: which is newest only Key Vault can tell (§D.3).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// no order of time: which is newest only Key Vault can tell (§D.3).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 
 impl KeyVersion {

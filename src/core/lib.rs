@@ -18,7 +18,6 @@
         clippy::arithmetic_side_effects,
         clippy::panic,
         clippy::needless_pass_by_value,
-        clippy::too_many_lines,
         clippy::type_complexity,
         reason = "a test fails by panicking, and reads as a table"
     )
@@ -33,18 +32,21 @@ pub mod identity;
 pub mod keeper;
 pub mod key_vault;
 pub mod layout;
+mod listing;
 pub mod managed_identity;
 pub mod outbound;
 pub mod pause;
 pub mod port;
 pub mod problem;
 pub mod record;
+pub mod schedule;
 pub mod sealing;
 pub mod secret;
 pub mod settings;
 mod single_flight;
 pub mod sweep;
 pub mod vault;
+mod wave;
 
 #[cfg(test)]
 mod world;

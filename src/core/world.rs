@@ -53,6 +53,8 @@ pub(crate) struct World {
     pub(crate) elapsed: Cell<Duration>,
     /// Whether requests take a turn, in which others are sent.
     pub(crate) slow: Cell<bool>,
+    /// Listings of keys.
+    pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
 }
 
@@ -83,6 +85,7 @@ impl World {
             before_store: RefCell::default(),
             elapsed: Cell::default(),
             slow: Cell::default(),
+            listings: Cell::default(),
             counter: Cell::default(),
         })
     }
@@ -136,6 +139,13 @@ impl World {
             .filter(|key| key.starts_with(kind))
             .cloned()
             .collect()
+    }
+
+    /// What is stored, without what sweeps remember.
+    pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut rows = self.rows.borrow().clone();
+        rows.remove("sweep.state");
+        rows
     }
 
     fn next(&self) -> u64 {
@@ -321,8 +331,25 @@ impl Store for Shared {
         Ok(())
     }
 
+    /// Fails half-way.
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        for (key, value) in pairs {
+            self.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails half-way.
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
         self.store_operation()?;
+        self.listings.set(self.listings.get() + 1);
         Ok(self.rows.borrow().keys().cloned().collect())
     }
 }

@@ -49,10 +49,13 @@ impl AllowList {
 
     /// Whether a request may go to this origin. `host` is as in a URI, an IPv6 address in brackets.
     pub(crate) fn permits(&self, scheme: &str, host: &str, port: Option<u16>) -> bool {
-        let (Ok(host), Some(port)) = (Host::parse(host), port.or_else(|| well_known_port(scheme))) else {
+        let (Ok(host), Some(port)) = (Host::parse(host), port.or_else(|| well_known_port(scheme)))
+        else {
             return false;
         };
-        self.origins.iter().any(|origin| origin.permits(scheme, &host, port))
+        self.origins
+            .iter()
+            .any(|origin| origin.permits(scheme, &host, port))
     }
 }
 
@@ -101,7 +104,9 @@ enum PortPattern {
 
 impl OriginPattern {
     fn permits(&self, scheme: &str, host: &Host, port: u16) -> bool {
-        self.scheme.as_deref().is_none_or(|it| it == scheme) && self.host.permits(host) && self.port.permits(port)
+        self.scheme.as_deref().is_none_or(|it| it == scheme)
+            && self.host.permits(host)
+            && self.port.permits(port)
     }
 }
 
@@ -110,10 +115,15 @@ impl FromStr for OriginPattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.trim().split_once("://").ok_or("has no scheme; write scheme://host[:port]")?;
+        let (scheme, rest) = text
+            .trim()
+            .split_once("://")
+            .ok_or("has no scheme; write scheme://host[:port]")?;
         let any = scheme == "*";
         if !any && (scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphabetic())) {
-            return Err(format!("has the scheme {scheme:?}; write letters, or * for any"));
+            return Err(format!(
+                "has the scheme {scheme:?}; write letters, or * for any"
+            ));
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         // Colons separate ports, and the groups of IPv6 networks too; whatever is a host as it stands has no port.
@@ -124,12 +134,17 @@ impl FromStr for OriginPattern {
         };
         let port = match port {
             "" => {
-                let port = well_known_port(scheme).ok_or("needs a port, because its scheme has no usual one")?;
+                let port = well_known_port(scheme)
+                    .ok_or("needs a port, because its scheme has no usual one")?;
                 PortPattern::One(port)
             }
             port => port.parse()?,
         };
-        Ok(Self { scheme: (!any).then(|| scheme.to_owned()), host, port })
+        Ok(Self {
+            scheme: (!any).then(|| scheme.to_owned()),
+            host,
+            port,
+        })
     }
 }
 
@@ -139,9 +154,14 @@ impl HostPattern {
             (Self::Any, _) => true,
             (Self::Literal(literal), host) => literal == host,
             (Self::Suffix(suffix), Host::Domain(domain)) => domain.ends_with(suffix.as_str()),
-            (Self::Network(network), Host::Ipv4(address)) => network.contains(&IpAddr::V4(*address)),
-            (Self::Network(network), Host::Ipv6(address)) => network.contains(&IpAddr::V6(*address)),
-            (Self::Suffix(_), Host::Ipv4(_) | Host::Ipv6(_)) | (Self::Network(_), Host::Domain(_)) => false,
+            (Self::Network(network), Host::Ipv4(address)) => {
+                network.contains(&IpAddr::V4(*address))
+            }
+            (Self::Network(network), Host::Ipv6(address)) => {
+                network.contains(&IpAddr::V6(*address))
+            }
+            (Self::Suffix(_), Host::Ipv4(_) | Host::Ipv6(_))
+            | (Self::Network(_), Host::Domain(_)) => false,
         }
     }
 }
@@ -163,7 +183,9 @@ impl FromStr for HostPattern {
         if let Some(suffix) = text.strip_prefix("*.") {
             return match Host::parse(suffix) {
                 Ok(Host::Domain(domain)) if domain.contains('*') => Err(invalid(text)),
-                Ok(Host::Domain(domain)) if domain == "spin.internal" => Err(NO_CHAINING.to_owned()),
+                Ok(Host::Domain(domain)) if domain == "spin.internal" => {
+                    Err(NO_CHAINING.to_owned())
+                }
                 Ok(Host::Domain(domain)) => Ok(Self::Suffix(format!(".{domain}"))),
                 Ok(_) | Err(_) => Err(invalid(text)),
             };
@@ -172,8 +194,12 @@ impl FromStr for HostPattern {
             Ok(Host::Domain(domain)) if domain.contains('*') => {
                 Err("has a wildcard inside its host; `*.` may only stand in front".to_owned())
             }
-            Ok(Host::Domain(domain)) if domain == "self" || domain == "self.alt" => Err(NO_CHAINING.to_owned()),
-            Ok(Host::Domain(domain)) if domain.ends_with(".spin.internal") => Err(NO_CHAINING.to_owned()),
+            Ok(Host::Domain(domain)) if domain == "self" || domain == "self.alt" => {
+                Err(NO_CHAINING.to_owned())
+            }
+            Ok(Host::Domain(domain)) if domain.ends_with(".spin.internal") => {
+                Err(NO_CHAINING.to_owned())
+            }
             Ok(host) => Ok(Self::Literal(host)),
             Err(_) => Err(invalid(text)),
         }
@@ -195,7 +221,9 @@ impl FromStr for PortPattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |number: &str| {
-            number.parse::<u16>().map_err(|_| format!("has the port {text:?}; write a number, a range a..b, or *"))
+            number
+                .parse::<u16>()
+                .map_err(|_| format!("has the port {text:?}; write a number, a range a..b, or *"))
         };
         Ok(match text.split_once("..") {
             _ if text == "*" => Self::Any,
@@ -205,7 +233,8 @@ impl FromStr for PortPattern {
     }
 }
 
-const NO_CHAINING: &str = "asks for self requests or service chaining, which this host does not have";
+const NO_CHAINING: &str =
+    "asks for self requests or service chaining, which this host does not have";
 
 fn well_known_port(scheme: &str) -> Option<u16> {
     match scheme {
@@ -228,21 +257,38 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn list(entries: &[&str]) -> AllowList {
-        AllowList { origins: entries.iter().map(|it| it.parse().unwrap_or_else(|e| panic!("{it}: {e}"))).collect() }
+        AllowList {
+            origins: entries
+                .iter()
+                .map(|it| it.parse().unwrap_or_else(|e| panic!("{it}: {e}")))
+                .collect(),
+        }
     }
 
     fn permits(list: &AllowList, url: &str) -> bool {
         let uri: Uri = url.parse().unwrap();
-        list.permits(uri.scheme_str().unwrap(), uri.host().unwrap(), uri.port_u16())
+        list.permits(
+            uri.scheme_str().unwrap(),
+            uri.host().unwrap(),
+            uri.port_u16(),
+        )
     }
 
     /// Entry; what it permits; what it does not.
-    type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
+    type Case = (
+        &'static str,
+        &'static [&'static str],
+        &'static [&'static str],
+    );
 
     const CASES: &[Case] = &[
         (
             "https://example.com",
-            &["https://example.com/", "https://example.com:443/a?b", "https://EXAMPLE.com/"],
+            &[
+                "https://example.com/",
+                "https://example.com:443/a?b",
+                "https://EXAMPLE.com/",
+            ],
             &[
                 "http://example.com/",
                 "https://example.com:8443/",
@@ -252,34 +298,115 @@ mod tests {
                 "https://evil-example.com/",
             ],
         ),
-        ("https://Example.COM/", &["https://example.com/"], &["https://example.com:80/"]),
-        ("http://example.com", &["http://example.com/", "http://example.com:80/"], &["http://example.com:443/"]),
-        ("http://example.com:8080/", &["http://example.com:8080/"], &["http://example.com/"]),
-        ("http://example.com:*", &["http://example.com/", "http://example.com:1/"], &["https://example.com/"]),
+        (
+            "https://Example.COM/",
+            &["https://example.com/"],
+            &["https://example.com:80/"],
+        ),
+        (
+            "http://example.com",
+            &["http://example.com/", "http://example.com:80/"],
+            &["http://example.com:443/"],
+        ),
+        (
+            "http://example.com:8080/",
+            &["http://example.com:8080/"],
+            &["http://example.com/"],
+        ),
+        (
+            "http://example.com:*",
+            &["http://example.com/", "http://example.com:1/"],
+            &["https://example.com/"],
+        ),
         (
             "http://example.com:8000..8002",
             &["http://example.com:8000/", "http://example.com:8001/"],
-            &["http://example.com:7999/", "http://example.com:8002/", "http://example.com/"],
+            &[
+                "http://example.com:7999/",
+                "http://example.com:8002/",
+                "http://example.com/",
+            ],
         ),
-        ("*://example.com:443", &["https://example.com/", "http://example.com:443/"], &["http://example.com/"]),
-        ("*://*:*", &["https://example.com/", "http://10.1.2.3:4/", "http://[::1]/"], &[]),
-        ("https://*", &["https://example.com/", "https://10.0.0.1/"], &["https://example.com:8443/"]),
+        (
+            "*://example.com:443",
+            &["https://example.com/", "http://example.com:443/"],
+            &["http://example.com/"],
+        ),
+        (
+            "*://*:*",
+            &[
+                "https://example.com/",
+                "http://10.1.2.3:4/",
+                "http://[::1]/",
+            ],
+            &[],
+        ),
+        (
+            "https://*",
+            &["https://example.com/", "https://10.0.0.1/"],
+            &["https://example.com:8443/"],
+        ),
         (
             "https://*.example.com",
             &["https://a.example.com/", "https://a.b.EXAMPLE.com/"],
-            &["https://example.com/", "https://myexample.com/", "https://a.example.com:444/", "https://10.0.0.1/"],
+            &[
+                "https://example.com/",
+                "https://myexample.com/",
+                "https://a.example.com:444/",
+                "https://10.0.0.1/",
+            ],
         ),
-        ("https://*.Example.COM:8443", &["https://a.example.com:8443/"], &["https://a.example.com/"]),
-        ("http://127.0.0.1:3999", &["http://127.0.0.1:3999/"], &["http://localhost:3999/", "http://127.0.0.2:3999/"]),
-        ("http://10.1.2.3/8", &["http://10.0.0.1/", "http://10.255.0.1/"], &["http://11.0.0.1/", "http://a.test/"]),
-        ("*://127.0.0.1/24:63551", &["http://127.0.0.9:63551/"], &["http://127.0.1.9:63551/"]),
-        ("http://[::1]", &["http://[::1]/", "http://[0:0::1]:80/"], &["http://[::1]:81/", "http://[::2]/"]),
-        ("http://[2001:db8::1]:443", &["http://[2001:db8::1]:443/"], &["http://[2001:db8::1]/"]),
-        ("http://[::1]:8000..9000", &["http://[::1]:8999/"], &["http://[::1]:9000/"]),
-        ("http://2001:db8::/32", &["http://[2001:db8:1::1]/"], &["http://[2001:db9::1]/", "http://1.2.3.4/"]),
-        ("http://2001:db8::/32:443", &["http://[2001:db8::1]:443/"], &["http://[2001:db8::1]/"]),
+        (
+            "https://*.Example.COM:8443",
+            &["https://a.example.com:8443/"],
+            &["https://a.example.com/"],
+        ),
+        (
+            "http://127.0.0.1:3999",
+            &["http://127.0.0.1:3999/"],
+            &["http://localhost:3999/", "http://127.0.0.2:3999/"],
+        ),
+        (
+            "http://10.1.2.3/8",
+            &["http://10.0.0.1/", "http://10.255.0.1/"],
+            &["http://11.0.0.1/", "http://a.test/"],
+        ),
+        (
+            "*://127.0.0.1/24:63551",
+            &["http://127.0.0.9:63551/"],
+            &["http://127.0.1.9:63551/"],
+        ),
+        (
+            "http://[::1]",
+            &["http://[::1]/", "http://[0:0::1]:80/"],
+            &["http://[::1]:81/", "http://[::2]/"],
+        ),
+        (
+            "http://[2001:db8::1]:443",
+            &["http://[2001:db8::1]:443/"],
+            &["http://[2001:db8::1]/"],
+        ),
+        (
+            "http://[::1]:8000..9000",
+            &["http://[::1]:8999/"],
+            &["http://[::1]:9000/"],
+        ),
+        (
+            "http://2001:db8::/32",
+            &["http://[2001:db8:1::1]/"],
+            &["http://[2001:db9::1]/", "http://1.2.3.4/"],
+        ),
+        (
+            "http://2001:db8::/32:443",
+            &["http://[2001:db8::1]:443/"],
+            &["http://[2001:db8::1]/"],
+        ),
         ("http://::1/128", &["http://[::1]/"], &["http://[::2]/"]),
-        ("http://bücher.example", &["http://xn--bcher-kva.example/"], &["http://bucher.example/"]),
+        (
+            "http://bücher.example",
+            &["http://xn--bcher-kva.example/"],
+            &["http://bucher.example/"],
+        ),
         (" https://example.com ", &["https://example.com/"], &[]),
     ];
 
@@ -360,32 +487,58 @@ mod tests {
             "http://a.spin.internal",
             "http://*.spin.internal",
         ] {
-            assert!(entry.parse::<OriginPattern>().is_err(), "{entry} must be refused");
+            assert!(
+                entry.parse::<OriginPattern>().is_err(),
+                "{entry} must be refused"
+            );
         }
     }
 
     #[test]
     fn variables_fill_entries_in() {
         let names = ["authority", "empty", "the_secret", "bad"];
-        let values = ["https://login.test", "", "https://hidden.test/path", "https://login.test/common"];
+        let values = [
+            "https://login.test",
+            "",
+            "https://hidden.test/path",
+            "https://login.test/common",
+        ];
         let declared: BTreeMap<_, _> = std::iter::zip(names, values)
             .map(|(name, value)| {
                 let secret = name.contains("secret");
-                (name.to_owned(), Declaration { default: Some(value.to_owned()), secret })
+                (
+                    name.to_owned(),
+                    Declaration {
+                        default: Some(value.to_owned()),
+                        secret,
+                    },
+                )
             })
             .collect();
         let variables = Variables::new(declared, Environment::default());
         let resolve = |entries: &[&str]| {
-            let entries: Vec<_> = entries.iter().map(|it| Template::parse(it).unwrap()).collect();
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|it| Template::parse(it).unwrap())
+                .collect();
             AllowList::resolve(&entries, &variables)
         };
 
-        let list = resolve(&["{{ authority }}", "{{ empty }}", "https://{{ empty }}", "http://{{ empty }}"]).unwrap();
+        let list = resolve(&[
+            "{{ authority }}",
+            "{{ empty }}",
+            "https://{{ empty }}",
+            "http://{{ empty }}",
+        ])
+        .unwrap();
         assert_eq!(list.origins.len(), 1);
         assert!(permits(&list, "https://login.test/"));
 
         for (entry, message) in [
-            ("{{ bad }}", "\"{{ bad }}\" is \"https://login.test/common\", which has a path"),
+            (
+                "{{ bad }}",
+                "\"{{ bad }}\" is \"https://login.test/common\", which has a path",
+            ),
             ("{{ the_secret }}", "\"{{ the_secret }}\" has a path"),
             ("http://a/b", "\"http://a/b\" has a path"),
             ("", "\"\" has no scheme"),

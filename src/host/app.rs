@@ -25,7 +25,9 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Trap};
 use wasmtime_wasi_http::WasiBody;
-use wasmtime_wasi_http::handler::{ExpirationError, InstantiationError, ProxyHandler, TrapOrPanicError};
+use wasmtime_wasi_http::handler::{
+    ExpirationError, InstantiationError, ProxyHandler, TrapOrPanicError,
+};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 
@@ -64,32 +66,48 @@ impl App {
     /// # Errors
     ///
     /// See [`LoadError`].
-    pub(crate) fn load(manifest: Manifest, options: Options, lifetime: &Lifetime) -> Result<Self, LoadError> {
+    pub(crate) fn load(
+        manifest: Manifest,
+        options: Options,
+        lifetime: &Lifetime,
+    ) -> Result<Self, LoadError> {
         let variables = Arc::new(Variables::new(manifest.variables, options.environment));
         if let Some(name) = variables.missing().first() {
-            return Err(LoadError::MissingVariable { name: (*name).to_owned() });
+            return Err(LoadError::MissingVariable {
+                name: (*name).to_owned(),
+            });
         }
-        let key_value = if manifest.components.values().any(|it| !it.key_value_stores.is_empty()) {
+        let key_value = if manifest
+            .components
+            .values()
+            .any(|it| !it.key_value_stores.is_empty())
+        {
             let path = options.state_dir.map(|folder| folder.join(FILE_NAME));
-            console::fact("storage", path.as_deref().map_or("in memory".into(), |path| path.to_string_lossy()));
+            console::fact(
+                "storage",
+                path.as_deref()
+                    .map_or("in memory".into(), |path| path.to_string_lossy()),
+            );
             Some(Store::open(path.as_deref())?)
         } else {
             None
         };
         let client = OutboundClient::new().map_err(|error| LoadError::Engine(error.to_string()))?;
-        let engine =
-            engine::engine(options.limits.interruptible()).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
-        let linker = engine::linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let engine = engine::engine(options.limits.interruptible())
+            .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+        let linker =
+            engine::linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
 
         let mut handlers = BTreeMap::new();
         let mut allow_list_fault = None;
         for (id, component) in manifest.components {
             let pre = prepare(&engine, &linker, &id, &component)?;
             // A wrong allow-list denies everything, as in Spin, until the app has had its say about its settings.
-            let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &variables).unwrap_or_else(|fault| {
-                allow_list_fault.get_or_insert((id.clone(), fault));
-                AllowList::default()
-            });
+            let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &variables)
+                .unwrap_or_else(|fault| {
+                    allow_list_fault.get_or_insert((id.clone(), fault));
+                    AllowList::default()
+                });
             let name: Arc<str> = id.as_str().into();
             let instances = Instances {
                 component: Arc::clone(&name),
@@ -104,7 +122,12 @@ impl App {
             };
             handlers.insert(id, ProxyHandler::new(instances));
         }
-        Ok(Self { routes: manifest.routes, handlers, admission: Semaphore::new(MAX_REQUESTS), allow_list_fault })
+        Ok(Self {
+            routes: manifest.routes,
+            handlers,
+            admission: Semaphore::new(MAX_REQUESTS),
+            allow_list_fault,
+        })
     }
 
     /// Asks the app itself whether its settings are right, at `/healthz`.
@@ -114,33 +137,50 @@ impl App {
     /// What the app says is wrong, if it answers with a problem (RFC 9457) and a 5xx status; else what is wrong with an
     /// allow-list. That the app has no such route, or fails, is no error.
     pub(crate) async fn check_settings(&self, address: SocketAddr) -> Result<(), SettingsError> {
-        let request = Request::get("/healthz").header(HOST, address.to_string()).body(empty());
+        let request = Request::get("/healthz")
+            .header(HOST, address.to_string())
+            .body(empty());
         let problem = match request {
-            Ok(request) => tokio::time::timeout(HEALTH_TIMEOUT, self.problem(request)).await.unwrap_or_default(),
+            Ok(request) => tokio::time::timeout(HEALTH_TIMEOUT, self.problem(request))
+                .await
+                .unwrap_or_default(),
             Err(_) => None,
         };
         match (problem, &self.allow_list_fault) {
             (Some(detail), _) => Err(SettingsError::Problem(detail)),
-            (None, Some((component, fault))) => {
-                Err(SettingsError::AllowList { component: component.clone(), fault: fault.clone() })
-            }
+            (None, Some((component, fault))) => Err(SettingsError::AllowList {
+                component: component.clone(),
+                fault: fault.clone(),
+            }),
             (None, None) => Ok(()),
         }
     }
 
     async fn problem(&self, request: Request<WasiBody>) -> Option<String> {
-        let response = self.handle(request, SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let response = self
+            .handle(request, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await;
         let media_type = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-        if !response.status().is_server_error() || !media_type.starts_with("application/problem+json") {
+        if !response.status().is_server_error()
+            || !media_type.starts_with("application/problem+json")
+        {
             return None;
         }
-        let body = Limited::new(response.into_body(), MAX_PROBLEM).collect().await.ok()?.to_bytes();
+        let body = Limited::new(response.into_body(), MAX_PROBLEM)
+            .collect()
+            .await
+            .ok()?
+            .to_bytes();
         let problem: Problem = serde_json::from_slice(&body).ok()?;
         problem.detail.or(problem.title)
     }
 
     /// Answers a request from `client`.
-    pub(crate) async fn handle(&self, mut request: Request<WasiBody>, client: SocketAddr) -> Response<WasiBody> {
+    pub(crate) async fn handle(
+        &self,
+        mut request: Request<WasiBody>,
+        client: SocketAddr,
+    ) -> Response<WasiBody> {
         // Between the client and this host alone; a component that forwards requests must not forward it.
         request.headers_mut().remove(CONNECTION);
         if request.uri().path() == "/.well-known/spin/health" {
@@ -150,8 +190,12 @@ impl App {
             return plain(StatusCode::BAD_REQUEST, reason);
         }
         let uri = request.uri().clone();
-        let Some(found) = self.routes.find(uri.path()) else { return status(StatusCode::NOT_FOUND) };
-        let Some(handler) = self.handlers.get(&found.route.component) else { return status(StatusCode::NOT_FOUND) };
+        let Some(found) = self.routes.find(uri.path()) else {
+            return status(StatusCode::NOT_FOUND);
+        };
+        let Some(handler) = self.handlers.get(&found.route.component) else {
+            return status(StatusCode::NOT_FOUND);
+        };
         found.add_headers(request.headers_mut(), &uri.to_string(), client);
 
         let _admitted = self.admission.acquire().await;
@@ -173,7 +217,10 @@ pub(crate) enum LoadError {
     Store(#[from] OpenError),
     /// A component cannot be put together.
     #[error("component {component}: {source}")]
-    Compose { component: String, source: ComposeError },
+    Compose {
+        component: String,
+        source: ComposeError,
+    },
     /// A component cannot be compiled, or imports what this host does not have.
     #[error("component {component}: {reason}")]
     Component { component: String, reason: String },
@@ -190,7 +237,10 @@ pub(crate) enum SettingsError {
     Problem(String),
     /// A variable made an allow-list wrong.
     #[error("allowed_outbound_hosts of component {component}: {fault}")]
-    AllowList { component: String, fault: AllowListError },
+    AllowList {
+        component: String,
+        fault: AllowListError,
+    },
 }
 
 /// The part of a problem (RFC 9457) that is for people.
@@ -206,16 +256,27 @@ fn prepare(
     id: &str,
     component: &manifest::Component,
 ) -> Result<ServicePre<Guest>, LoadError> {
-    let bytes = compose(&component.source, &component.dependencies)
-        .map_err(|source| LoadError::Compose { component: id.to_owned(), source })?;
+    let bytes = compose(&component.source, &component.dependencies).map_err(|source| {
+        LoadError::Compose {
+            component: id.to_owned(),
+            source,
+        }
+    })?;
     let fail = |what: &str, error: wasmtime::Error| LoadError::Component {
         component: id.to_owned(),
         reason: format!("{} {what}: {error:#}", component.source.display()),
     };
-    let compiled = Component::new(engine, bytes).map_err(|error| fail("does not compile", error))?;
-    let resolved =
-        linker.instantiate_pre(&compiled).map_err(|error| fail("imports what this host does not have", error))?;
-    ServicePre::new(resolved).map_err(|error| fail("is no WASI 0.3 HTTP component, the only kind for this host", error))
+    let compiled =
+        Component::new(engine, bytes).map_err(|error| fail("does not compile", error))?;
+    let resolved = linker
+        .instantiate_pre(&compiled)
+        .map_err(|error| fail("imports what this host does not have", error))?;
+    ServicePre::new(resolved).map_err(|error| {
+        fail(
+            "is no WASI 0.3 HTTP component, the only kind for this host",
+            error,
+        )
+    })
 }
 
 /// Gives a request's URI its scheme and authority, from the `Host` header where the request line has none.
@@ -226,14 +287,19 @@ fn prepare(
 fn complete_uri(request: &mut Request<WasiBody>) -> Result<(), &'static str> {
     let header = match request.headers().get(HOST) {
         Some(host) => {
-            let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+            let host = host
+                .to_str()
+                .ok()
+                .and_then(|host| host.parse::<Authority>().ok());
             Some(host.ok_or("The Host header is malformed.\n")?)
         }
         None => None,
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.authority = Some(match (header, parts.authority) {
-        (Some(header), Some(authority)) if header != authority => return Err("The Host header contradicts the URI.\n"),
+        (Some(header), Some(authority)) if header != authority => {
+            return Err("The Host header contradicts the URI.\n");
+        }
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err("There is no Host header.\n"),
     });
@@ -248,30 +314,53 @@ fn failure(component: &str, error: &wasmtime::Error) -> Response<WasiBody> {
         // Its name alone: a payload may hold what the component was working on.
         let code = format!("{code:?}");
         let name = code.split(['(', ' ']).next().unwrap_or_default();
-        console::warn(format_args!("component {component} returned {name} instead of a response"));
+        console::warn(format_args!(
+            "component {component} returned {name} instead of a response"
+        ));
         status(StatusCode::INTERNAL_SERVER_ERROR)
     } else if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
-        console::warn(format_args!("component {component} cannot be instantiated: {}", cause(&error.error)));
-        let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, "The server is overloaded.\n");
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        console::warn(format_args!(
+            "component {component} cannot be instantiated: {}",
+            cause(&error.error)
+        ));
+        let mut response = plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server is overloaded.\n",
+        );
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from_static("1"));
         response
     } else if error.is::<ExpirationError>() {
-        console::warn(format_args!("component {component} did not respond within --request-timeout"));
-        plain(StatusCode::INTERNAL_SERVER_ERROR, "The component took too long.\n")
+        console::warn(format_args!(
+            "component {component} did not respond within --request-timeout"
+        ));
+        plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The component took too long.\n",
+        )
     } else {
         // If its instance failed, the end of that says why.
         if !error.is::<Trap>() && !error.is::<TrapOrPanicError>() {
-            console::warn(format_args!("component {component} returned no response: {}", cause(error)));
+            console::warn(format_args!(
+                "component {component} returned no response: {}",
+                cause(error)
+            ));
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "The component failed.\n")
     }
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<WasiBody> {
-    let mut response =
-        Response::new(Full::new(Bytes::from_static(text.as_bytes())).map_err(|it| match it {}).boxed_unsync());
+    let mut response = Response::new(
+        Full::new(Bytes::from_static(text.as_bytes()))
+            .map_err(|it| match it {})
+            .boxed_unsync(),
+    );
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 
@@ -300,9 +389,18 @@ mod tests {
             let mut request = request.body(empty()).unwrap();
             complete_uri(&mut request).map(|()| request.uri().to_string())
         };
-        assert_eq!(complete("/a?b", Some("h.test:3000")).unwrap(), "http://h.test:3000/a?b");
-        assert_eq!(complete("http://h.test/a", None).unwrap(), "http://h.test/a");
-        assert_eq!(complete("http://h.test/a", Some("h.test")).unwrap(), "http://h.test/a");
+        assert_eq!(
+            complete("/a?b", Some("h.test:3000")).unwrap(),
+            "http://h.test:3000/a?b"
+        );
+        assert_eq!(
+            complete("http://h.test/a", None).unwrap(),
+            "http://h.test/a"
+        );
+        assert_eq!(
+            complete("http://h.test/a", Some("h.test")).unwrap(),
+            "http://h.test/a"
+        );
         assert!(complete("http://h.test/a", Some("other.test")).is_err());
         assert!(complete("/a", Some("not an authority")).is_err());
         assert!(complete("/a", None).is_err());

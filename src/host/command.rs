@@ -24,7 +24,10 @@ const GRACE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn main() -> ExitCode {
     let Command::Up(up) = CommandLine::parse().command;
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             console::fail(format_args!("cannot start: {error}"));
@@ -74,7 +77,13 @@ Exit codes: 0 stopped, 1 cannot run, 2 the command line, the manifest or a setti
 #[derive(Debug, Args)]
 struct Up {
     /// The manifest, or the folder that it is in.
-    #[arg(short = 'f', long = "from", visible_alias = "file", value_name = "FILE", default_value = "spin.toml")]
+    #[arg(
+        short = 'f',
+        long = "from",
+        visible_alias = "file",
+        value_name = "FILE",
+        default_value = "spin.toml"
+    )]
     manifest: PathBuf,
 
     /// The address to listen on; port 0 chooses a free one.
@@ -86,7 +95,12 @@ struct Up {
     state_dir: Option<OsString>,
 
     /// Run only the routes of this component; may be given again.
-    #[arg(short = 'c', long = "component", visible_alias = "component-id", value_name = "ID")]
+    #[arg(
+        short = 'c',
+        long = "component",
+        visible_alias = "component-id",
+        value_name = "ID"
+    )]
     components: Vec<String>,
 
     /// Requests that one instance of a component serves in its life.
@@ -140,18 +154,26 @@ impl Up {
             let lifetime = lifetime.clone();
             move || self.load(&lifetime)
         };
-        let app = tokio::task::spawn_blocking(load).await.map_err(|error| Failure::Io(error.into()))??;
+        let app = tokio::task::spawn_blocking(load)
+            .await
+            .map_err(|error| Failure::Io(error.into()))??;
         app.check_settings(address).await?;
 
         let mut stdout = io::stdout();
-        writeln!(stdout, "Serving http://{address}").and_then(|()| stdout.flush()).map_err(Failure::Io)?;
+        writeln!(stdout, "Serving http://{address}")
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::Io)?;
         serve(listener, Arc::new(app), lifetime).await;
         Ok(())
     }
 
     /// Reads the manifest and loads its app, telling on the way what it is.
     fn load(self, lifetime: &Lifetime) -> Result<App, Failure> {
-        let file = if self.manifest.is_dir() { self.manifest.join("spin.toml") } else { self.manifest };
+        let file = if self.manifest.is_dir() {
+            self.manifest.join("spin.toml")
+        } else {
+            self.manifest
+        };
         let mut manifest = Manifest::load(&file)?;
         manifest.keep(&self.components).map_err(Failure::Usage)?;
         console::note(format_args!("{} {}", manifest.name, manifest.version));
@@ -162,7 +184,10 @@ impl Up {
             None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
         };
         let options = Options {
-            state_dir: state_dir.map(std::path::absolute).transpose().map_err(Failure::Io)?,
+            state_dir: state_dir
+                .map(std::path::absolute)
+                .transpose()
+                .map_err(Failure::Io)?,
             limits: ReuseLimits {
                 requests: self.max_instance_reuse_count,
                 concurrent_requests: self.max_instance_concurrent_reuse_count,
@@ -195,11 +220,17 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Manifest(_) | Self::Settings(_) => ExitCode::from(2),
-            Self::Load(LoadError::MissingVariable { .. } | LoadError::Compose { .. } | LoadError::Component { .. }) => {
-                ExitCode::from(2)
-            }
-            Self::Load(LoadError::Store(_) | LoadError::Engine(_)) | Self::Bind(_) | Self::Io(_) => ExitCode::FAILURE,
+            Self::Usage(_)
+            | Self::Manifest(_)
+            | Self::Settings(_)
+            | Self::Load(
+                LoadError::MissingVariable { .. }
+                | LoadError::Compose { .. }
+                | LoadError::Component { .. },
+            ) => ExitCode::from(2),
+            Self::Load(LoadError::Store(_) | LoadError::Engine(_))
+            | Self::Bind(_)
+            | Self::Io(_) => ExitCode::FAILURE,
         }
     }
 }
@@ -242,7 +273,10 @@ struct Signals {
 impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -270,25 +304,42 @@ impl Signals {
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let found: Vec<_> =
-        text.to_socket_addrs().map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:3000".to_owned())?.collect();
+    let found: Vec<_> = text
+        .to_socket_addrs()
+        .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:3000".to_owned())?
+        .collect();
     // localhost is both; clients that print it try IPv4 too.
     let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
-    first.copied().ok_or_else(|| "this name has no address".to_owned())
+    first
+        .copied()
+        .ok_or_else(|| "this name has no address".to_owned())
 }
 
 fn positive(text: &str) -> Result<usize, &'static str> {
-    text.parse().ok().filter(|number| *number > 0).ok_or("write a whole number above 0")
+    text.parse()
+        .ok()
+        .filter(|number| *number > 0)
+        .ok_or("write a whole number above 0")
 }
 
 fn duration(text: &str) -> Result<Duration, &'static str> {
-    let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
+    let units = [
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+        ("s", 1_000_000_000),
+    ];
     let (number, nanoseconds) = units
         .into_iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
         .unwrap_or((text, 1_000_000_000));
-    let number: u64 = number.parse().map_err(|_| "write a whole number with s, ms, us or ns")?;
-    number.checked_mul(nanoseconds).map(Duration::from_nanos).ok_or("this is too long")
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "write a whole number with s, ms, us or ns")?;
+    number
+        .checked_mul(nanoseconds)
+        .map(Duration::from_nanos)
+        .ok_or("this is too long")
 }
 
 #[cfg(test)]
@@ -320,8 +371,14 @@ mod tests {
 
     #[test]
     fn addresses() {
-        assert_eq!(listen_address("[::1]:3000").unwrap().to_string(), "[::1]:3000");
-        assert_eq!(listen_address("localhost:0").unwrap().to_string(), "127.0.0.1:0");
+        assert_eq!(
+            listen_address("[::1]:3000").unwrap().to_string(),
+            "[::1]:3000"
+        );
+        assert_eq!(
+            listen_address("localhost:0").unwrap().to_string(),
+            "127.0.0.1:0"
+        );
         assert!(listen_address("3000").is_err());
     }
 }

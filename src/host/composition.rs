@@ -34,13 +34,18 @@ impl Inheritance {
 
     /// Everything.
     pub(crate) fn all() -> Self {
-        CAPABILITIES.iter().map(|(_, capability)| *capability).collect()
+        CAPABILITIES
+            .iter()
+            .map(|(_, capability)| *capability)
+            .collect()
     }
 }
 
 impl FromIterator<Capability> for Inheritance {
     fn from_iter<I: IntoIterator<Item = Capability>>(capabilities: I) -> Self {
-        Self { capabilities: capabilities.into_iter().collect() }
+        Self {
+            capabilities: capabilities.into_iter().collect(),
+        }
     }
 }
 
@@ -92,7 +97,9 @@ impl FromStr for Capability {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let known = CAPABILITIES.iter().find(|(known, _)| *known == name);
-        known.map(|(_, capability)| *capability).ok_or_else(|| name.to_owned())
+        known
+            .map(|(_, capability)| *capability)
+            .ok_or_else(|| name.to_owned())
     }
 }
 
@@ -111,11 +118,23 @@ pub(crate) fn compose(source: &Path, dependencies: &[Dependency]) -> Result<Vec<
     let mut filled: BTreeMap<String, &str> = BTreeMap::new();
     for dependency in dependencies {
         let name = DependencyName::parse(&dependency.name);
-        let imports: Vec<_> = root.imports.iter().filter(|import| name.matches(import)).collect();
+        let imports: Vec<_> = root
+            .imports
+            .iter()
+            .filter(|import| name.matches(import))
+            .collect();
         if imports.is_empty() {
-            return Err(ComposeError::NothingToFill { dependency: dependency.name.clone(), file: source.to_owned() });
+            return Err(ComposeError::NothingToFill {
+                dependency: dependency.name.clone(),
+                file: source.to_owned(),
+            });
         }
-        let instance = instantiate(&mut graph, &dependency.name, &dependency.path, read(&dependency.path)?)?;
+        let instance = instantiate(
+            &mut graph,
+            &dependency.name,
+            &dependency.path,
+            read(&dependency.path)?,
+        )?;
         instance.check_inheritance(dependency)?;
         for import in imports {
             if let Some(other) = filled.insert(import.clone(), &dependency.name) {
@@ -126,24 +145,37 @@ pub(crate) fn compose(source: &Path, dependencies: &[Dependency]) -> Result<Vec<
                 });
             }
             if !instance.exports.contains(import) {
-                return Err(ComposeError::NoSuchExport { import: import.clone(), file: dependency.path.clone() });
+                return Err(ComposeError::NoSuchExport {
+                    import: import.clone(),
+                    file: dependency.path.clone(),
+                });
             }
-            let export =
-                graph.alias_instance_export(instance.node, import).map_err(|error| mismatch(dependency, &error))?;
+            let export = graph
+                .alias_instance_export(instance.node, import)
+                .map_err(|error| mismatch(dependency, &error))?;
             graph
                 .set_instantiation_argument(root.node, import, export)
                 .map_err(|error| mismatch(dependency, &chain(&error)))?;
         }
     }
     for name in &root.exports {
-        let unexpected =
-            |error: &dyn std::error::Error| ComposeError::Encode { file: source.to_owned(), reason: chain(error) };
-        let export = graph.alias_instance_export(root.node, name).map_err(|error| unexpected(&error))?;
-        graph.export(export, name).map_err(|error| unexpected(&error))?;
+        let unexpected = |error: &dyn std::error::Error| ComposeError::Encode {
+            file: source.to_owned(),
+            reason: chain(error),
+        };
+        let export = graph
+            .alias_instance_export(root.node, name)
+            .map_err(|error| unexpected(&error))?;
+        graph
+            .export(export, name)
+            .map_err(|error| unexpected(&error))?;
     }
     graph
         .encode(EncodeOptions::default())
-        .map_err(|error| ComposeError::Encode { file: source.to_owned(), reason: chain(&error) })
+        .map_err(|error| ComposeError::Encode {
+            file: source.to_owned(),
+            reason: chain(&error),
+        })
 }
 
 /// Why a composition failed.
@@ -162,20 +194,32 @@ pub(crate) enum ComposeError {
     #[error("the dependency \"{dependency}\" matches no import of {}; check its name", .file.display())]
     NothingToFill { dependency: String, file: PathBuf },
     /// Two dependencies match the same import.
-    #[error("the dependencies \"{first}\" and \"{second}\" both fill the import {import} in; remove one")]
-    FilledTwice { import: String, first: String, second: String },
+    #[error(
+        "the dependencies \"{first}\" and \"{second}\" both fill the import {import} in; remove one"
+    )]
+    FilledTwice {
+        import: String,
+        first: String,
+        second: String,
+    },
     /// A dependency lacks what it should fill in.
     #[error("{} does not export {import}; build it from the same WIT files", .file.display())]
     NoSuchExport { import: String, file: PathBuf },
     /// A dependency has an interface of that name, but of another shape.
-    #[error("the dependency \"{dependency}\" does not fit: {reason}; build both sides from the same WIT files")]
+    #[error(
+        "the dependency \"{dependency}\" does not fit: {reason}; build both sides from the same WIT files"
+    )]
     Mismatch { dependency: String, reason: String },
     /// A dependency wants what the component does not share with it.
     #[error(
         "the dependency \"{dependency}\" imports {import} but does not inherit {key}; add \"{key}\" to its \
              inherit_configuration"
     )]
-    NotInherited { dependency: String, import: String, key: &'static str },
+    NotInherited {
+        dependency: String,
+        import: String,
+        key: &'static str,
+    },
     /// The whole cannot be put together.
     #[error("cannot compose {}: {reason}", .file.display())]
     Encode { file: PathBuf, reason: String },
@@ -191,12 +235,20 @@ struct Instance {
 impl Instance {
     fn check_inheritance(&self, dependency: &Dependency) -> Result<(), ComposeError> {
         for import in &self.imports {
-            let interface = import.split_once('@').map_or(import.as_str(), |(name, _)| name);
+            let interface = import
+                .split_once('@')
+                .map_or(import.as_str(), |(name, _)| name);
             for (guarded, key) in GUARDED {
-                let inherited = key.parse().is_ok_and(|it| dependency.inherits.capabilities.contains(&it));
+                let inherited = key
+                    .parse()
+                    .is_ok_and(|it| dependency.inherits.capabilities.contains(&it));
                 if guarded == interface && !inherited {
                     let dependency = dependency.name.clone();
-                    return Err(ComposeError::NotInherited { dependency, import: import.clone(), key });
+                    return Err(ComposeError::NotInherited {
+                        dependency,
+                        import: import.clone(),
+                        key,
+                    });
                 }
             }
         }
@@ -210,14 +262,23 @@ fn instantiate(
     file: &Path,
     bytes: Vec<u8>,
 ) -> Result<Instance, ComposeError> {
-    let no_component = |reason: String| ComposeError::NoComponent { file: file.to_owned(), reason };
+    let no_component = |reason: String| ComposeError::NoComponent {
+        file: file.to_owned(),
+        reason,
+    };
     let package = Package::from_bytes(name, None, bytes, graph.types_mut())
         .map_err(|error| no_component(one_line(format!("{error:#}"))))?;
     let world = package.ty();
-    let id = graph.register_package(package).map_err(|error| no_component(chain(&error)))?;
+    let id = graph
+        .register_package(package)
+        .map_err(|error| no_component(chain(&error)))?;
     let node = graph.instantiate(id);
     let world = &graph.types()[world];
-    Ok(Instance { node, imports: names(&world.imports), exports: names(&world.exports) })
+    Ok(Instance {
+        node,
+        imports: names(&world.imports),
+        exports: names(&world.exports),
+    })
 }
 
 fn names<'a>(items: impl IntoIterator<Item = (&'a String, &'a ItemKind)>) -> Vec<String> {
@@ -227,22 +288,37 @@ fn names<'a>(items: impl IntoIterator<Item = (&'a String, &'a ItemKind)>) -> Vec
 fn read(path: &Path) -> Result<Vec<u8>, ComposeError> {
     std::fs::read(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => ComposeError::NotBuilt(path.to_owned()),
-        _ => ComposeError::Unreadable { file: path.to_owned(), reason: error.to_string() },
+        _ => ComposeError::Unreadable {
+            file: path.to_owned(),
+            reason: error.to_string(),
+        },
     })
 }
 
 fn mismatch(dependency: &Dependency, reason: &dyn Display) -> ComposeError {
-    ComposeError::Mismatch { dependency: dependency.name.clone(), reason: reason.to_string() }
+    ComposeError::Mismatch {
+        dependency: dependency.name.clone(),
+        reason: reason.to_string(),
+    }
 }
 
 /// An error and all its causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    one_line(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    one_line(
+        causes
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(": "),
+    )
 }
 
 fn one_line(text: String) -> String {
-    if text.contains('\n') { text.split_whitespace().collect::<Vec<_>>().join(" ") } else { text }
+    if text.contains('\n') {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    } else {
+        text
+    }
 }
 
 /// A dependency's name in its parts.
@@ -255,9 +331,17 @@ struct DependencyName<'a> {
 
 impl<'a> DependencyName<'a> {
     fn parse(name: &'a str) -> Self {
-        let (name, version) = name.split_once('@').map_or((name, None), |(name, version)| (name, Some(version)));
-        let (package, interface) = name.split_once('/').map_or((name, None), |(it, interface)| (it, Some(interface)));
-        Self { package, interface, version }
+        let (name, version) = name
+            .split_once('@')
+            .map_or((name, None), |(name, version)| (name, Some(version)));
+        let (package, interface) = name
+            .split_once('/')
+            .map_or((name, None), |(it, interface)| (it, Some(interface)));
+        Self {
+            package,
+            interface,
+            version,
+        }
     }
 
     fn matches(&self, import: &str) -> bool {
@@ -292,7 +376,11 @@ mod tests {
             ("n:p/i", "plain-name", false),
             ("plain-name", "n:plain-name/i", false),
         ] {
-            assert_eq!(DependencyName::parse(name).matches(import), matches, "{name} {import}");
+            assert_eq!(
+                DependencyName::parse(name).matches(import),
+                matches,
+                "{name} {import}"
+            );
         }
     }
 
@@ -309,7 +397,11 @@ mod tests {
         (export "n:p/i@1.0.0" (instance $i)))"#;
 
     fn part_that_imports(interface: &str) -> String {
-        PART.replacen("(component", &format!("(component (import \"{interface}\" (instance))"), 1)
+        PART.replacen(
+            "(component",
+            &format!("(component (import \"{interface}\" (instance))"),
+            1,
+        )
     }
 
     struct Files(tempfile::TempDir);
@@ -333,7 +425,11 @@ mod tests {
                 })
                 .collect();
             let composed = compose(&self.0.path().join("root.wasm"), &dependencies);
-            composed.map_err(|error| error.to_string().replace(&format!("{}/", self.0.path().display()), ""))
+            composed.map_err(|error| {
+                error
+                    .to_string()
+                    .replace(&format!("{}/", self.0.path().display()), "")
+            })
         }
     }
 
@@ -346,7 +442,9 @@ mod tests {
     #[test]
     fn imports_are_filled_in_and_exports_remain() {
         let files = Files::new(ROOT, PART);
-        let whole = files.compose(&[("n:p", "part.wasm", Inheritance::default())]).unwrap();
+        let whole = files
+            .compose(&[("n:p", "part.wasm", Inheritance::default())])
+            .unwrap();
         assert_eq!(world(whole), (Vec::new(), vec!["n:p/o@1.0.0".to_owned()]));
         let as_it_is = files.compose(&[]).unwrap();
         assert_eq!(world(as_it_is).0, ["n:p/i@1.0.0"]);
@@ -363,8 +461,11 @@ mod tests {
             ("wasi:keyvalue/store@0.2.0-draft2", "key_value_stores"),
         ] {
             let files = Files::new(ROOT, &part_that_imports(interface));
-            let others: Inheritance =
-                Inheritance::all().capabilities.into_iter().filter(|it| Ok(*it) != key.parse()).collect();
+            let others: Inheritance = Inheritance::all()
+                .capabilities
+                .into_iter()
+                .filter(|it| Ok(*it) != key.parse())
+                .collect();
             let error = files.compose(&[("n:p", "part.wasm", others)]).unwrap_err();
             let message = format!(
                 "the dependency \"n:p\" imports {interface} but does not inherit {key}; add \"{key}\" to its \
@@ -379,8 +480,15 @@ mod tests {
 
     #[test]
     fn clocks_and_the_like_need_no_capability() {
-        let files = Files::new(ROOT, &part_that_imports("wasi:clocks/monotonic-clock@0.3.0"));
-        assert!(files.compose(&[("n:p", "part.wasm", Inheritance::default())]).is_ok());
+        let files = Files::new(
+            ROOT,
+            &part_that_imports("wasi:clocks/monotonic-clock@0.3.0"),
+        );
+        assert!(
+            files
+                .compose(&[("n:p", "part.wasm", Inheritance::default())])
+                .is_ok()
+        );
     }
 
     #[test]
@@ -389,10 +497,22 @@ mod tests {
         std::fs::write(files.0.path().join("junk.wasm"), "junk").unwrap();
         let none = Inheritance::default;
         for (dependencies, message) in [
-            (vec![("n:p", "missing.wasm", none())], "there is no missing.wasm; run scripts/build to make it"),
-            (vec![("n:p", "junk.wasm", none())], "junk.wasm is no WebAssembly component: "),
-            (vec![("n:q", "part.wasm", none())], "the dependency \"n:q\" matches no import of root.wasm"),
-            (vec![("n:p", "root.wasm", none())], "root.wasm does not export n:p/i@1.0.0; build it from the same WIT"),
+            (
+                vec![("n:p", "missing.wasm", none())],
+                "there is no missing.wasm; run scripts/build to make it",
+            ),
+            (
+                vec![("n:p", "junk.wasm", none())],
+                "junk.wasm is no WebAssembly component: ",
+            ),
+            (
+                vec![("n:q", "part.wasm", none())],
+                "the dependency \"n:q\" matches no import of root.wasm",
+            ),
+            (
+                vec![("n:p", "root.wasm", none())],
+                "root.wasm does not export n:p/i@1.0.0; build it from the same WIT",
+            ),
             (
                 vec![("n:p", "part.wasm", none()), ("n:p/i", "part.wasm", none())],
                 "the dependencies \"n:p\" and \"n:p/i\" both fill the import n:p/i@1.0.0 in; remove one",
@@ -403,7 +523,12 @@ mod tests {
         }
         let files = Files::new(ROOT, &PART.replace("\"f\"", "\"g\""));
         let error = files.compose(&[("n:p", "part.wasm", none())]).unwrap_err();
-        assert!(error.starts_with("the dependency \"n:p\" does not fit: mismatched instantiation argument"), "{error}");
+        assert!(
+            error.starts_with(
+                "the dependency \"n:p\" does not fit: mismatched instantiation argument"
+            ),
+            "{error}"
+        );
         assert_eq!(error.lines().count(), 1);
     }
 }

@@ -20,17 +20,26 @@ pub(crate) fn fact(heading: &str, message: impl Display) {
 
 /// Says what somebody should look into.
 pub(crate) fn warn(message: impl Display) {
-    line(format_args!("{YELLOW}behalf:{YELLOW:#} {}", one_line(&message.to_string())));
+    line(format_args!(
+        "{YELLOW}behalf:{YELLOW:#} {}",
+        one_line(&message.to_string())
+    ));
 }
 
 /// Says why this process ends.
 pub(crate) fn fail(message: impl Display) {
-    line(format_args!("{RED}behalf:{RED:#} {}", one_line(&message.to_string())));
+    line(format_args!(
+        "{RED}behalf:{RED:#} {}",
+        one_line(&message.to_string())
+    ));
 }
 
 /// Says what a component wrote, one line of it.
 pub(crate) fn guest(component: &str, message: &str) {
-    line(format_args!("{BOLD}{component}:{BOLD:#} {}", one_line(message)));
+    line(format_args!(
+        "{BOLD}{component}:{BOLD:#} {}",
+        one_line(message)
+    ));
 }
 
 fn line(text: Arguments<'_>) {
@@ -40,7 +49,9 @@ fn line(text: Arguments<'_>) {
 
 /// A text without line breaks and other control characters, whatever it was made from.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() && c != '\t' { ' ' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

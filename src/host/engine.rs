@@ -39,8 +39,12 @@ pub(crate) fn engine(interruptible: bool) -> wasmtime::Result<Engine> {
         .linear_memory_keep_resident(KEEP_RESIDENT);
     let mut config = Config::new();
     config.epoch_interruption(interruptible);
-    let engine = Engine::new(config.clone().allocation_strategy(InstanceAllocationStrategy::Pooling(pool)))
-        .or_else(|_| Engine::new(&config))?;
+    let engine = Engine::new(
+        config
+            .clone()
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool)),
+    )
+    .or_else(|_| Engine::new(&config))?;
     if interruptible {
         let engine = engine.weak();
         let tick = move || {
@@ -50,7 +54,9 @@ pub(crate) fn engine(interruptible: bool) -> wasmtime::Result<Engine> {
                 std::thread::sleep(TICK);
             }
         };
-        std::thread::Builder::new().name("tick".to_owned()).spawn(tick)?;
+        std::thread::Builder::new()
+            .name("tick".to_owned())
+            .spawn(tick)?;
     }
     Ok(engine)
 }
@@ -71,9 +77,18 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    bindings::spin::key_value::key_value::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
-    bindings::wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
-    bindings::spin::variables::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    bindings::spin::key_value::key_value::add_to_linker::<_, HasKeyValue>(
+        &mut linker,
+        Guest::key_value,
+    )?;
+    bindings::wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(
+        &mut linker,
+        Guest::key_value,
+    )?;
+    bindings::spin::variables::variables::add_to_linker::<_, HasVariables>(
+        &mut linker,
+        Guest::variables,
+    )?;
     bindings::wasi::config::store::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
     Ok(linker)
 }

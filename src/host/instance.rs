@@ -118,10 +118,16 @@ impl Instances {
         let output = GuestOutput::new(&self.component);
         Guest {
             table: ResourceTable::new(),
-            wasi: WasiCtx::builder().stdout(output.clone()).stderr(output).build(),
+            wasi: WasiCtx::builder()
+                .stdout(output.clone())
+                .stderr(output)
+                .build(),
             http: WasiHttpCtx::new(),
             outbound: OutboundHooks(Arc::clone(&self.outbound)),
-            key_value: KeyValueGrant::new(self.key_value.clone(), Arc::clone(&self.key_value_stores)),
+            key_value: KeyValueGrant::new(
+                self.key_value.clone(),
+                Arc::clone(&self.key_value_stores),
+            ),
             variables: self.variables.clone(),
         }
     }
@@ -140,7 +146,10 @@ pub(crate) struct Guest {
 impl Guest {
     /// What key-value functions work on.
     pub(crate) fn key_value(&mut self) -> KeyValueView<'_> {
-        KeyValueView { grant: &mut self.key_value, table: &mut self.table }
+        KeyValueView {
+            grant: &mut self.key_value,
+            table: &mut self.table,
+        }
     }
 
     /// What variable functions work on.
@@ -151,13 +160,20 @@ impl Guest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.outbound,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 
@@ -169,13 +185,22 @@ pub(crate) struct Expiration {
 }
 
 impl WorkerExpiration for Expiration {
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>, status: WorkerStatus, since: Instant) -> Poll<()> {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        status: WorkerStatus,
+        since: Instant,
+    ) -> Poll<()> {
         let limit = match status {
-            WorkerStatus::Idle if self.stopping.as_mut().poll(context).is_ready() => return Poll::Ready(()),
+            WorkerStatus::Idle if self.stopping.as_mut().poll(context).is_ready() => {
+                return Poll::Ready(());
+            }
             WorkerStatus::Idle => Some(self.limits.idle_timeout),
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.limits.request_timeout,
         };
-        let Some(end) = limit.and_then(|limit| since.checked_add(limit)) else { return Poll::Pending };
+        let Some(end) = limit.and_then(|limit| since.checked_add(limit)) else {
+            return Poll::Pending;
+        };
         let end = tokio::time::Instant::from_std(end);
         if self.sleep.deadline() != end {
             self.sleep.as_mut().reset(end);
@@ -225,7 +250,10 @@ impl WorkerState for Worker {
         let Err(error) = result else { return };
         // At a stop that does not wait, instances are dropped at work; the handler calls that a panic.
         if error.is::<Trap>() || !self.stopping.is_cancelled() {
-            let count = self.failed.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            let count = self
+                .failed
+                .fetch_add(1, Ordering::Relaxed)
+                .saturating_add(1);
             console::warn(format_args!(
                 "component {}: an instance failed, and all requests that it was serving: {} ({count} so far)",
                 self.component,
@@ -252,12 +280,21 @@ struct GuestOutput {
 
 impl GuestOutput {
     fn new(component: &Arc<str>) -> Self {
-        let lines = Lines { component: Arc::clone(component), pending: Vec::new(), say: console::guest };
-        Self { lines: Arc::new(Mutex::new(lines)) }
+        let lines = Lines {
+            component: Arc::clone(component),
+            pending: Vec::new(),
+            say: console::guest,
+        };
+        Self {
+            lines: Arc::new(Mutex::new(lines)),
+        }
     }
 
     fn write(&self, bytes: &[u8]) {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).write(bytes);
+        self.lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(bytes);
     }
 }
 
@@ -335,7 +372,11 @@ impl Pollable for GuestOutput {
 }
 
 impl AsyncWrite for GuestOutput {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         GuestOutput::write(&self, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -384,18 +425,27 @@ mod tests {
         };
         let start = Instant::now();
         let poll = async |expiration: &mut Pin<Box<Expiration>>, status| {
-            let ended = std::future::poll_fn(|context| expiration.as_mut().poll(context, status, start));
-            tokio::time::timeout(Duration::from_millis(200), ended).await.is_ok()
+            let ended =
+                std::future::poll_fn(|context| expiration.as_mut().poll(context, status, start));
+            tokio::time::timeout(Duration::from_millis(200), ended)
+                .await
+                .is_ok()
         };
         assert!(!poll(&mut expiration(limits), WorkerStatus::Requests).await);
         assert!(!poll(&mut expiration(limits), WorkerStatus::PostReturn).await);
         assert!(poll(&mut expiration(limits), WorkerStatus::Idle).await);
         assert!(start.elapsed() >= limits.idle_timeout);
 
-        let patient = ReuseLimits { idle_timeout: Duration::from_mins(10), ..limits };
+        let patient = ReuseLimits {
+            idle_timeout: Duration::from_mins(10),
+            ..limits
+        };
         assert!(!poll(&mut expiration(patient), WorkerStatus::Idle).await);
         stopping.cancel();
         assert!(poll(&mut expiration(patient), WorkerStatus::Idle).await);
-        assert!(!poll(&mut expiration(patient), WorkerStatus::Requests).await, "work in hand is finished first");
+        assert!(
+            !poll(&mut expiration(patient), WorkerStatus::Requests).await,
+            "work in hand is finished first"
+        );
     }
 }

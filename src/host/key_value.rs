@@ -41,9 +41,13 @@ impl Store {
     /// ends.
     pub(crate) fn open(path: Option<&Path>) -> Result<Self, OpenError> {
         let name = path.unwrap_or(Path::new(":memory:"));
-        let fail = |reason: String| OpenError { path: name.to_owned(), reason };
+        let fail = |reason: String| OpenError {
+            path: name.to_owned(),
+            reason,
+        };
         if let Some(folder) = path.and_then(Path::parent) {
-            std::fs::create_dir_all(folder).map_err(|error| fail(format!("cannot make its folder: {error}")))?;
+            std::fs::create_dir_all(folder)
+                .map_err(|error| fail(format!("cannot make its folder: {error}")))?;
         }
         let connection = match path {
             Some(path) => Connection::open(path),
@@ -169,7 +173,8 @@ impl Bucket {
     async fn keys(&self) -> Result<Vec<String>, String> {
         let label = Arc::clone(&self.label);
         let job = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached("SELECT key FROM spin_key_value WHERE store = ?1")?;
+            let mut statement =
+                connection.prepare_cached("SELECT key FROM spin_key_value WHERE store = ?1")?;
             let mut rows = statement.query((&label,))?;
             let mut keys = Vec::new();
             let mut total = size(0);
@@ -203,7 +208,11 @@ pub(crate) struct KeyValueGrant {
 impl KeyValueGrant {
     /// A grant to open the stores with these labels. Without a store no label can be opened.
     pub(crate) fn new(store: Option<Store>, labels: Arc<BTreeSet<String>>) -> Self {
-        Self { store, labels, open: 0 }
+        Self {
+            store,
+            labels,
+            open: 0,
+        }
     }
 }
 
@@ -229,13 +238,21 @@ enum Refusal {
 
 impl KeyValueView<'_> {
     fn open(&mut self, label: &str) -> wasmtime::Result<Result<Resource<Bucket>, Refusal>> {
-        let Some(store) = self.grant.store.as_ref().filter(|_| self.grant.labels.contains(label)) else {
+        let Some(store) = self
+            .grant
+            .store
+            .as_ref()
+            .filter(|_| self.grant.labels.contains(label))
+        else {
             return Ok(Err(Refusal::AccessDenied));
         };
         if self.grant.open >= MAX_OPEN {
             return Ok(Err(Refusal::TooManyOpen));
         }
-        let bucket = self.table.push(Bucket { store: store.clone(), label: label.into() })?;
+        let bucket = self.table.push(Bucket {
+            store: store.clone(),
+            label: label.into(),
+        })?;
         self.grant.open = self.grant.open.saturating_add(1);
         Ok(Ok(bucket))
     }
@@ -260,7 +277,10 @@ impl spin::HostStore for KeyValueView<'_> {
     }
 }
 
-fn bucket<T: Send>(accessor: &Accessor<T, HasKeyValue>, handle: &Resource<Bucket>) -> wasmtime::Result<Bucket> {
+fn bucket<T: Send>(
+    accessor: &Accessor<T, HasKeyValue>,
+    handle: &Resource<Bucket>,
+) -> wasmtime::Result<Bucket> {
     accessor.with(|mut access| access.get().bucket(handle))
 }
 
@@ -281,7 +301,10 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
         handle: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, spin::Error>> {
-        Ok(bucket(accessor, &handle)?.get(key).await.map_err(spin::Error::Other))
+        Ok(bucket(accessor, &handle)?
+            .get(key)
+            .await
+            .map_err(spin::Error::Other))
     }
 
     async fn set(
@@ -290,7 +313,10 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), spin::Error>> {
-        Ok(bucket(accessor, &handle)?.set(key, value).await.map_err(spin::Error::Other))
+        Ok(bucket(accessor, &handle)?
+            .set(key, value)
+            .await
+            .map_err(spin::Error::Other))
     }
 
     async fn delete(
@@ -298,7 +324,10 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
         handle: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<(), spin::Error>> {
-        Ok(bucket(accessor, &handle)?.delete(key).await.map_err(spin::Error::Other))
+        Ok(bucket(accessor, &handle)?
+            .delete(key)
+            .await
+            .map_err(spin::Error::Other))
     }
 
     async fn exists(
@@ -306,7 +335,10 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
         handle: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<bool, spin::Error>> {
-        Ok(bucket(accessor, &handle)?.exists(key).await.map_err(spin::Error::Other))
+        Ok(bucket(accessor, &handle)?
+            .exists(key)
+            .await
+            .map_err(spin::Error::Other))
     }
 
     async fn get_keys(
@@ -327,11 +359,16 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
 }
 
 impl wasi::Host for KeyValueView<'_> {
-    async fn open(&mut self, label: String) -> wasmtime::Result<Result<Resource<Bucket>, wasi::Error>> {
-        Ok(KeyValueView::open(self, &label)?.map_err(|refusal| match refusal {
-            Refusal::AccessDenied => wasi::Error::AccessDenied,
-            Refusal::TooManyOpen => wasi::Error::Other("store table full".to_owned()),
-        }))
+    async fn open(
+        &mut self,
+        label: String,
+    ) -> wasmtime::Result<Result<Resource<Bucket>, wasi::Error>> {
+        Ok(
+            KeyValueView::open(self, &label)?.map_err(|refusal| match refusal {
+                Refusal::AccessDenied => wasi::Error::AccessDenied,
+                Refusal::TooManyOpen => wasi::Error::Other("store table full".to_owned()),
+            }),
+        )
     }
 }
 
@@ -342,7 +379,11 @@ impl wasi::HostBucket for KeyValueView<'_> {
         handle: Resource<Bucket>,
         key: String,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, wasi::Error>> {
-        Ok(self.bucket(&handle)?.get(key).await.map_err(wasi::Error::Other))
+        Ok(self
+            .bucket(&handle)?
+            .get(key)
+            .await
+            .map_err(wasi::Error::Other))
     }
 
     async fn set(
@@ -351,15 +392,35 @@ impl wasi::HostBucket for KeyValueView<'_> {
         key: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), wasi::Error>> {
-        Ok(self.bucket(&handle)?.set(key, value).await.map_err(wasi::Error::Other))
+        Ok(self
+            .bucket(&handle)?
+            .set(key, value)
+            .await
+            .map_err(wasi::Error::Other))
     }
 
-    async fn delete(&mut self, handle: Resource<Bucket>, key: String) -> wasmtime::Result<Result<(), wasi::Error>> {
-        Ok(self.bucket(&handle)?.delete(key).await.map_err(wasi::Error::Other))
+    async fn delete(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<(), wasi::Error>> {
+        Ok(self
+            .bucket(&handle)?
+            .delete(key)
+            .await
+            .map_err(wasi::Error::Other))
     }
 
-    async fn exists(&mut self, handle: Resource<Bucket>, key: String) -> wasmtime::Result<Result<bool, wasi::Error>> {
-        Ok(self.bucket(&handle)?.exists(key).await.map_err(wasi::Error::Other))
+    async fn exists(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<bool, wasi::Error>> {
+        Ok(self
+            .bucket(&handle)?
+            .exists(key)
+            .await
+            .map_err(wasi::Error::Other))
     }
 
     async fn list_keys(
@@ -368,10 +429,14 @@ impl wasi::HostBucket for KeyValueView<'_> {
         cursor: Option<String>,
     ) -> wasmtime::Result<Result<wasi::KeyResponse, wasi::Error>> {
         if cursor.is_some() {
-            return Ok(Err(wasi::Error::Other("list_keys: cursor not supported".to_owned())));
+            return Ok(Err(wasi::Error::Other(
+                "list_keys: cursor not supported".to_owned(),
+            )));
         }
         let keys = self.bucket(&handle)?.keys().await;
-        Ok(keys.map(|keys| wasi::KeyResponse { keys, cursor: None }).map_err(wasi::Error::Other))
+        Ok(keys
+            .map(|keys| wasi::KeyResponse { keys, cursor: None })
+            .map_err(wasi::Error::Other))
     }
 
     async fn drop(&mut self, handle: Resource<Bucket>) -> wasmtime::Result<()> {
@@ -385,7 +450,10 @@ mod tests {
     use super::*;
 
     fn bucket(store: &Store, label: &str) -> Bucket {
-        Bucket { store: store.clone(), label: label.into() }
+        Bucket {
+            store: store.clone(),
+            label: label.into(),
+        }
     }
 
     #[tokio::test]
@@ -416,14 +484,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".spin").join(FILE_NAME);
         let store = Store::open(Some(&path)).unwrap();
-        bucket(&store, LABEL).set("k".into(), b"v".to_vec()).await.unwrap();
+        bucket(&store, LABEL)
+            .set("k".into(), b"v".to_vec())
+            .await
+            .unwrap();
 
         let spin = Connection::open(&path).unwrap();
-        let read = |sql: &str| spin.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap();
-        assert_eq!(read("SELECT store || '/' || key || '/' || CAST(value AS TEXT) FROM spin_key_value"), "default/k/v");
+        let read = |sql: &str| {
+            spin.query_row(sql, [], |row| row.get::<_, String>(0))
+                .unwrap()
+        };
+        assert_eq!(
+            read("SELECT store || '/' || key || '/' || CAST(value AS TEXT) FROM spin_key_value"),
+            "default/k/v"
+        );
         assert_eq!(read("PRAGMA journal_mode"), "delete");
-        spin.execute("UPDATE spin_key_value SET value = x'77'", []).unwrap();
-        assert_eq!(bucket(&store, LABEL).get("k".into()).await, Ok(Some(b"w".to_vec())));
+        spin.execute("UPDATE spin_key_value SET value = x'77'", [])
+            .unwrap();
+        assert_eq!(
+            bucket(&store, LABEL).get("k".into()).await,
+            Ok(Some(b"w".to_vec()))
+        );
     }
 
     #[tokio::test]
@@ -445,11 +526,17 @@ mod tests {
     async fn a_result_has_a_limit() {
         let store = Store::open(None).unwrap();
         let one = bucket(&store, LABEL);
-        let too_large = Err(format!("query result exceeds limit of {MAX_RESULT_BYTES} bytes"));
-        one.set("k".into(), vec![0; MAX_RESULT_BYTES]).await.unwrap();
+        let too_large = Err(format!(
+            "query result exceeds limit of {MAX_RESULT_BYTES} bytes"
+        ));
+        one.set("k".into(), vec![0; MAX_RESULT_BYTES])
+            .await
+            .unwrap();
         assert_eq!(one.get("k".into()).await, too_large);
         assert_eq!(one.exists("k".into()).await, Ok(true));
-        one.set("k".into(), vec![0; MAX_RESULT_BYTES - size(0)]).await.unwrap();
+        one.set("k".into(), vec![0; MAX_RESULT_BYTES - size(0)])
+            .await
+            .unwrap();
         assert!(one.get("k".into()).await.unwrap().is_some());
     }
 
@@ -457,10 +544,16 @@ mod tests {
     fn only_granted_labels_open() {
         let store = Store::open(None).unwrap();
         let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
-        for (store, label, opens) in [(Some(&store), LABEL, true), (Some(&store), "other", false), (None, LABEL, false)]
-        {
+        for (store, label, opens) in [
+            (Some(&store), LABEL, true),
+            (Some(&store), "other", false),
+            (None, LABEL, false),
+        ] {
             let mut grant = KeyValueGrant::new(store.cloned(), Arc::clone(&labels));
-            let mut view = KeyValueView { grant: &mut grant, table: &mut ResourceTable::new() };
+            let mut view = KeyValueView {
+                grant: &mut grant,
+                table: &mut ResourceTable::new(),
+            };
             assert_eq!(view.open(label).unwrap().is_ok(), opens, "{label}");
         }
     }
@@ -469,9 +562,17 @@ mod tests {
     fn handles_are_bounded_and_come_back() {
         let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
         let mut grant = KeyValueGrant::new(Some(Store::open(None).unwrap()), labels);
-        let mut view = KeyValueView { grant: &mut grant, table: &mut ResourceTable::new() };
-        let mut handles: Vec<_> = (0..MAX_OPEN).map(|_| view.open(LABEL).unwrap().ok().unwrap()).collect();
-        assert!(matches!(view.open(LABEL).unwrap(), Err(Refusal::TooManyOpen)));
+        let mut view = KeyValueView {
+            grant: &mut grant,
+            table: &mut ResourceTable::new(),
+        };
+        let mut handles: Vec<_> = (0..MAX_OPEN)
+            .map(|_| view.open(LABEL).unwrap().ok().unwrap())
+            .collect();
+        assert!(matches!(
+            view.open(LABEL).unwrap(),
+            Err(Refusal::TooManyOpen)
+        ));
         view.close(handles.pop().unwrap()).unwrap();
         assert!(view.open(LABEL).unwrap().is_ok());
     }
@@ -479,7 +580,12 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Store::open(Some(&file.path().join("x").join(FILE_NAME))).unwrap_err().to_string();
-        assert!(error.contains(FILE_NAME) && error.contains("--state-dir"), "{error}");
+        let error = Store::open(Some(&file.path().join("x").join(FILE_NAME)))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(FILE_NAME) && error.contains("--state-dir"),
+            "{error}"
+        );
     }
 }

@@ -68,37 +68,68 @@ impl Manifest {
     ///
     /// There is no such component, or it has no route.
     pub(crate) fn keep(&mut self, ids: &[String]) -> Result<(), String> {
-        if let Some(id) = ids.iter().find(|id| !self.routes.iter().any(|route| &route.component == *id)) {
-            let known: BTreeSet<_> = self.routes.iter().map(|route| route.component.as_str()).collect();
+        if let Some(id) = ids
+            .iter()
+            .find(|id| !self.routes.iter().any(|route| &route.component == *id))
+        {
+            let known: BTreeSet<_> = self
+                .routes
+                .iter()
+                .map(|route| route.component.as_str())
+                .collect();
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
-            return Err(format!("--component {id}: no route leads to it; there is {known}"));
+            return Err(format!(
+                "--component {id}: no route leads to it; there is {known}"
+            ));
         }
         if !ids.is_empty() {
             self.routes.retain(|route| ids.contains(&route.component));
         }
-        self.components.retain(|id, _| self.routes.iter().any(|route| &route.component == id));
+        self.components
+            .retain(|id, _| self.routes.iter().any(|route| &route.component == id));
         Ok(())
     }
 
     /// Tells which route leads where.
     pub(crate) fn tell(&self) {
-        for Route { pattern, component, .. } in self.routes.iter() {
-            let description = self.components.get(component).map_or("", |it| it.description.as_str());
+        for Route {
+            pattern, component, ..
+        } in self.routes.iter()
+        {
+            let description = self
+                .components
+                .get(component)
+                .map_or("", |it| it.description.as_str());
             let gap = if description.is_empty() { "" } else { ": " };
-            console::fact("route", format_args!("{pattern} -> {component}{gap}{description}"));
+            console::fact(
+                "route",
+                format_args!("{pattern} -> {component}{gap}{description}"),
+            );
         }
     }
 
     /// Reads `text` as the manifest at `path`.
     fn parse(path: &Path, text: &str) -> Result<Self, ManifestError> {
         let fault = |at: Option<usize>, reason: String| {
-            let line = at.map(|at| text.bytes().take(at).filter(|b| *b == b'\n').count().saturating_add(1));
-            ManifestError { file: path.to_owned(), line, reason }
+            let line = at.map(|at| {
+                text.bytes()
+                    .take(at)
+                    .filter(|b| *b == b'\n')
+                    .count()
+                    .saturating_add(1)
+            });
+            ManifestError {
+                file: path.to_owned(),
+                line,
+                reason,
+            }
         };
-        let document: Document =
-            toml::from_str(text).map_err(|error| fault(error.span().map(|it| it.start), explain(error.message())))?;
+        let document: Document = toml::from_str(text)
+            .map_err(|error| fault(error.span().map(|it| it.start), explain(error.message())))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        document.into_manifest(folder).map_err(|Fault { at, reason }| fault(at, reason))
+        document
+            .into_manifest(folder)
+            .map_err(|Fault { at, reason }| fault(at, reason))
     }
 }
 
@@ -114,7 +145,9 @@ pub(crate) struct ManifestError {
 
 /// The words of the `toml` crate, turned into this host's.
 fn explain(message: &str) -> String {
-    let known = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let known = message
+        .strip_prefix("unknown field `")
+        .and_then(|rest| rest.split_once('`'));
     match known {
         Some((key, rest)) => format!("this host does not support the key `{key}` here{rest}"),
         None => message.lines().collect::<Vec<_>>().join("; "),
@@ -148,7 +181,10 @@ struct Application {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with `default`, or with `required = true`")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table with `default`, or with `required = true`"
+)]
 struct Variable {
     default: Option<String>,
     #[serde(default)]
@@ -203,7 +239,10 @@ struct Build {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with `path`, the only kind of dependency that this host supports")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table with `path`, the only kind of dependency that this host supports"
+)]
 struct RawDependency {
     path: PathBuf,
     #[serde(default)]
@@ -211,7 +250,10 @@ struct RawDependency {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "`inherit_configuration` takes true, false or a list of keys")]
+#[serde(
+    untagged,
+    expecting = "`inherit_configuration` takes true, false or a list of keys"
+)]
 enum RawInheritance {
     All(bool),
     Some(Vec<String>),
@@ -226,21 +268,34 @@ struct Fault {
 }
 
 fn fault<T>(at: &Spanned<T>, reason: impl Into<String>) -> Fault {
-    Fault { at: Some(at.span().start), reason: reason.into() }
+    Fault {
+        at: Some(at.span().start),
+        reason: reason.into(),
+    }
 }
 
 impl Document {
     fn into_manifest(self, folder: &Path) -> Result<Manifest, Fault> {
         if *self.spin_manifest_version.get_ref() != 2 {
-            return Err(fault(&self.spin_manifest_version, "this host reads spin_manifest_version = 2 only"));
+            return Err(fault(
+                &self.spin_manifest_version,
+                "this host reads spin_manifest_version = 2 only",
+            ));
         }
         let mut variables = BTreeMap::new();
         for (name, variable) in self.variables {
-            check_name(name.get_ref()).map_err(|reason| fault(&name, format!("the variable's name {reason}")))?;
+            check_name(name.get_ref())
+                .map_err(|reason| fault(&name, format!("the variable's name {reason}")))?;
             if variable.required == variable.default.is_some() {
-                return Err(fault(&name, "a variable has either a `default` or `required = true`"));
+                return Err(fault(
+                    &name,
+                    "a variable has either a `default` or `required = true`",
+                ));
             }
-            let declaration = Declaration { default: variable.default, secret: variable.secret };
+            let declaration = Declaration {
+                default: variable.default,
+                secret: variable.secret,
+            };
             variables.insert(name.into_inner(), declaration);
         }
         let mut components = BTreeMap::new();
@@ -264,24 +319,46 @@ impl Document {
                 .add(trigger.route.get_ref(), trigger.component.get_ref())
                 .map_err(|reason| fault(&trigger.route, reason))?;
         }
-        Ok(Manifest { name: self.application.name, version: self.application.version, variables, routes, components })
+        Ok(Manifest {
+            name: self.application.name,
+            version: self.application.version,
+            variables,
+            routes,
+            components,
+        })
     }
 }
 
 impl RawComponent {
-    fn into_component(self, folder: &Path, declared: &BTreeMap<String, Declaration>) -> Result<Component, Fault> {
+    fn into_component(
+        self,
+        folder: &Path,
+        declared: &BTreeMap<String, Declaration>,
+    ) -> Result<Component, Fault> {
         let template = |text: &Spanned<String>| {
             let template = Template::parse(text.get_ref())
                 .map_err(|reason| fault(text, format!("{:?} {reason}", text.get_ref())))?;
-            if let Some(name) = template.variables().find(|name| !declared.contains_key(*name)) {
-                return Err(fault(text, format!("there is no variable `{name}` in [variables]")));
+            if let Some(name) = template
+                .variables()
+                .find(|name| !declared.contains_key(*name))
+            {
+                return Err(fault(
+                    text,
+                    format!("there is no variable `{name}` in [variables]"),
+                ));
             }
             Ok(template)
         };
         let mut key_value_stores = BTreeSet::new();
         for label in self.key_value_stores {
             if label.get_ref() != key_value::LABEL {
-                return Err(fault(&label, format!("this host has no key-value store but \"{}\"", key_value::LABEL)));
+                return Err(fault(
+                    &label,
+                    format!(
+                        "this host has no key-value store but \"{}\"",
+                        key_value::LABEL
+                    ),
+                ));
             }
             key_value_stores.insert(label.into_inner());
         }
@@ -290,13 +367,15 @@ impl RawComponent {
             let template = template(&entry)?;
             if template.is_literal() {
                 let pattern = entry.get_ref().parse::<OriginPattern>();
-                pattern.map_err(|reason| fault(&entry, format!("{:?} {reason}", entry.get_ref())))?;
+                pattern
+                    .map_err(|reason| fault(&entry, format!("{:?} {reason}", entry.get_ref())))?;
             }
             allowed_outbound_hosts.push(template);
         }
         let mut variables = BTreeMap::new();
         for (name, value) in self.variables {
-            check_name(name.get_ref()).map_err(|reason| fault(&name, format!("the variable's name {reason}")))?;
+            check_name(name.get_ref())
+                .map_err(|reason| fault(&name, format!("the variable's name {reason}")))?;
             let value = template(&value)?;
             variables.insert(name.into_inner(), value);
         }
@@ -304,7 +383,11 @@ impl RawComponent {
         for (name, dependency) in self.dependencies {
             let inherits = dependency.inherits()?;
             let path = folder.join(dependency.path);
-            dependencies.push(Dependency { name: name.into_inner(), path, inherits });
+            dependencies.push(Dependency {
+                name: name.into_inner(),
+                path,
+                inherits,
+            });
         }
         Ok(Component {
             source: folder.join(self.source),
@@ -319,22 +402,38 @@ impl RawComponent {
 
 impl RawDependency {
     fn inherits(&self) -> Result<Inheritance, Fault> {
-        let Some(raw) = &self.inherit_configuration else { return Ok(Inheritance::default()) };
+        let Some(raw) = &self.inherit_configuration else {
+            return Ok(Inheritance::default());
+        };
         match raw.get_ref() {
             RawInheritance::All(true) => Ok(Inheritance::all()),
             RawInheritance::All(false) => Ok(Inheritance::default()),
             RawInheritance::Some(keys) => {
-                keys.iter().map(|key| key.parse()).collect::<Result<_, String>>().map_err(|key| {
-                    // Spin ignores a name it does not know; a misspelt one had better be noticed.
-                    fault(raw, format!("a dependency cannot inherit \"{key}\"; {}", Inheritance::KEYS))
-                })
+                keys.iter()
+                    .map(|key| key.parse())
+                    .collect::<Result<_, String>>()
+                    .map_err(|key| {
+                        // Spin ignores a name it does not know; a misspelt one had better be noticed.
+                        fault(
+                            raw,
+                            format!(
+                                "a dependency cannot inherit \"{key}\"; {}",
+                                Inheritance::KEYS
+                            ),
+                        )
+                    })
             }
         }
     }
 }
 
 fn is_component_id(id: &str) -> bool {
-    let word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let word = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
     id.starts_with(|c: char| c.is_ascii_lowercase()) && id.split('-').all(word)
 }
 
@@ -374,7 +473,12 @@ mine = "<{{ origin }}>"
         let http = manifest.components.get("http").unwrap();
         let vault = http.dependencies.first().unwrap();
         assert_eq!(vault.name, "behalf:vault");
-        assert_eq!(vault.inherits, [Capability::AllowedOutboundHosts, Capability::Variables].into_iter().collect());
+        assert_eq!(
+            vault.inherits,
+            [Capability::AllowedOutboundHosts, Capability::Variables]
+                .into_iter()
+                .collect()
+        );
         assert!(http.key_value_stores.contains("default"));
     }
 
@@ -383,67 +487,143 @@ mine = "<{{ origin }}>"
         let manifest = parse(SMALL).unwrap();
         let web = manifest.components.get("web").unwrap();
         assert_eq!(web.source, Path::new("/app/target/web.wasm"));
-        assert_eq!(web.dependencies.first().unwrap().path, Path::new("/app/dep.wasm"));
-        assert_eq!(web.variables.get("mine").unwrap().to_string(), "<{{ origin }}>");
+        assert_eq!(
+            web.dependencies.first().unwrap().path,
+            Path::new("/app/dep.wasm")
+        );
+        assert_eq!(
+            web.variables.get("mine").unwrap().to_string(),
+            "<{{ origin }}>"
+        );
     }
 
     #[test]
     fn what_is_not_supported_is_named() {
         for (from, to, message) in [
-            ("version = 2", "version = 1", ":1: this host reads spin_manifest_version = 2 only"),
+            (
+                "version = 2",
+                "version = 1",
+                ":1: this host reads spin_manifest_version = 2 only",
+            ),
             (
                 "name = \"a\"",
                 "title = \"a\"",
                 ":3: this host does not support the key `title` here, expected one of `name`",
             ),
-            ("[variables]", "[tool.x]\ny = 1\n[variables]", ":4: this host does not support the key `tool` here"),
-            ("{ default = \"https://a.test\" }", "{}", ":5: a variable has either a `default` or `required = true`"),
+            (
+                "[variables]",
+                "[tool.x]\ny = 1\n[variables]",
+                ":4: this host does not support the key `tool` here",
+            ),
+            (
+                "{ default = \"https://a.test\" }",
+                "{}",
+                ":5: a variable has either a `default` or `required = true`",
+            ),
             (
                 "{ default = \"https://a.test\" }",
                 "\"x\"",
                 ":5: invalid type: string \"x\", expected a table with `default`",
             ),
-            ("origin = {", "Origin = {", ":5: the variable's name must start with a lower-case letter"),
-            ("trigger.http", "trigger.cron", ":6: this host does not support the key `cron` here, expected `http`"),
-            ("route = \"/...\"", "route = { private = true }", ":7: invalid type: map, expected a string"),
+            (
+                "origin = {",
+                "Origin = {",
+                ":5: the variable's name must start with a lower-case letter",
+            ),
+            (
+                "trigger.http",
+                "trigger.cron",
+                ":6: this host does not support the key `cron` here, expected `http`",
+            ),
+            (
+                "route = \"/...\"",
+                "route = { private = true }",
+                ":7: invalid type: map, expected a string",
+            ),
             (
                 "route = \"/...\"",
                 "route = \"/...\"\nexecutor = {}",
                 ":8: this host does not support the key `executor`",
             ),
-            ("component = \"web\"", "component = \"wob\"", ":8: there is no [component.wob]"),
+            (
+                "component = \"web\"",
+                "component = \"wob\"",
+                ":8: there is no [component.wob]",
+            ),
             (
                 "[component.web]",
                 "[component.Web]\nsource = \"\"\n[component.web]",
                 ":9: a component's id is lower-case letters",
             ),
-            ("source = \"", "files = []\nsource = \"", ":10: this host does not support the key `files` here"),
-            ("source = \"target/web.wasm\"", "source = { url = \"\" }", ":10: invalid type: map, expected path string"),
-            ("[\"default\"]", "[\"default\", \"other\"]", ":11: this host has no key-value store but \"default\""),
-            ("\"https://b.test\"", "\"b.test\"", ":12: \"b.test\" has no scheme"),
-            ("\"https://b.test\"", "\"{{ b }}\"", ":12: there is no variable `b` in [variables]"),
-            ("\"<{{ origin }}>\"", "\"{{ origin\"", ":14: \"{{ origin\" has `{{` without `}}`"),
+            (
+                "source = \"",
+                "files = []\nsource = \"",
+                ":10: this host does not support the key `files` here",
+            ),
+            (
+                "source = \"target/web.wasm\"",
+                "source = { url = \"\" }",
+                ":10: invalid type: map, expected path string",
+            ),
+            (
+                "[\"default\"]",
+                "[\"default\", \"other\"]",
+                ":11: this host has no key-value store but \"default\"",
+            ),
+            (
+                "\"https://b.test\"",
+                "\"b.test\"",
+                ":12: \"b.test\" has no scheme",
+            ),
+            (
+                "\"https://b.test\"",
+                "\"{{ b }}\"",
+                ":12: there is no variable `b` in [variables]",
+            ),
+            (
+                "\"<{{ origin }}>\"",
+                "\"{{ origin\"",
+                ":14: \"{{ origin\" has `{{` without `}}`",
+            ),
             (
                 "{ path = \"dep.wasm\", ",
                 "{ component = \"x\", ",
                 ":16: this host does not support the key `component` here",
             ),
-            ("[\"variables\"]", "[\"variable\"]", ":16: a dependency cannot inherit \"variable\""),
-            ("[\"variables\"]", "\"variables\"", ":16: `inherit_configuration` takes true, false or a list of keys"),
+            (
+                "[\"variables\"]",
+                "[\"variable\"]",
+                ":16: a dependency cannot inherit \"variable\"",
+            ),
+            (
+                "[\"variables\"]",
+                "\"variables\"",
+                ":16: `inherit_configuration` takes true, false or a list of keys",
+            ),
             ("name = \"a\"", "name = a", ":3: "),
         ] {
             assert!(SMALL.contains(from), "{from}");
             let error = parse(&SMALL.replacen(from, to, 1)).unwrap_err();
-            assert!(error.starts_with(&format!("/app/spin.toml{message}")), "{from} -> {to}\n  {error}\n  {message}");
+            assert!(
+                error.starts_with(&format!("/app/spin.toml{message}")),
+                "{from} -> {to}\n  {error}\n  {message}"
+            );
             assert_eq!(error.lines().count(), 1, "{error}");
         }
-        let error = parse(&SMALL.replace("[\"variables\"] }", "[] }\n\"n:q\" = \"1.0\"")).unwrap_err();
-        assert!(error.contains("expected a table with `path`, the only kind of dependency"), "{error}");
+        let error =
+            parse(&SMALL.replace("[\"variables\"] }", "[] }\n\"n:q\" = \"1.0\"")).unwrap_err();
+        assert!(
+            error.contains("expected a table with `path`, the only kind of dependency"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_route_has_one_component() {
-        let error = parse(&format!("{SMALL}[[trigger.http]]\nroute = \"/...\"\ncomponent = \"web\"\n")).unwrap_err();
+        let error = parse(&format!(
+            "{SMALL}[[trigger.http]]\nroute = \"/...\"\ncomponent = \"web\"\n"
+        ))
+        .unwrap_err();
         assert_eq!(error, "/app/spin.toml:18: the route /... is there twice");
     }
 

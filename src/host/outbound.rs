@@ -47,13 +47,16 @@ impl OutboundClient {
     ///
     /// The TLS library refuses its own defaults.
     pub(crate) fn new() -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
         // A certificate that cannot be read is one authority less to trust; there may be none at all in a container.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         let mut tcp = HttpConnector::new_with_resolver(Resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -62,17 +65,25 @@ impl OutboundClient {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(Connector { tcp });
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .build(connector);
         Ok(Self { client })
     }
 
-    async fn send(&self, request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+    async fn send(
+        &self,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
         let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let exchange = CONNECT_TIMEOUT.scope(connect, self.client.request(request));
         match timeout(first_byte, exchange).await {
-            Ok(Ok(response)) => Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync())),
+            Ok(Ok(response)) => {
+                Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync()))
+            }
             Ok(Err(error)) => Err(code(&error)),
             Err(_) => Err(Error::ConnectionReadTimeout),
         }
@@ -91,12 +102,26 @@ pub(crate) struct Outbound {
 impl Outbound {
     /// Lets `component` send to the origins in `allowed`.
     pub(crate) fn new(client: OutboundClient, component: Arc<str>, allowed: AllowList) -> Self {
-        Self { client, component, allowed, reported: Mutex::default() }
+        Self {
+            client,
+            component,
+            allowed,
+            reported: Mutex::default(),
+        }
     }
 
-    async fn send(&self, mut request: Request<WasiBody>, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
-        let Some(origin) = Origin::of(request.uri()) else { return Err(Error::HttpRequestUriInvalid) };
-        if !self.allowed.permits(origin.scheme, origin.host, origin.port) {
+    async fn send(
+        &self,
+        mut request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let Some(origin) = Origin::of(request.uri()) else {
+            return Err(Error::HttpRequestUriInvalid);
+        };
+        if !self
+            .allowed
+            .permits(origin.scheme, origin.host, origin.port)
+        {
             self.report_denied(&origin);
             return Err(Error::HttpRequestDenied);
         }
@@ -108,7 +133,10 @@ impl Outbound {
     /// Tells once what would have to be allowed.
     fn report_denied(&self, origin: &Origin<'_>) {
         let Origin { scheme, host, port } = origin;
-        let origin = port.map_or_else(|| format!("{scheme}://{host}"), |port| format!("{scheme}://{host}:{port}"));
+        let origin = port.map_or_else(
+            || format!("{scheme}://{host}"),
+            |port| format!("{scheme}://{host}:{port}"),
+        );
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MAX_REPORTED && reported.insert(origin.clone()) {
             let component = &self.component;
@@ -130,13 +158,19 @@ struct Origin<'a> {
 impl<'a> Origin<'a> {
     /// None if it names no host, or hides one behind a user name.
     fn of(uri: &'a Uri) -> Option<Self> {
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+        let authority = uri
+            .authority()
+            .filter(|authority| !authority.as_str().contains('@'))?;
         let host = Some(authority.host()).filter(|host| !host.is_empty())?;
         let port = authority.port_u16();
         if port.is_none() && host != authority.as_str() {
             return None; // it has a port, but an impossible one
         }
-        Some(Self { scheme: uri.scheme_str()?, host, port })
+        Some(Self {
+            scheme: uri.scheme_str()?,
+            host,
+            port,
+        })
     }
 }
 
@@ -189,7 +223,9 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let limit = CONNECT_TIMEOUT.try_with(|limit| *limit).unwrap_or(DEFAULT_TIMEOUT);
+        let limit = CONNECT_TIMEOUT
+            .try_with(|limit| *limit)
+            .unwrap_or(DEFAULT_TIMEOUT);
         let connecting = self.tcp.call(uri);
         Box::pin(async move {
             match timeout(limit, connecting).await {
@@ -221,12 +257,16 @@ impl ConnectError {
                 if let Some(it) = cause.downcast_ref::<Self>() {
                     return Some(*it);
                 }
-                cause.downcast_ref::<io::Error>().map(|error| match error.kind() {
-                    io::ErrorKind::TimedOut => Self::Timeout,
-                    io::ErrorKind::AddrNotAvailable => Self::Dns, // as in Spin
-                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unavailable,
-                    _ => Self::Refused,
-                })
+                cause
+                    .downcast_ref::<io::Error>()
+                    .map(|error| match error.kind() {
+                        io::ErrorKind::TimedOut => Self::Timeout,
+                        io::ErrorKind::AddrNotAvailable => Self::Dns, // as in Spin
+                        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                            Self::Unavailable
+                        }
+                        _ => Self::Refused,
+                    })
             })
             .unwrap_or(Self::Refused)
     }
@@ -247,7 +287,9 @@ impl Service<Name> for Resolver {
 
     fn call(&mut self, name: Name) -> Self::Future {
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(|_| ConnectError::Dns)?;
+            let found = tokio::net::lookup_host((name.as_str(), 0))
+                .await
+                .map_err(|_| ConnectError::Dns)?;
             Ok(found.collect::<Vec<_>>().into_iter())
         })
     }
@@ -258,15 +300,18 @@ impl Service<Name> for Resolver {
 /// The code that tells a component what went wrong. Spin knows only some of these; a component that runs on both had
 /// better treat all but `HTTP-request-denied` alike.
 fn code(error: &(dyn StdError + 'static)) -> Error {
-    causes(error).find_map(code_of_cause).unwrap_or(Error::HttpProtocolError)
+    causes(error)
+        .find_map(code_of_cause)
+        .unwrap_or(Error::HttpProtocolError)
 }
 
 fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
     if let Some(error) = cause.downcast_ref::<ConnectError>() {
         return Some(match error {
-            ConnectError::Dns => {
-                Error::DnsError { rcode: Some("address not available".to_owned()), info_code: Some(0) }
-            }
+            ConnectError::Dns => Error::DnsError {
+                rcode: Some("address not available".to_owned()),
+                info_code: Some(0),
+            },
             ConnectError::Timeout => Error::ConnectionTimeout,
             ConnectError::Unavailable => Error::DestinationUnavailable,
             ConnectError::Refused => Error::ConnectionRefused,
@@ -275,9 +320,10 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
         return Some(match error {
             rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
-            rustls::Error::AlertReceived(alert) => {
-                Error::TlsAlertReceived { alert_id: Some(u8::from(*alert)), alert_message: Some(format!("{alert:?}")) }
-            }
+            rustls::Error::AlertReceived(alert) => Error::TlsAlertReceived {
+                alert_id: Some(u8::from(*alert)),
+                alert_message: Some(format!("{alert:?}")),
+            },
             _ => Error::TlsProtocolError,
         });
     }
@@ -287,22 +333,34 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
     }
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let terminated = matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof);
+        let terminated = matches!(
+            error.kind(),
+            ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof
+        );
         return terminated.then_some(Error::ConnectionTerminated);
     }
     match cause.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_incomplete_message() => Some(Error::HttpResponseIncomplete),
-        Some(error) if error.is_parse_too_large() => Some(Error::HttpResponseHeaderSectionSize(None)),
-        Some(error) if error.is_parse() || error.is_parse_status() => Some(Error::HttpProtocolError),
+        Some(error) if error.is_parse_too_large() => {
+            Some(Error::HttpResponseHeaderSectionSize(None))
+        }
+        Some(error) if error.is_parse() || error.is_parse_status() => {
+            Some(Error::HttpProtocolError)
+        }
         Some(_) | None => None,
     }
 }
 
 /// An error and what caused it. What an `io::Error` wraps counts too: its `source` skips one.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| {
         let error: &'a (dyn StdError + 'static) = *error;
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
             Some(wrapped) => Some(wrapped),
             None => error.source(),
         }
@@ -322,7 +380,11 @@ struct TimedBody<B> {
 
 impl<B> TimedBody<B> {
     fn new(body: B, limit: Duration) -> Self {
-        Self { body: Some(body), limit, sleep: None }
+        Self {
+            body: Some(body),
+            limit,
+            sleep: None,
+        }
     }
 }
 
@@ -334,13 +396,17 @@ impl<B: Body<Error = hyper::Error> + Unpin> Body for TimedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
             self.sleep = None;
             return Poll::Ready(frame.map(|frame| frame.map_err(|error| code(&error))));
         }
         let limit = self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         ready!(sleep.as_mut().poll(context));
         self.body = None;
         Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
@@ -365,23 +431,38 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn outbound(allowed: &[&str]) -> Outbound {
-        let entries: Vec<_> = allowed.iter().map(|it| crate::variables::Template::parse(it).unwrap()).collect();
-        let variables = crate::variables::Variables::new([].into(), crate::variables::Environment::default());
+        let entries: Vec<_> = allowed
+            .iter()
+            .map(|it| crate::variables::Template::parse(it).unwrap())
+            .collect();
+        let variables =
+            crate::variables::Variables::new([].into(), crate::variables::Environment::default());
         let allowed = AllowList::resolve(&entries, &variables).unwrap();
         Outbound::new(OutboundClient::new().unwrap(), "c".into(), allowed)
     }
 
     fn get(uri: &str) -> Request<WasiBody> {
-        let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync();
-        Request::get(uri).header(HOST, "forged.test").body(body).unwrap()
+        let body = Full::new(Bytes::new())
+            .map_err(|never| match never {})
+            .boxed_unsync();
+        Request::get(uri)
+            .header(HOST, "forged.test")
+            .body(body)
+            .unwrap()
     }
 
-    async fn send(outbound: &Outbound, uri: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {
+    async fn send(
+        outbound: &Outbound,
+        uri: &str,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
         outbound.send(get(uri), options).await
     }
 
     /// A server that answers each connection with `answer` and then stays silent; returns its address and what it read.
-    async fn server(answer: &'static [u8]) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    async fn server(
+        answer: &'static [u8],
+    ) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (heard, hearing) = tokio::sync::mpsc::unbounded_channel();
@@ -396,7 +477,9 @@ mod tests {
                         if read == 0 {
                             return;
                         }
-                        let _ = heard.send(String::from_utf8_lossy(buffer.get(..read).unwrap()).into_owned());
+                        let _ = heard.send(
+                            String::from_utf8_lossy(buffer.get(..read).unwrap()).into_owned(),
+                        );
                         stream.write_all(answer).await.unwrap();
                         if answer.is_empty() {
                             return; // hangs up
@@ -415,27 +498,53 @@ mod tests {
         let (address, mut heard) = server(OK).await;
         let outbound = outbound(&["http://127.0.0.1:*"]);
         for _ in 0..2 {
-            let response = send(&outbound, &format!("http://{address}/a?b"), RequestOptions::default()).await.unwrap();
-            assert_eq!(response.status(), 302, "redirects are the component's business");
-            assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
+            let response = send(
+                &outbound,
+                &format!("http://{address}/a?b"),
+                RequestOptions::default(),
+            )
+            .await
+            .unwrap();
+            assert_eq!(
+                response.status(),
+                302,
+                "redirects are the component's business"
+            );
+            assert_eq!(
+                response.into_body().collect().await.unwrap().to_bytes(),
+                "ok"
+            );
             let request = heard.recv().await.unwrap();
             assert!(request.starts_with("GET /a?b HTTP/1.1\r\n"), "{request}");
-            assert!(request.contains(&format!("host: {address}\r\n")) && !request.contains("forged"), "{request}");
+            assert!(
+                request.contains(&format!("host: {address}\r\n")) && !request.contains("forged"),
+                "{request}"
+            );
         }
     }
 
     #[tokio::test]
     async fn what_is_not_permitted_is_denied() {
         let outbound = outbound(&["http://127.0.0.1:1", "https://a.test"]);
-        for uri in
-            ["http://127.0.0.1:2/", "https://127.0.0.1:1/", "http://a.test/", "https://b.test/", "http://[::1]:1/"]
-        {
+        for uri in [
+            "http://127.0.0.1:2/",
+            "https://127.0.0.1:1/",
+            "http://a.test/",
+            "https://b.test/",
+            "http://[::1]:1/",
+        ] {
             let denied = send(&outbound, uri, RequestOptions::default()).await;
             assert!(matches!(denied, Err(Error::HttpRequestDenied)), "{uri}");
         }
         assert_eq!(outbound.reported.lock().unwrap().len(), 5);
-        for uri in ["http://a.test@127.0.0.1:1/", "/relative", "http://127.0.0.1:99999/"] {
-            let Ok(uri) = uri.parse::<Uri>() else { continue };
+        for uri in [
+            "http://a.test@127.0.0.1:1/",
+            "/relative",
+            "http://127.0.0.1:99999/",
+        ] {
+            let Ok(uri) = uri.parse::<Uri>() else {
+                continue;
+            };
             assert!(Origin::of(&uri).is_none(), "{uri}");
         }
     }
@@ -444,11 +553,21 @@ mod tests {
     async fn failures_are_told_apart() {
         let outbound = outbound(&["*://*:*"]);
         let quick = Some(Duration::from_millis(200));
-        let first_byte = RequestOptions { first_byte_timeout: quick, ..RequestOptions::default() };
-        let between_bytes = RequestOptions { between_bytes_timeout: quick, ..RequestOptions::default() };
+        let first_byte = RequestOptions {
+            first_byte_timeout: quick,
+            ..RequestOptions::default()
+        };
+        let between_bytes = RequestOptions {
+            between_bytes_timeout: quick,
+            ..RequestOptions::default()
+        };
         let none = RequestOptions::default();
 
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let (silent, _heard) = server(b"HTTP/1.1 ").await;
         let (cut, _heard) = server(b"").await;
         let (half, _heard) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await;
@@ -456,15 +575,27 @@ mod tests {
         for (uri, options, expected) in [
             (format!("http://{free}/"), none, "ConnectionRefused"),
             ("http://nowhere.invalid/".to_owned(), none, "DnsError"),
-            (format!("http://{silent}/"), first_byte, "ConnectionReadTimeout"),
+            (
+                format!("http://{silent}/"),
+                first_byte,
+                "ConnectionReadTimeout",
+            ),
             (format!("https://{silent}/"), first_byte, "TlsProtocolError"),
             (format!("http://{cut}/"), none, "HttpResponseIncomplete"),
             (format!("http://{junk}/"), none, "HttpProtocolError"),
         ] {
-            let Err(error) = send(&outbound, &uri, options).await else { panic!("{uri} answered") };
-            assert!(format!("{error:?}").starts_with(expected), "{uri}: {error:?}");
+            let Err(error) = send(&outbound, &uri, options).await else {
+                panic!("{uri} answered")
+            };
+            assert!(
+                format!("{error:?}").starts_with(expected),
+                "{uri}: {error:?}"
+            );
         }
-        let body = send(&outbound, &format!("http://{half}/"), between_bytes).await.unwrap().into_body();
+        let body = send(&outbound, &format!("http://{half}/"), between_bytes)
+            .await
+            .unwrap()
+            .into_body();
         let error = body.collect().await.unwrap_err();
         assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
     }
@@ -477,17 +608,32 @@ mod tests {
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();
         let mut backlog = Vec::new();
-        while let Ok(Ok(stream)) = timeout(Duration::from_millis(300), tokio::net::TcpStream::connect(address)).await {
+        while let Ok(Ok(stream)) = timeout(
+            Duration::from_millis(300),
+            tokio::net::TcpStream::connect(address),
+        )
+        .await
+        {
             backlog.push(stream);
         }
-        let options = RequestOptions { connect_timeout: Some(Duration::from_millis(200)), ..RequestOptions::default() };
-        let error = send(&outbound(&["http://127.0.0.1:*"]), &format!("http://{address}/"), options).await.err();
+        let options = RequestOptions {
+            connect_timeout: Some(Duration::from_millis(200)),
+            ..RequestOptions::default()
+        };
+        let error = send(
+            &outbound(&["http://127.0.0.1:*"]),
+            &format!("http://{address}/"),
+            options,
+        )
+        .await
+        .err();
         assert!(matches!(error, Some(Error::ConnectionTimeout)), "{error:?}");
     }
 
     #[test]
     fn an_io_error_hides_no_cause() {
-        let certificate = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let certificate =
+            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, certificate));
         assert!(matches!(code(&error), Error::TlsCertificateError));
     }

@@ -46,9 +46,9 @@ impl Routes {
             None => (pattern, false),
         };
         let segment = |text: &str| match text.strip_prefix(':') {
-            _ if text == "..." || text.contains('*') => {
-                Err(format!("the route {pattern:?} may have a wildcard only at its end, as /..."))
-            }
+            _ if text == "..." || text.contains('*') => Err(format!(
+                "the route {pattern:?} may have a wildcard only at its end, as /..."
+            )),
             Some("") => Err(format!("the route {pattern:?} has a colon without a name")),
             Some(name) => Ok(Segment::Named(name.to_owned())),
             None => Ok(Segment::Exact(text.to_owned())),
@@ -57,10 +57,17 @@ impl Routes {
         if has_rest {
             segments.push(Segment::Rest);
         }
-        match self.routes.binary_search_by(|route| route.segments.cmp(&segments)) {
+        match self
+            .routes
+            .binary_search_by(|route| route.segments.cmp(&segments))
+        {
             Ok(_) => Err(format!("the route {pattern} is there twice")),
             Err(place) => {
-                let route = Route { pattern: pattern.to_owned(), component: component.to_owned(), segments };
+                let route = Route {
+                    pattern: pattern.to_owned(),
+                    component: component.to_owned(),
+                    segments,
+                };
                 self.routes.insert(place, route);
                 Ok(())
             }
@@ -86,7 +93,10 @@ impl Routes {
 /// The segments of a path. Slashes at its ends do not count.
 fn split(path: &str) -> impl Iterator<Item = &str> {
     let path = path.trim_matches('/');
-    (!path.is_empty()).then(|| path.split('/')).into_iter().flatten()
+    (!path.is_empty())
+        .then(|| path.split('/'))
+        .into_iter()
+        .flatten()
 }
 
 impl Route {
@@ -108,7 +118,11 @@ impl Route {
                 }
             }
         }
-        texts.next().is_none().then_some(RouteMatch { route: self, named, path_info })
+        texts.next().is_none().then_some(RouteMatch {
+            route: self,
+            named,
+            path_info,
+        })
     }
 }
 
@@ -127,14 +141,20 @@ impl RouteMatch<'_> {
     ///
     /// Such headers that the client sent are dropped; Spin leaves them in front of its own.
     pub(crate) fn add_headers(&self, headers: &mut HeaderMap, full_url: &str, client: SocketAddr) {
-        let forged: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("spin-")).cloned().collect();
+        let forged: Vec<_> = headers
+            .keys()
+            .filter(|name| name.as_str().starts_with("spin-"))
+            .cloned()
+            .collect();
         for name in forged {
             headers.remove(name);
         }
         let pattern = self.route.pattern.as_str();
         let mut add = |name: &str, value: &str| {
             // What is no header value, such as a path with bytes outside ASCII, is left out.
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+            if let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            {
                 headers.append(name, value);
             }
         };
@@ -143,10 +163,19 @@ impl RouteMatch<'_> {
         add("spin-matched-route", pattern);
         add("spin-base-path", "/");
         add("spin-raw-component-route", pattern);
-        add("spin-component-route", pattern.strip_suffix("/...").unwrap_or(pattern));
+        add(
+            "spin-component-route",
+            pattern.strip_suffix("/...").unwrap_or(pattern),
+        );
         add("spin-client-addr", &client.to_string());
         for (name, value) in &self.named {
-            add(&format!("spin-path-match-{}", name.replace('_', "-").to_ascii_lowercase()), value);
+            add(
+                &format!(
+                    "spin-path-match-{}",
+                    name.replace('_', "-").to_ascii_lowercase()
+                ),
+                value,
+            );
         }
     }
 }
@@ -202,7 +231,11 @@ mod tests {
             headers.insert("spin-client-addr", HeaderValue::from_static("6.6.6.6:6"));
             headers.insert("x-kept", HeaderValue::from_static("1"));
             let client = "127.0.0.1:8777".parse().unwrap();
-            routes.find(path).unwrap().add_headers(&mut headers, &format!("http://h.test{path}"), client);
+            routes.find(path).unwrap().add_headers(
+                &mut headers,
+                &format!("http://h.test{path}"),
+                client,
+            );
             headers
         };
         let all = headers("/foo/42/bar");
@@ -217,9 +250,19 @@ mod tests {
             ("spin-path-match-user-id", "42"),
             ("x-kept", "1"),
         ] {
-            assert_eq!(all.get_all(name).iter().collect::<Vec<_>>(), [value], "{name}");
+            assert_eq!(
+                all.get_all(name).iter().collect::<Vec<_>>(),
+                [value],
+                "{name}"
+            );
         }
-        for (path, info) in [("/exact", ""), ("/", "/"), ("/a", "/a"), ("/a/", "/a/"), ("/a/b", "/a/b")] {
+        for (path, info) in [
+            ("/exact", ""),
+            ("/", "/"),
+            ("/a", "/a"),
+            ("/a/", "/a/"),
+            ("/a/b", "/a/b"),
+        ] {
             assert_eq!(headers(path).get("spin-path-info").unwrap(), info, "{path}");
         }
     }
@@ -227,13 +270,28 @@ mod tests {
     #[test]
     fn what_is_no_route() {
         let mut routes = routes(&["/a"]);
-        assert_eq!(routes.add("a", "c").unwrap_err(), "the route \"a\" must start with a slash");
-        assert_eq!(routes.add("/a", "d").unwrap_err(), "the route /a is there twice");
-        assert_eq!(routes.add("/a/", "d").unwrap_err(), "the route /a/ is there twice");
-        assert_eq!(routes.add("/b/:", "d").unwrap_err(), "the route \"/b/:\" has a colon without a name");
+        assert_eq!(
+            routes.add("a", "c").unwrap_err(),
+            "the route \"a\" must start with a slash"
+        );
+        assert_eq!(
+            routes.add("/a", "d").unwrap_err(),
+            "the route /a is there twice"
+        );
+        assert_eq!(
+            routes.add("/a/", "d").unwrap_err(),
+            "the route /a/ is there twice"
+        );
+        assert_eq!(
+            routes.add("/b/:", "d").unwrap_err(),
+            "the route \"/b/:\" has a colon without a name"
+        );
         for pattern in ["/.../a", "/a/*/b", "/*", "/*/..."] {
             let error = routes.add(pattern, "d").unwrap_err();
-            assert!(error.ends_with("may have a wildcard only at its end, as /..."), "{pattern}: {error}");
+            assert!(
+                error.ends_with("may have a wildcard only at its end, as /..."),
+                "{pattern}: {error}"
+            );
         }
     }
 }

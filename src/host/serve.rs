@@ -27,11 +27,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// It cannot be bound; the error says what to do.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse(address),
-        io::ErrorKind::PermissionDenied => BindError::NotPermitted(address),
-        _ => BindError::Other { address, reason: error.to_string() },
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(address),
+            io::ErrorKind::PermissionDenied => BindError::NotPermitted(address),
+            _ => BindError::Other {
+                address,
+                reason: error.to_string(),
+            },
+        })
 }
 
 /// Why an address cannot be bound.
@@ -58,7 +63,12 @@ pub(crate) async fn serve(listener: TcpListener, app: Arc<App>, lifetime: &Lifet
         };
         match accepted {
             Ok((stream, client)) => {
-                lifetime.at_work.spawn(connection(stream, client, Arc::clone(&app), lifetime.clone()));
+                lifetime.at_work.spawn(connection(
+                    stream,
+                    client,
+                    Arc::clone(&app),
+                    lifetime.clone(),
+                ));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -96,7 +106,10 @@ async fn connection(stream: TcpStream, client: SocketAddr, app: Arc<App>, lifeti
 
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }
 
 #[cfg(test)]
@@ -111,7 +124,9 @@ mod tests {
         let message = bind(address).await.unwrap_err().to_string();
         assert_eq!(
             message,
-            format!("another program listens on {address}; stop it, or choose another address with --listen")
+            format!(
+                "another program listens on {address}; stop it, or choose another address with --listen"
+            )
         );
     }
 }

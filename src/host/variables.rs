@@ -36,13 +36,21 @@ pub(crate) struct Variables {
 impl Variables {
     /// Variables with these declarations, resolved from `environment`.
     pub(crate) fn new(declared: BTreeMap<String, Declaration>, environment: Environment) -> Self {
-        Self { declared, environment }
+        Self {
+            declared,
+            environment,
+        }
     }
 
     /// The names of variables that have neither a value nor a default.
     pub(crate) fn missing(&self) -> Vec<&str> {
-        let unresolved = |name: &&String| matches!(self.value(name), Err(LookupError::Unresolved { .. }));
-        self.declared.keys().filter(unresolved).map(String::as_str).collect()
+        let unresolved =
+            |name: &&String| matches!(self.value(name), Err(LookupError::Unresolved { .. }));
+        self.declared
+            .keys()
+            .filter(unresolved)
+            .map(String::as_str)
+            .collect()
     }
 
     /// Fills a template in.
@@ -59,14 +67,24 @@ impl Variables {
 
     /// Whether a template draws on a secret.
     pub(crate) fn has_secret(&self, template: &Template) -> bool {
-        template.variables().any(|name| self.declared.get(name).is_some_and(|it| it.secret))
+        template
+            .variables()
+            .any(|name| self.declared.get(name).is_some_and(|it| it.secret))
     }
 
     fn value(&self, name: &str) -> Result<String, LookupError> {
-        let declaration = self.declared.get(name).ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
+        let declaration = self
+            .declared
+            .get(name)
+            .ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
         match self.environment.get(&environment_name(name))? {
             Some(value) => Ok(value),
-            None => declaration.default.clone().ok_or_else(|| LookupError::Unresolved { name: name.to_owned() }),
+            None => declaration
+                .default
+                .clone()
+                .ok_or_else(|| LookupError::Unresolved {
+                    name: name.to_owned(),
+                }),
         }
     }
 }
@@ -86,17 +104,27 @@ pub(crate) struct ComponentVariables {
 impl ComponentVariables {
     /// The variables that `templates` give a component.
     pub(crate) fn new(application: Arc<Variables>, templates: BTreeMap<String, Template>) -> Self {
-        Self { application, templates: Arc::new(templates) }
+        Self {
+            application,
+            templates: Arc::new(templates),
+        }
     }
 
     fn get(&self, name: &str) -> Result<String, LookupError> {
-        check_name(name).map_err(|reason| LookupError::InvalidName(format!("{name:?} {reason}")))?;
-        let template = self.templates.get(name).ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
+        check_name(name)
+            .map_err(|reason| LookupError::InvalidName(format!("{name:?} {reason}")))?;
+        let template = self
+            .templates
+            .get(name)
+            .ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
         self.application.resolve(template)
     }
 
     fn all(&self) -> Result<Vec<(String, String)>, LookupError> {
-        self.templates.iter().map(|(name, template)| Ok((name.clone(), self.application.resolve(template)?))).collect()
+        self.templates
+            .iter()
+            .map(|(name, template)| Ok((name.clone(), self.application.resolve(template)?)))
+            .collect()
     }
 }
 
@@ -144,12 +172,16 @@ impl Environment {
         let mut file = HashMap::new();
         let mut place = "at its beginning".to_owned();
         for entry in dotenvy::from_read_iter(text.as_bytes()) {
-            let (name, value) =
-                entry.map_err(|_| format!("{}: malformed {place}; write NAME='value'", path.display()))?;
+            let (name, value) = entry.map_err(|_| {
+                format!("{}: malformed {place}; write NAME='value'", path.display())
+            })?;
             place = format!("after {name}");
             file.insert(name, value);
         }
-        Ok(Self { process: true, file })
+        Ok(Self {
+            process: true,
+            file,
+        })
     }
 
     fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
@@ -188,7 +220,8 @@ impl Template {
         while let Some((literal, tail)) = rest.split_once("{{") {
             let (name, tail) = tail.split_once("}}").ok_or("has `{{` without `}}`")?;
             let name = name.trim();
-            check_name(name).map_err(|reason| format!("names the variable {name:?}, which {reason}"))?;
+            check_name(name)
+                .map_err(|reason| format!("names the variable {name:?}, which {reason}"))?;
             if !literal.is_empty() {
                 parts.push(Part::Literal(literal.to_owned()));
             }
@@ -233,7 +266,10 @@ pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     let bytes = name.as_bytes();
     if !bytes.first().is_some_and(u8::is_ascii_lowercase) {
         Err("must start with a lower-case letter")
-    } else if !bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_') {
+    } else if !bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_')
+    {
         Err("may hold only lower-case letters, digits and underscores")
     } else if bytes.last() == Some(&b'_') || name.contains("__") {
         Err("may have only single underscores, between other characters")
@@ -260,19 +296,26 @@ impl wasi::Host for ComponentVariables {
     }
 
     async fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, wasi::Error>> {
-        Ok(self.all().map_err(|error| wasi::Error::Upstream(error.to_string())))
+        Ok(self
+            .all()
+            .map_err(|error| wasi::Error::Upstream(error.to_string())))
     }
 }
 
 impl spin::Host for ComponentVariables {}
 
 impl<T: Send> spin::HostWithStore<T> for HasVariables {
-    async fn get(accessor: &Accessor<T, Self>, name: String) -> wasmtime::Result<Result<String, spin::Error>> {
+    async fn get(
+        accessor: &Accessor<T, Self>,
+        name: String,
+    ) -> wasmtime::Result<Result<String, spin::Error>> {
         let value = accessor.with(|mut access| access.get().get(&name));
         Ok(value.map_err(|error| match error {
             LookupError::InvalidName(name) => spin::Error::InvalidName(name),
             LookupError::Undefined(name) => spin::Error::Undefined(name),
-            LookupError::Unresolved { .. } | LookupError::NotText(_) => spin::Error::Provider(error.to_string()),
+            LookupError::Unresolved { .. } | LookupError::NotText(_) => {
+                spin::Error::Provider(error.to_string())
+            }
         }))
     }
 }
@@ -282,12 +325,30 @@ impl<T: Send> spin::HostWithStore<T> for HasVariables {
 mod tests {
     use super::*;
 
-    fn variables(declared: &[(&str, Option<&str>)], environment: &[(&str, &str)]) -> Arc<Variables> {
+    fn variables(
+        declared: &[(&str, Option<&str>)],
+        environment: &[(&str, &str)],
+    ) -> Arc<Variables> {
         let declared = declared.iter().map(|(name, default)| {
-            ((*name).to_owned(), Declaration { default: default.map(str::to_owned), secret: name.contains("secret") })
+            (
+                (*name).to_owned(),
+                Declaration {
+                    default: default.map(str::to_owned),
+                    secret: name.contains("secret"),
+                },
+            )
         });
-        let file = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Arc::new(Variables::new(declared.collect(), Environment { process: false, file }))
+        let file = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Arc::new(Variables::new(
+            declared.collect(),
+            Environment {
+                process: false,
+                file,
+            },
+        ))
     }
 
     #[test]
@@ -296,7 +357,11 @@ mod tests {
             ("", vec![], ""),
             ("plain", vec![], "plain"),
             ("{{a}}", vec!["a"], "{{ a }}"),
-            ("https://{{ host }}:{{port}}/", vec!["host", "port"], "https://{{ host }}:{{ port }}/"),
+            (
+                "https://{{ host }}:{{port}}/",
+                vec!["host", "port"],
+                "https://{{ host }}:{{ port }}/",
+            ),
             ("{ not } a { variable }", vec![], "{ not } a { variable }"),
         ] {
             let template = Template::parse(text).unwrap();
@@ -304,8 +369,14 @@ mod tests {
             assert_eq!(template.to_string(), shown, "{text}");
             assert_eq!(template.is_literal(), names.is_empty(), "{text}");
         }
-        for (text, reason) in [("{{ a", "has `{{` without `}}`"), ("{{ A }}", "names the variable \"A\"")] {
-            assert!(Template::parse(text).unwrap_err().starts_with(reason), "{text}");
+        for (text, reason) in [
+            ("{{ a", "has `{{` without `}}`"),
+            ("{{ A }}", "names the variable \"A\""),
+        ] {
+            assert!(
+                Template::parse(text).unwrap_err().starts_with(reason),
+                "{text}"
+            );
         }
     }
 
@@ -321,8 +392,16 @@ mod tests {
 
     #[test]
     fn the_environment_goes_before_the_default() {
-        let variables = variables(&[("a", Some("x")), ("b", Some("y"))], &[("SPIN_VARIABLE_B", "z")]);
-        assert_eq!(variables.resolve(&Template::parse("{{ a }}-{{ b }}").unwrap()).unwrap(), "x-z");
+        let variables = variables(
+            &[("a", Some("x")), ("b", Some("y"))],
+            &[("SPIN_VARIABLE_B", "z")],
+        );
+        assert_eq!(
+            variables
+                .resolve(&Template::parse("{{ a }}-{{ b }}").unwrap())
+                .unwrap(),
+            "x-z"
+        );
         assert!(variables.missing().is_empty());
     }
 
@@ -333,12 +412,21 @@ mod tests {
         assert!(Environment::of_process(&path).unwrap().file.is_empty());
         std::fs::write(&path, "# comment\nSPIN_VARIABLE_A='b c'\nPATH=nowhere\n").unwrap();
         let environment = Environment::of_process(&path).unwrap();
-        assert_eq!(environment.get("SPIN_VARIABLE_A"), Ok(Some("b c".to_owned())));
+        assert_eq!(
+            environment.get("SPIN_VARIABLE_A"),
+            Ok(Some("b c".to_owned()))
+        );
         assert_ne!(environment.get("PATH"), Ok(Some("nowhere".to_owned())));
-        for (text, place) in [("A=1\nB=two words\n", "after A"), ("A='secret\n", "at its beginning")] {
+        for (text, place) in [
+            ("A=1\nB=two words\n", "after A"),
+            ("A='secret\n", "at its beginning"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = Environment::of_process(&path).unwrap_err();
-            assert_eq!(error, format!("{}: malformed {place}; write NAME='value'", path.display()));
+            assert_eq!(
+                error,
+                format!("{}: malformed {place}; write NAME='value'", path.display())
+            );
         }
     }
 
@@ -346,19 +434,34 @@ mod tests {
     fn a_variable_without_value_is_named() {
         let variables = variables(&[("client_id", None)], &[]);
         assert_eq!(variables.missing(), ["client_id"]);
-        let error = variables.resolve(&Template::parse("{{ client_id }}").unwrap()).unwrap_err();
-        assert_eq!(error.to_string(), "the variable client_id has no value; set SPIN_VARIABLE_CLIENT_ID");
+        let error = variables
+            .resolve(&Template::parse("{{ client_id }}").unwrap())
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the variable client_id has no value; set SPIN_VARIABLE_CLIENT_ID"
+        );
     }
 
     #[test]
     fn a_component_sees_only_its_own() {
         let application = variables(&[("a", Some("x")), ("the_secret", Some("y"))], &[]);
-        let templates = BTreeMap::from([("mine".to_owned(), Template::parse("<{{ a }}>").unwrap())]);
+        let templates =
+            BTreeMap::from([("mine".to_owned(), Template::parse("<{{ a }}>").unwrap())]);
         let component = ComponentVariables::new(Arc::clone(&application), templates);
         assert_eq!(component.get("mine").unwrap(), "<x>");
-        assert_eq!(component.get("a"), Err(LookupError::Undefined("a".to_owned())));
-        assert!(matches!(component.get("Not A Name"), Err(LookupError::InvalidName(_))));
-        assert_eq!(component.all().unwrap(), [("mine".to_owned(), "<x>".to_owned())]);
+        assert_eq!(
+            component.get("a"),
+            Err(LookupError::Undefined("a".to_owned()))
+        );
+        assert!(matches!(
+            component.get("Not A Name"),
+            Err(LookupError::InvalidName(_))
+        ));
+        assert_eq!(
+            component.all().unwrap(),
+            [("mine".to_owned(), "<x>".to_owned())]
+        );
         assert!(application.has_secret(&Template::parse("{{ the_secret }}").unwrap()));
         assert!(!application.has_secret(&Template::parse("{{ a }}").unwrap()));
     }

@@ -197,6 +197,7 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),
                 wit::OperatorError::KeyMalformed(secret) => OperatorError::KeyMalformed(secret),
+                wit::OperatorError::KeyWornOut(secret) => OperatorError::KeyWornOut(secret),
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
                 wit::OperatorError::CredentialRefused(fault) => OperatorError::CredentialRefused {

@@ -1,6 +1,17 @@
 //! Generated from `wit/`: everything that the host provides beyond `wasi:http`.
-#![allow(unsafe_code, missing_docs, unreachable_pub, unused_qualifications, reason = "generated code")]
-#![allow(clippy::all, clippy::pedantic, clippy::restriction, reason = "generated code")]
+#![allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::restriction,
+    reason = "generated code"
+)]
 
 wit_bindgen::generate!({
     inline: "

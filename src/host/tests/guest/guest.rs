@@ -1,5 +1,10 @@
 //! The component's paths.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects, reason = "a test's component may trap")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects,
+    reason = "a test's component may trap"
+)]
 
 use crate::bindings::spin::key_value::key_value::Store;
 use crate::bindings::spin::variables::variables;
@@ -24,12 +29,23 @@ impl wasip3::exports::http::handler::Guest for Handler {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let served = SERVED.replace(SERVED.get() + 1);
         let path = request.get_path_with_query().unwrap_or_default();
-        let words: Vec<&str> = path.split('?').next().unwrap_or_default().split('/').skip(1).collect();
+        let words: Vec<&str> = path
+            .split('?')
+            .next()
+            .unwrap_or_default()
+            .split('/')
+            .skip(1)
+            .collect();
         Ok(match *words.as_slice() {
             ["served"] => text(200, served.to_string()),
             ["headers"] => {
-                let line = |(name, value): &(String, Vec<u8>)| format!("{name}: {}\n", String::from_utf8_lossy(value));
-                text(200, request.get_headers().copy_all().iter().map(line).collect())
+                let line = |(name, value): &(String, Vec<u8>)| {
+                    format!("{name}: {}\n", String::from_utf8_lossy(value))
+                };
+                text(
+                    200,
+                    request.get_headers().copy_all().iter().map(line).collect(),
+                )
             }
             ["echo"] => {
                 let (body, trailers) = Request::consume_body(request, wit_future::new(|| Ok(())).1);
@@ -75,12 +91,17 @@ impl wasip3::exports::http::handler::Guest for Handler {
             }
             ["get", key] => {
                 let spin = open().await.get(key.to_owned()).await.map(utf8);
-                let wasi = keyvalue::open("default").and_then(|store| store.get(key)).map(utf8);
+                let wasi = keyvalue::open("default")
+                    .and_then(|store| store.get(key))
+                    .map(utf8);
                 shown((spin, wasi))
             }
             ["exists", key] => {
                 let spin = open().await.exists(key.to_owned()).await;
-                shown((spin, keyvalue::open("default").and_then(|store| store.exists(key))))
+                shown((
+                    spin,
+                    keyvalue::open("default").and_then(|store| store.exists(key)),
+                ))
             }
             ["delete", key] => shown(open().await.delete(key.to_owned()).await),
             ["keys"] => {
@@ -102,10 +123,17 @@ impl wasip3::exports::http::handler::Guest for Handler {
 /// Sends a request to where the headers of this one say, and answers what came back.
 async fn send(request: Request) -> Response {
     let headers = request.get_headers();
-    let header = |name: &str| headers.get(name).first().map(|it| String::from_utf8_lossy(it).into_owned());
+    let header = |name: &str| {
+        headers
+            .get(name)
+            .first()
+            .map(|it| String::from_utf8_lossy(it).into_owned())
+    };
     let options = RequestOptions::new();
     if let Some(milliseconds) = header("x-first-byte") {
-        options.set_first_byte_timeout(Some(number(&milliseconds) * 1_000_000)).unwrap();
+        options
+            .set_first_byte_timeout(Some(number(&milliseconds) * 1_000_000))
+            .unwrap();
     }
     let fields = Fields::new();
     fields.append("x-forwarded", b"yes").unwrap();
@@ -118,12 +146,18 @@ async fn send(request: Request) -> Response {
     };
     let (scheme, rest) = to.split_once("://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
+    let scheme = if scheme == "https" {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     let (request, _sent) = Request::new(fields, body, trailers, Some(options));
     request.set_method(&method).unwrap();
     request.set_scheme(Some(&scheme)).unwrap();
     request.set_authority(Some(authority)).unwrap();
-    request.set_path_with_query(Some(&format!("/{path}"))).unwrap();
+    request
+        .set_path_with_query(Some(&format!("/{path}")))
+        .unwrap();
     match client::send(request).await {
         Ok(response) => response,
         Err(code) => text(502, format!("{code:?}")),
@@ -162,7 +196,9 @@ fn text(status: u16, text: String) -> Response {
 
 fn respond(status: u16, media_type: &str, body: Vec<u8>) -> Response {
     let fields = Fields::new();
-    fields.append("content-type", media_type.as_bytes()).unwrap();
+    fields
+        .append("content-type", media_type.as_bytes())
+        .unwrap();
     let (mut writer, reader) = wit_stream::new();
     wit_bindgen::spawn(async move {
         writer.write_all(body).await;
@@ -181,7 +217,11 @@ async fn open() -> Store {
 }
 
 async fn set(key: &str, value: &[u8]) {
-    open().await.set(key.to_owned(), value.to_owned()).await.unwrap();
+    open()
+        .await
+        .set(key.to_owned(), value.to_owned())
+        .await
+        .unwrap();
 }
 
 fn utf8(value: Option<Vec<u8>>) -> Option<String> {

@@ -27,7 +27,15 @@ pub fn guest() -> &'static Path {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
         let built = Command::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["build", "--locked", "--package", "behalf-test-guest", "--target", "wasm32-wasip2", "--target-dir"])
+            .args([
+                "build",
+                "--locked",
+                "--package",
+                "behalf-test-guest",
+                "--target",
+                "wasm32-wasip2",
+                "--target-dir",
+            ])
             .arg(&target)
             .status()
             .unwrap();
@@ -73,11 +81,16 @@ impl Setup {
     pub fn new(manifest: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
-        Self { folder, arguments: vec!["up".to_owned(), "--exit-on-stdin-close".to_owned()], environment: Vec::new() }
+        Self {
+            folder,
+            arguments: vec!["up".to_owned(), "--exit-on-stdin-close".to_owned()],
+            environment: Vec::new(),
+        }
     }
 
     pub fn arg(mut self, arguments: &[&str]) -> Self {
-        self.arguments.extend(arguments.iter().map(|it| (*it).to_owned()));
+        self.arguments
+            .extend(arguments.iter().map(|it| (*it).to_owned()));
         self
     }
 
@@ -92,7 +105,11 @@ impl Setup {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(&self.arguments)
-            .args(if self.arguments.iter().any(|it| it == "--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
+            .args(if self.arguments.iter().any(|it| it == "--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0"]
+            })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -106,8 +123,15 @@ impl Setup {
         let stdin = child.stdin.take();
         let output = child.wait_with_output().unwrap();
         drop(stdin);
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "standard output is for the address alone");
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "",
+            "standard output is for the address alone"
+        );
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     }
 
     /// Runs a host until it serves.
@@ -115,7 +139,10 @@ impl Setup {
         let mut child = self.spawn();
         let log = Arc::<Mutex<String>>::default();
         let reader = std::thread::spawn({
-            let (log, stderr) = (Arc::clone(&log), BufReader::new(child.stderr.take().unwrap()));
+            let (log, stderr) = (
+                Arc::clone(&log),
+                BufReader::new(child.stderr.take().unwrap()),
+            );
             move || {
                 for line in stderr.lines() {
                     let line = line.unwrap();
@@ -135,7 +162,15 @@ impl Setup {
         };
         let url = url.to_owned();
         let stdin = child.stdin.take();
-        Host { url, setup: self, child, stdin, stdout, log, reader: Some(reader) }
+        Host {
+            url,
+            setup: self,
+            child,
+            stdin,
+            stdout,
+            log,
+            reader: Some(reader),
+        }
     }
 }
 
@@ -153,8 +188,14 @@ pub struct Host {
 impl Host {
     /// Sends a GET request; returns status and text.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
-        let (head, body) = self.send(Request::get(self.uri(path)).body(Bytes::new()).unwrap()).await.into_parts();
-        (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+        let (head, body) = self
+            .send(Request::get(self.uri(path)).body(Bytes::new()).unwrap())
+            .await
+            .into_parts();
+        (
+            head.status,
+            String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap(),
+        )
     }
 
     /// The text of a GET request that must succeed.
@@ -166,13 +207,22 @@ impl Host {
 
     /// Lets the component send a request to `to`.
     pub async fn sends(&self, to: &str) -> (StatusCode, String) {
-        let request = Request::get(self.uri("/send")).header("x-to", to).header("x-first-byte", "300");
-        let (head, body) = self.send(request.body(Bytes::new()).unwrap()).await.into_parts();
-        (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
+        let request = Request::get(self.uri("/send"))
+            .header("x-to", to)
+            .header("x-first-byte", "300");
+        let (head, body) = self
+            .send(request.body(Bytes::new()).unwrap())
+            .await
+            .into_parts();
+        (
+            head.status,
+            String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap(),
+        )
     }
 
     pub async fn send(&self, request: Request<Bytes>) -> Response<hyper::body::Incoming> {
-        let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Client<HttpConnector, Full<Bytes>> =
+            Client::builder(TokioExecutor::new()).build_http();
         client.request(request.map(Full::new)).await.unwrap()
     }
 
@@ -200,7 +250,13 @@ impl Host {
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-s", name, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Closes the host's standard input.
@@ -215,7 +271,11 @@ impl Host {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < end, "the host does not end:\n{}", self.log());
+            assert!(
+                Instant::now() < end,
+                "the host does not end:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         };
         if let Some(reader) = self.reader.take() {
@@ -249,7 +309,10 @@ impl Authority {
         let mut parameters = rcgen::CertificateParams::new([]).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let pem = parameters.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: rcgen::Issuer::new(parameters, key) }
+        Self {
+            pem,
+            issuer: rcgen::Issuer::new(parameters, key),
+        }
     }
 
     /// Starts a server with a certificate for `name` that speaks HTTP/2 alone and says what it was asked; returns its
@@ -262,7 +325,10 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
             .unwrap();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(tls));
@@ -271,12 +337,25 @@ impl Authority {
         tokio::spawn(async move {
             loop {
                 let stream = listener.accept().await.unwrap().0;
-                let Ok(stream) = acceptor.accept(stream).await else { continue };
-                let service = hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
-                    let host = if request.headers().contains_key("host") { "a" } else { "no" };
-                    let text = format!("{:?} {} {host} host header", request.version(), request.uri());
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))
-                });
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    continue;
+                };
+                let service =
+                    hyper::service::service_fn(async |request: Request<hyper::body::Incoming>| {
+                        let host = if request.headers().contains_key("host") {
+                            "a"
+                        } else {
+                            "no"
+                        };
+                        let text = format!(
+                            "{:?} {} {host} host header",
+                            request.version(),
+                            request.uri()
+                        );
+                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(
+                            text,
+                        ))))
+                    });
                 let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(connection);

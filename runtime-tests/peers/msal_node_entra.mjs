@@ -1,12 +1,9 @@
 // Microsoft's @azure/msal-node, unmodified: On-Behalf-Of, refresh and client credentials at the emulator of Entra ID.
 import assert from "node:assert/strict";
 import { createHash, X509Certificate } from "node:crypto";
-import { createRequire } from "node:module";
+import { ConfidentialClientApplication } from "@azure/msal-node";
+import { EnvHttpProxyAgent, setGlobalDispatcher } from "undici";
 
-// From the folder that scripts/test installed into.
-const require = createRequire(`${process.env.JUDGES}/`);
-const { ConfidentialClientApplication } = require("@azure/msal-node");
-const { EnvHttpProxyAgent, setGlobalDispatcher } = require("undici");
 // The client uses Node's own fetch, and Node 20's looks at HTTPS_PROXY only when it is told to.
 setGlobalDispatcher(new EnvHttpProxyAgent());
 
