@@ -169,11 +169,19 @@ pub enum OperatorError {
     )]
     KeyVaultRefused,
     /// Entra ID refused this app.
-    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(*.0))]
+    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
     EntraRefused(
         /// The AADSTS number.
         Option<u32>,
     ),
+    /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
+    #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.code))]
+    CredentialRefused {
+        /// The setting to look at first.
+        setting: String,
+        /// The AADSTS number.
+        code: Option<u32>,
+    },
     /// Entra ID answered without a refresh token.
     #[error(
         "Entra ID answered without a refresh token: the app needs the permission offline_access"
@@ -200,6 +208,8 @@ pub enum System {
     SigningKeys,
     /// Azure Key Vault.
     KeyVault,
+    /// The managed identity endpoint of the platform.
+    ManagedIdentity,
 }
 
 impl std::fmt::Display for System {
@@ -208,6 +218,7 @@ impl std::fmt::Display for System {
             Self::Entra => "Entra ID",
             Self::SigningKeys => "Entra ID (signing keys)",
             Self::KeyVault => "Key Vault",
+            Self::ManagedIdentity => "the managed identity endpoint",
         })
     }
 }
@@ -253,6 +264,7 @@ impl OperatorError {
             Self::Setting { .. }
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::CredentialRefused { .. }
             | Self::NoRefreshToken => false,
         }
     }
@@ -263,7 +275,7 @@ impl OperatorError {
     }
 }
 
-fn code(code: Option<u32>) -> String {
+fn aadsts(code: Option<u32>) -> String {
     code.map(|code| format!(" (AADSTS{code})"))
         .unwrap_or_default()
 }
