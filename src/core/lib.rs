@@ -39,10 +39,13 @@ pub mod schedule;
 pub mod sealing;
 pub mod secret;
 pub mod settings;
+pub mod status;
 pub mod sweep;
 pub mod vault;
 mod wave;
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod world;
 

@@ -18,8 +18,8 @@ use crate::error::{
 use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
 use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Policy, Random,
-    SealedToken, SecretBody, StoredToken, SweepLimits, User, VaultPort,
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Operator, Policy, Random,
+    Role, SealedToken, SecretBody, StoredToken, SweepLimits, User, VaultPort,
 };
 use crate::sealing::{Binding, Envelope, Payload, seal};
 use crate::secret::{AccessToken, Bearer};
@@ -227,12 +227,34 @@ impl<E: Environment> VaultPort for Vault<E> {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
             let claims = self.authenticate(&settings, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, &settings, self.env.now())?;
+            claims.accept_app(SWEEP_ROLE, None, &settings, self.env.now())?;
         }
         Ok(SweepLimits {
             policy: policy(&settings),
             seconds: settings.sweep_seconds,
             concurrency: settings.sweep_concurrency,
+        })
+    }
+
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, VaultError> {
+        let settings = self.settings()?;
+        let claims = self.authenticate(&settings, bearer).await?;
+        let own = claims.subject.tenant.clone();
+        // Who names no tenant means all that he may act on.
+        claims.accept_app(
+            role.name(),
+            Some(tenant.unwrap_or(&own)),
+            &settings,
+            self.env.now(),
+        )?;
+        Ok(Operator {
+            policy: policy(&settings),
+            tenant: (settings.operator_tenant.as_ref() != Some(&own)).then_some(own),
         })
     }
 }
