@@ -240,6 +240,12 @@ impl Emulators {
         self.world.key_vault.put(name, value)
     }
 
+    /// The value of a version of a Key Vault secret, none if there is no such version.
+    #[must_use]
+    pub fn secret(&self, name: &str, version: &str) -> Option<String> {
+        self.world.key_vault.value(name, version)
+    }
+
     /// Enables or disables a version of a secret (none: the newest).
     pub fn set_secret_enabled(
         &self,

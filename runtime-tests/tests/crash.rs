@@ -1,6 +1,6 @@
 //! The store under a host that is killed, beside another process, and behind a lock. What was acknowledged holds.
 #![allow(
-    clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     reason = "a panic is a failed test"
 )]

@@ -158,6 +158,11 @@ pub enum OperatorError {
         "Key Vault secret `{0}` is not 32 random bytes in base64 or base64url: create a new version that is"
     )]
     KeyMalformed(String),
+    /// The key has sealed as often as it may.
+    #[error(
+        "the newest version of Key Vault secret `{0}` has sealed as often as a key may: create a new version"
+    )]
+    KeyWornOut(String),
     /// Key Vault refused this app.
     #[error(
         "Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit"
@@ -243,7 +248,8 @@ impl OperatorError {
             Self::KeyNotFound(_)
             | Self::KeyDisabled(_)
             | Self::KeyNotValid(_)
-            | Self::KeyMalformed(_) => true,
+            | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_) => true,
             Self::Setting { .. }
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)

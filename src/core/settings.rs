@@ -388,6 +388,7 @@ impl OperatorError {
             | Self::KeyDisabled(_)
             | Self::KeyNotValid(_)
             | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_)
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
             | Self::NoRefreshToken => None,

@@ -21,7 +21,7 @@ use crate::port::{
     Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Operator, Policy, Random,
     Role, SealedToken, SecretBody, StoredToken, SweepLimits, User, VaultPort,
 };
-use crate::sealing::{Binding, Envelope, Payload, seal};
+use crate::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
 use crate::secret::{AccessToken, Bearer};
 use crate::settings::{Scope, Settings};
 
@@ -58,6 +58,7 @@ pub struct Vault<E> {
     verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
+    uses: RefCell<Uses>,
     key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
     key_vault_tenant: RefCell<Option<TenantId>>,
 }
@@ -271,6 +272,7 @@ impl<E: Environment> Vault<E> {
             verified: RefCell::new(LruCache::new(VERIFIED_TOKENS)),
             keys: RefCell::new(LruCache::new(KEYS)),
             newest: RefCell::new(LruCache::new(KEYS)),
+            uses: RefCell::new(Uses::new(KEYS)),
             key_vault_token: RefCell::default(),
             key_vault_tenant: RefCell::default(),
         }
@@ -620,6 +622,10 @@ impl<E: Environment> Vault<E> {
         nonce: &Nonce,
         (secret, key): (&SecretName, &Key),
     ) -> Result<SealedToken, VaultError> {
+        self.uses
+            .borrow_mut()
+            .count(secret, &key.version)
+            .map_err(|WornOut| OperatorError::KeyWornOut(OperatorError::name(secret)))?;
         let binding = Binding::new(&settings.client_id, tenant, &payload.user_id, nonce);
         // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
         seal(
@@ -1154,6 +1160,31 @@ mod tests {
             OperatorError::KeyNotValid(format!("obo-{TENANT}")).into()
         );
         drop(user);
+    }
+
+    #[test]
+    fn a_key_that_is_worn_out_opens_but_does_not_seal() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        *vault.uses.borrow_mut() = Uses::worn_out();
+        let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
+        assert_eq!(
+            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            error.clone().into()
+        );
+        let asked = Draw {
+            replace: true,
+            ..Draw::default()
+        };
+        let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+        assert_eq!(issued.replacement, None);
+        let stored = StoredToken {
+            user,
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        assert_eq!(block_on(vault.refresh(&stored)).unwrap_err(), error.into());
     }
 
     /// base64 of 32 bytes 7, the world's first key.

@@ -220,6 +220,7 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),
                 wit::OperatorError::KeyMalformed(secret) => OperatorError::KeyMalformed(secret),
+                wit::OperatorError::KeyWornOut(secret) => OperatorError::KeyWornOut(secret),
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,

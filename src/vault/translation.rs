@@ -153,6 +153,7 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),
                 OperatorError::KeyNotValid(secret) => wit::OperatorError::KeyNotValid(secret),
                 OperatorError::KeyMalformed(secret) => wit::OperatorError::KeyMalformed(secret),
+                OperatorError::KeyWornOut(secret) => wit::OperatorError::KeyWornOut(secret),
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
                 OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
