@@ -174,6 +174,11 @@ pub enum OperatorError {
         /// The AADSTS number.
         Option<u32>,
     ),
+    /// The clock of this machine is wrong.
+    #[error(
+        "the clock of this machine is over five minutes off what Entra ID and Key Vault say: set it; no sweep runs meanwhile"
+    )]
+    ClockWrong,
     /// Entra ID answered without a refresh token.
     #[error(
         "Entra ID answered without a refresh token: the app needs the permission offline_access"
@@ -253,6 +258,7 @@ impl OperatorError {
             Self::Setting { .. }
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::ClockWrong
             | Self::NoRefreshToken => false,
         }
     }

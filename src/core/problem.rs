@@ -243,6 +243,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::KeyWornOut(_) => (S::INTERNAL_SERVER_ERROR, "key_worn_out"),
             OperatorError::KeyVaultRefused => (S::INTERNAL_SERVER_ERROR, "key_vault_refused"),
             OperatorError::EntraRefused(_) => (S::INTERNAL_SERVER_ERROR, "entra_refused"),
+            OperatorError::ClockWrong => (S::INTERNAL_SERVER_ERROR, "clock_wrong"),
             OperatorError::NoRefreshToken => {
                 (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
             }

@@ -391,6 +391,7 @@ impl OperatorError {
             | Self::KeyWornOut(_)
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::ClockWrong
             | Self::NoRefreshToken => None,
         }
     }

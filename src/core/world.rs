@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
@@ -42,6 +43,10 @@ pub(crate) struct World {
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
     pub(crate) before_store: RefCell<Option<(u32, Box<dyn FnOnce(&World)>)>>,
+    /// The header `Retry-After` of every answer.
+    pub(crate) retry_after: Cell<Option<u32>>,
+    /// How far the clocks of others are ahead, in seconds.
+    pub(crate) others_ahead: Cell<u64>,
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
@@ -70,6 +75,8 @@ impl World {
             keys: vec![[7; 32]].into(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
+            retry_after: Cell::default(),
+            others_ahead: Cell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
         })
@@ -250,8 +257,13 @@ impl Http for Shared {
             }
             _ => self.key_vault(&request),
         };
-        Ok(Response::builder()
-            .status(status)
+        let now = UNIX_EPOCH + Duration::from_secs(self.now.get() + self.others_ahead.get());
+        let mut response = Response::builder().status(status);
+        if let Some(seconds) = self.retry_after.get() {
+            response = response.header("retry-after", seconds);
+        }
+        Ok(response
+            .header("date", httpdate::fmt_http_date(now))
             .header(
                 "www-authenticate",
                 format!(r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net""#),

@@ -223,6 +223,7 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyWornOut(secret) => OperatorError::KeyWornOut(secret),
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
+                wit::OperatorError::ClockWrong => OperatorError::ClockWrong,
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
             }),
             wit::Error::Upstream(error) => Self::Upstream(UpstreamError {

@@ -156,6 +156,7 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyWornOut(secret) => wit::OperatorError::KeyWornOut(secret),
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
                 OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
+                OperatorError::ClockWrong => wit::OperatorError::ClockWrong,
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
             }),
             VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {
