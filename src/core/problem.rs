@@ -246,6 +246,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::CredentialRefused { .. } => {
                 (S::INTERNAL_SERVER_ERROR, "credential_refused")
             }
+            OperatorError::ClockWrong => (S::INTERNAL_SERVER_ERROR, "clock_wrong"),
             OperatorError::NoRefreshToken => {
                 (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
             }

@@ -1173,6 +1173,20 @@ fn what_was_found_stays_found() {
     }
 }
 
+/// Entra ID does not do this to confidential clients today (facts/entra-and-key-vault.md §A.9). If it did, a draw within
+/// a day of the last refresh would lose the enrolment at the next, since its successor is not stored; sweeps would not.
+#[test]
+fn with_single_use_tokens_draws_lose_an_enrolment_and_sweeps_do_not() {
+    let mut run = Run::new(1, None, true);
+    run.alone(What::Enrol, 0);
+    run.days(&[8, 8, 8]);
+    assert_eq!(run.alone(What::Draw, 0), End::Saw(View::Has(0)));
+    run.sim.now.set(run.sim.now.get() + HOUR);
+    assert_eq!(run.alone(What::Draw, 0), End::Failed);
+    assert_eq!(run.alone(What::Enrol, 0), End::Acknowledged);
+    assert_eq!(run.alone(What::Draw, 0), End::Saw(View::Has(1)));
+}
+
 #[test]
 fn a_seed_is_a_run() {
     let trace = |seed| {

@@ -1096,6 +1096,79 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_swept_by_a_wrong_clock() {
+        let (world, app) = enrolled(2);
+        world.advance(WEEK);
+        world.others_ahead.set(301);
+        let rows = world.user_rows();
+        assert_eq!(sweep(&app).remaining, 2);
+        assert_eq!(world.user_rows(), rows);
+        assert!(world.log.borrow().iter().any(|line| line.contains("clock")));
+        draw(&world, &app, 0).unwrap();
+        world.others_ahead.set(300);
+        assert_eq!(
+            sweep(&app).refreshed,
+            1,
+            "the other one was drawn, and replaced"
+        );
+    }
+
+    #[test]
+    fn what_nobody_can_use_is_removed_or_seen_monthly_after_its_time() {
+        let (world, app) = enrolled(2);
+        let key = world.keys_of("rec.").remove(0);
+        world.rows.borrow_mut().insert(key.clone(), b"{}".to_vec());
+        let dead = (
+            400,
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"}),
+        );
+        world.advance(WEEK);
+        for _ in 0..RETENTION / DAILY - 7 {
+            world.entra_answers.borrow_mut().push_back(dead.clone());
+            let report = sweep(&app);
+            assert_eq!(
+                (report.damaged, report.quarantined, report.expired),
+                (1, 1, 0)
+            );
+            world.advance(DAILY);
+        }
+        world.entra_answers.borrow_mut().push_back(dead);
+        assert_eq!(sweep(&app).expired, 1);
+        assert_eq!(
+            (world.keys_of("off.").len(), world.keys_of("rec.")),
+            (1, vec![key])
+        );
+        world.advance(7 * DAILY);
+        assert_eq!(sweep(&app).damaged, 1);
+        world.advance(DAILY);
+        assert_eq!(sweep(&app).damaged, 0);
+        world.advance(MONTHLY);
+        assert_eq!(sweep(&app).damaged, 1);
+    }
+
+    #[test]
+    fn a_throttled_tenant_waits_as_it_was_told_and_holds_up_nobody() {
+        let (world, app) = enrolled(40);
+        world.advance(WEEK);
+        let throttled = (429, json!({"error": "temporarily_unavailable"}));
+        world.retry_after.set(Some(3600));
+        world.entra_answers.borrow_mut().extend(vec![throttled; 40]);
+        let report = sweep(&app);
+        assert!(report.retrying <= 32 && report.remaining >= 8, "{report:?}");
+        let calls = world.redeemed.borrow().len();
+        world.advance(3599);
+        assert_eq!(sweep(&app).refreshed, 0);
+        assert_eq!(
+            world.redeemed.borrow().len(),
+            calls,
+            "not one call before the time"
+        );
+        world.entra_answers.borrow_mut().clear();
+        world.advance(902);
+        assert_eq!(sweep(&app).refreshed, 40);
+    }
+
+    #[test]
     fn time_is_kept() {
         let (world, app) = enrolled(5);
         world.advance(WEEK);

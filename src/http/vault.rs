@@ -227,6 +227,7 @@ impl From<wit::Error> for VaultError {
                     setting: fault.setting,
                     code: fault.code,
                 },
+                wit::OperatorError::ClockWrong => OperatorError::ClockWrong,
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
             }),
             wit::Error::Upstream(error) => Self::Upstream(UpstreamError {

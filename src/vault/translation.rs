@@ -159,6 +159,7 @@ impl From<VaultError> for wit::Error {
                 OperatorError::CredentialRefused { setting, code } => {
                     wit::OperatorError::CredentialRefused(wit::CredentialFault { setting, code })
                 }
+                OperatorError::ClockWrong => wit::OperatorError::ClockWrong,
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
             }),
             VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {
