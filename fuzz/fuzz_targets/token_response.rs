@@ -6,6 +6,7 @@ use behalf_core::entra::{Class, Grant, read_token_response};
 use behalf_core::secret::RefreshToken;
 use behalf_core::settings::Scope;
 use libfuzzer_sys::fuzz_target;
+use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 fuzz_target!(|data: &[u8]| {
@@ -32,7 +33,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let answer = read_token_response(&response, &grant, 1_793_606_000);
     let throttled = status == 429 || status >= 500 || !line.is_empty();
-    let is_json = serde_json::from_slice::<serde_json::Value>(body).is_ok();
+    // What nobody looks at need not be UTF-8.
+    let is_json = serde_json::from_slice::<IgnoredAny>(body).is_ok();
     match answer {
         Ok(_) => assert_eq!(status, 200),
         Err(refusal) => {

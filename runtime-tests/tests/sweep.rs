@@ -140,10 +140,11 @@ async fn a_refresh_that_fails_for_now_changes_no_record_and_is_tried_again() -> 
     let scene = Scene::start().await?;
     scene.enrol().await?;
     for fault in [
-        Fault::new(Target::EntraToken, Answer::Close),
-        Fault::new(Target::EntraToken, Answer::BadGateway),
-        Fault::entra(90_033),
-        Fault::entra(50_196),
+        // Tried once more. The others say `Retry-After: 0`, or they would hold up the next.
+        Fault::new(Target::EntraToken, Answer::Close).times(2),
+        Fault::new(Target::EntraToken, Answer::BadGateway).retry_after("0"),
+        Fault::entra(90_033).retry_after("0"),
+        Fault::entra(50_196).retry_after("0"),
     ] {
         scene.store().make_due()?;
         let before = scene.store().records()?;
