@@ -37,11 +37,17 @@ impl Scene {
     ) -> anyhow::Result<Self> {
         let emulators = Emulators::start(emulators).await?;
         let app = App::start(adjust(app::Options::for_emulators(&emulators))).await?;
-        Ok(Self {
+        Ok(Self::of(emulators, app))
+    }
+
+    /// Puts the two together.
+    #[must_use]
+    pub fn of(emulators: Emulators, app: App) -> Self {
+        Self {
             emulators,
             app,
             answers: Mutex::default(),
-        })
+        }
     }
 
     /// Sends a request with a token of the caller's choice.

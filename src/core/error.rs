@@ -179,11 +179,19 @@ pub enum OperatorError {
     )]
     KeyVaultRefused,
     /// Entra ID refused this app.
-    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(*.0))]
+    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
     EntraRefused(
         /// The AADSTS number.
         Option<u32>,
     ),
+    /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
+    #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.code))]
+    CredentialRefused {
+        /// The setting to look at first.
+        setting: String,
+        /// The AADSTS number.
+        code: Option<u32>,
+    },
     /// Entra ID answered without a refresh token.
     #[error(
         "Entra ID answered without a refresh token: the app needs the permission offline_access"
@@ -210,6 +218,8 @@ pub enum System {
     SigningKeys,
     /// Azure Key Vault.
     KeyVault,
+    /// The managed identity endpoint of the platform.
+    ManagedIdentity,
 }
 
 impl std::fmt::Display for System {
@@ -218,6 +228,7 @@ impl std::fmt::Display for System {
             Self::Entra => "Entra ID",
             Self::SigningKeys => "Entra ID (signing keys)",
             Self::KeyVault => "Key Vault",
+            Self::ManagedIdentity => "the managed identity endpoint",
         })
     }
 }
@@ -265,6 +276,7 @@ impl OperatorError {
             | Self::KeyVaultFirewall
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::CredentialRefused { .. }
             | Self::NoRefreshToken => false,
         }
     }
@@ -275,7 +287,7 @@ impl OperatorError {
     }
 }
 
-fn code(code: Option<u32>) -> String {
+fn aadsts(code: Option<u32>) -> String {
     code.map(|code| format!(" (AADSTS{code})"))
         .unwrap_or_default()
 }

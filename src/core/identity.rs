@@ -28,6 +28,24 @@ impl Guid {
         well_formed.then(|| Self(text.to_ascii_lowercase().into()))
     }
 
+    /// A random one (RFC 9562 version 4).
+    #[must_use]
+    pub fn random(random: &impl Random) -> Self {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes);
+        let number =
+            u128::from_be_bytes(bytes) & !(0xf << 76) & !(0xc << 60) | 0x4 << 76 | 0x8 << 60;
+        let digits = format!("{number:032x}");
+        let mut text = String::with_capacity(36);
+        for (at, digit) in digits.chars().enumerate() {
+            if matches!(at, 8 | 12 | 16 | 20) {
+                text.push('-');
+            }
+            text.push(digit);
+        }
+        Self(text.into())
+    }
+
     /// Reads 32 lower-case hexadecimal digits, as [`Self::digits`] writes them.
     #[must_use]
     pub fn from_digits(digits: &str) -> Option<Self> {
@@ -353,6 +371,24 @@ mod tests {
         let guid = Guid::parse(&TENANT.to_uppercase()).unwrap();
         assert_eq!(guid.as_str(), TENANT);
         assert_eq!(Guid::from_digits(&guid.digits()), Some(guid));
+    }
+
+    #[test]
+    fn a_random_guid_is_one_of_version_4() {
+        struct All(u8);
+        impl Random for All {
+            fn fill(&self, buffer: &mut [u8]) {
+                buffer.fill(self.0);
+            }
+        }
+        for (byte, expected) in [
+            (0x00, "00000000-0000-4000-8000-000000000000"),
+            (0xff, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+        ] {
+            let guid = Guid::random(&All(byte));
+            assert_eq!(guid.as_str(), expected);
+            assert_eq!(Guid::parse(expected), Some(guid));
+        }
     }
 
     #[test]

@@ -590,9 +590,15 @@ mod tests {
                 json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
             ),
         ] {
-            world.entra_answers.borrow_mut().push_back((status, body));
+            // An outage is tried once more, and then pauses the tenant.
+            let tries = if status == 503 { 2 } else { 1 };
+            world
+                .entra_answers
+                .borrow_mut()
+                .extend(std::iter::repeat_n((status, body), tries));
             assert!(ask(&app, &world, "PUT /v1/me", "").0 >= 400);
             assert_eq!(*world.rows.borrow(), before);
+            world.advance(5);
         }
         world.down.borrow_mut().push("key vault");
         world.advance(3600);

@@ -25,6 +25,7 @@
 
 pub mod api;
 pub mod caller;
+pub mod credential;
 pub mod entra;
 pub mod error;
 pub mod identity;
@@ -32,6 +33,9 @@ pub mod keeper;
 pub mod key_vault;
 pub mod layout;
 mod listing;
+pub mod managed_identity;
+pub mod outbound;
+pub mod pause;
 pub mod port;
 pub mod problem;
 pub mod record;
@@ -39,6 +43,7 @@ pub mod schedule;
 pub mod sealing;
 pub mod secret;
 pub mod settings;
+mod single_flight;
 pub mod sweep;
 pub mod vault;
 mod wave;
@@ -47,5 +52,5 @@ mod wave;
 mod world;
 
 pub use keeper::Keeper;
-pub use port::{Clock, Config, Http, Log, Random, Store, VaultPort};
+pub use port::{Clock, Config, Http, Log, Random, Store, Timer, VaultPort};
 pub use vault::Vault;

@@ -90,6 +90,14 @@ pub trait Clock {
     fn now(&self) -> u64;
 }
 
+/// Time that passes, for limits and waits. No wall clock, so that setting one has no effect.
+pub trait Timer {
+    /// Time since some fixed moment.
+    fn elapsed(&self) -> Duration;
+    /// Waits.
+    async fn sleep(&self, duration: Duration);
+}
+
 /// Cryptographically strong randomness.
 pub trait Random {
     /// Fills the buffer.

@@ -953,8 +953,8 @@ mod tests {
         world.advance(WEEK);
         world
             .entra_answers
-            .borrow_mut()
-            .extend(std::iter::repeat_n((503, json!("<html>")), 3));
+            .borrow_mut() // each is tried twice
+            .extend(std::iter::repeat_n((503, json!("<html>")), 6));
         let records = world
             .keys_of("rec.")
             .iter()

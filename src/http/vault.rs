@@ -202,6 +202,10 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyVaultFirewall => OperatorError::KeyVaultFirewall,
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
+                wit::OperatorError::CredentialRefused(fault) => OperatorError::CredentialRefused {
+                    setting: fault.setting,
+                    code: fault.code,
+                },
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
             }),
             wit::Error::Upstream(error) => Self::Upstream(UpstreamError {
@@ -209,6 +213,7 @@ impl From<wit::Error> for VaultError {
                     wit::System::Entra => System::Entra,
                     wit::System::SigningKeys => System::SigningKeys,
                     wit::System::KeyVault => System::KeyVault,
+                    wit::System::ManagedIdentity => System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
             }),

@@ -138,6 +138,9 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyVaultFirewall => wit::OperatorError::KeyVaultFirewall,
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
                 OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
+                OperatorError::CredentialRefused { setting, code } => {
+                    wit::OperatorError::CredentialRefused(wit::CredentialFault { setting, code })
+                }
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
             }),
             VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {
@@ -145,6 +148,7 @@ impl From<VaultError> for wit::Error {
                     System::Entra => wit::System::Entra,
                     System::SigningKeys => wit::System::SigningKeys,
                     System::KeyVault => wit::System::KeyVault,
+                    System::ManagedIdentity => wit::System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
             }),
