@@ -78,6 +78,7 @@ impl ApiError {
                 KeeperError::RecordDamaged => (S::INTERNAL_SERVER_ERROR, "record_damaged"),
                 KeeperError::RecordTooNew => (S::INTERNAL_SERVER_ERROR, "record_too_new"),
                 KeeperError::RecordLost => (S::INTERNAL_SERVER_ERROR, "record_lost"),
+                KeeperError::TenantRemoved => (S::FORBIDDEN, "tenant_being_removed"),
                 KeeperError::Busy => (S::SERVICE_UNAVAILABLE, "busy"),
                 KeeperError::Vault(error) => of_vault(error),
             },

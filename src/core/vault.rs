@@ -25,8 +25,8 @@ use crate::managed_identity;
 use crate::outbound::{Deadline, Repeat, send};
 use crate::pause::{Paused, Pauses};
 use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Policy, Random, SealedToken,
-    SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
+    SealedToken, SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
 };
 use crate::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
 use crate::secret::{AccessToken, Bearer, ClientAssertion, RefreshToken};
@@ -245,12 +245,34 @@ impl<E: Environment> VaultPort for Vault<E> {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
             let claims = self.authenticate(&call, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, &call, self.env.now())?;
+            claims.accept_app(SWEEP_ROLE, None, &call, self.env.now())?;
         }
         Ok(SweepLimits {
             policy: policy(&call),
             seconds: call.sweep_seconds,
             concurrency: call.sweep_concurrency,
+        })
+    }
+
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, VaultError> {
+        let call = self.call()?;
+        let claims = self.authenticate(&call, bearer).await?;
+        let own = claims.subject.tenant.clone();
+        // Who names no tenant means all that he may act on.
+        claims.accept_app(
+            role.name(),
+            Some(tenant.unwrap_or(&own)),
+            &call,
+            self.env.now(),
+        )?;
+        Ok(Operator {
+            policy: policy(&call),
+            tenant: (call.operator_tenant.as_ref() != Some(&own)).then_some(own),
         })
     }
 }
