@@ -150,7 +150,7 @@ pub enum OperatorError {
     KeyDisabled(String),
     /// The key is not valid now.
     #[error(
-        "the newest version of Key Vault secret `{0}` has expired or is not valid yet: create a new version"
+        "Key Vault secret `{0}` has expired or is not valid yet: create a new version; to open what this one sealed, move its dates or raise `key_grace_seconds`"
     )]
     KeyNotValid(String),
     /// The key is not 32 bytes.
@@ -163,9 +163,19 @@ pub enum OperatorError {
         "the newest version of Key Vault secret `{0}` has sealed as often as a key may: create a new version"
     )]
     KeyWornOut(String),
-    /// Key Vault refused this app.
+    /// Key Vault does not let this app get secrets.
     #[error(
-        "Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit"
+        "Key Vault does not let this app get secrets: give it the role Key Vault Secrets User, or an access policy with get; a role takes some minutes to work"
+    )]
+    KeyVaultForbidden,
+    /// Key Vault is closed to where this app calls from.
+    #[error(
+        "Key Vault's firewall does not let this app's network in: allow it, or use a private endpoint"
+    )]
+    KeyVaultFirewall,
+    /// Key Vault did not take this app's token or request.
+    #[error(
+        "Key Vault did not take this app's token: the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit it"
     )]
     KeyVaultRefused,
     /// Entra ID refused this app.
@@ -267,6 +277,8 @@ impl OperatorError {
             | Self::KeyMalformed(_)
             | Self::KeyWornOut(_) => true,
             Self::Setting { .. }
+            | Self::KeyVaultForbidden
+            | Self::KeyVaultFirewall
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
             | Self::CredentialRefused { .. }

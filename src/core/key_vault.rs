@@ -32,6 +32,14 @@ pub struct Key {
 }
 
 impl Key {
+    /// Whether something may be opened with it now: so long before and after it is valid, too.
+    #[must_use]
+    pub fn opens_at(&self, now: u64, grace: u32) -> bool {
+        let first = self.not_before.saturating_sub(grace.into());
+        let end = self.expires_at.saturating_add(grace.into());
+        (first..end).contains(&now)
+    }
+
     /// Whether something may be sealed under it now. Key Vault itself gives out expired and future secrets
     /// (facts/entra-and-key-vault.md §D.4).
     #[must_use]
@@ -85,6 +93,12 @@ pub fn read_secret(
                 .map(|inner| inner.code);
             return Err(match inner.as_deref() {
                 Some("SecretDisabled") => OperatorError::KeyDisabled(name()).into(),
+                Some("AccessDenied" | "ForbiddenByPolicy" | "ForbiddenByRbac") => {
+                    OperatorError::KeyVaultForbidden.into()
+                }
+                Some("ForbiddenByFirewall" | "ForbiddenByConnection") => {
+                    OperatorError::KeyVaultFirewall.into()
+                }
                 _ => OperatorError::KeyVaultRefused.into(),
             });
         }
@@ -272,6 +286,8 @@ mod tests {
                     && !key.is_valid_at(99)
                     && !key.is_valid_at(200)
             );
+            assert!(key.opens_at(199, 0) && !key.opens_at(200, 0) && !key.opens_at(99, 0));
+            assert!(key.opens_at(209, 10) && !key.opens_at(210, 10) && key.opens_at(90, 10));
         }
     }
 
@@ -308,10 +324,16 @@ mod tests {
             read(403, &forbidden("SecretDisabled")),
             OperatorError::KeyDisabled("obo-t".into()).into()
         );
-        assert_eq!(
-            read(403, &forbidden("ForbiddenByRbac")),
-            OperatorError::KeyVaultRefused.into()
-        );
+        for (inner, error) in [
+            ("AccessDenied", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByPolicy", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByRbac", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByFirewall", OperatorError::KeyVaultFirewall),
+            ("ForbiddenByConnection", OperatorError::KeyVaultFirewall),
+            ("SomethingNew", OperatorError::KeyVaultRefused),
+        ] {
+            assert_eq!(read(403, &forbidden(inner)), error.into(), "{inner}");
+        }
         assert_eq!(
             read(403, &json!("<html>")),
             OperatorError::KeyVaultRefused.into()

@@ -241,6 +241,8 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::KeyNotValid(_) => (S::INTERNAL_SERVER_ERROR, "key_not_valid"),
             OperatorError::KeyMalformed(_) => (S::INTERNAL_SERVER_ERROR, "key_malformed"),
             OperatorError::KeyWornOut(_) => (S::INTERNAL_SERVER_ERROR, "key_worn_out"),
+            OperatorError::KeyVaultForbidden => (S::INTERNAL_SERVER_ERROR, "key_vault_forbidden"),
+            OperatorError::KeyVaultFirewall => (S::INTERNAL_SERVER_ERROR, "key_vault_firewall"),
             OperatorError::KeyVaultRefused => (S::INTERNAL_SERVER_ERROR, "key_vault_refused"),
             OperatorError::EntraRefused(_) => (S::INTERNAL_SERVER_ERROR, "entra_refused"),
             OperatorError::CredentialRefused { .. } => {

@@ -61,6 +61,8 @@ pub struct Settings {
     pub key_cache_seconds: u32,
     /// `key_latest_seconds`.
     pub key_latest_seconds: u32,
+    /// `key_grace_seconds`.
+    pub key_grace_seconds: u32,
     /// `refresh_after_seconds`.
     pub refresh_after_seconds: u32,
     /// `sweep_key` and `sweep_key_previous`; none: sweeping by key is off.
@@ -112,6 +114,7 @@ impl Settings {
             store_prefix: read.store_prefix()?,
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400)?,
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400)?,
+            key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000)?,
             // Entra ID forgets a refresh token after 90 idle days (facts/entra-and-key-vault.md §A.9); half leaves room
             // for a long outage.
             refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000)?,
@@ -493,6 +496,7 @@ fn default(name: &str) -> &'static str {
         "scope" => "https://graph.microsoft.com/.default",
         "key_cache_seconds" => "3600",
         "key_latest_seconds" => "300",
+        "key_grace_seconds" => "0",
         "refresh_after_seconds" => "604800",
         "sweep_seconds" => "20",
         "sweep_concurrency" => "32",
@@ -511,6 +515,8 @@ impl OperatorError {
             | Self::KeyNotValid(_)
             | Self::KeyMalformed(_)
             | Self::KeyWornOut(_)
+            | Self::KeyVaultForbidden
+            | Self::KeyVaultFirewall
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
             | Self::ClockWrong

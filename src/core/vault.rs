@@ -891,6 +891,9 @@ impl<E: Environment> Vault<E> {
             return Err(StoredError::NotBound.into());
         }
         let key = self.key(call, &envelope.secret, &envelope.version).await?;
+        if !key.opens_at(self.env.now(), call.key_grace_seconds) {
+            return Err(OperatorError::KeyNotValid(OperatorError::name(&envelope.secret)).into());
+        }
         Ok(envelope.open(&key.key)?)
     }
 
@@ -1379,24 +1382,30 @@ mod tests {
     }
 
     #[test]
-    fn expired_keys_open_but_do_not_seal() {
+    fn expired_keys_do_not_seal_and_open_only_in_their_grace() {
         let world = World::new();
+        world
+            .settings
+            .borrow_mut()
+            .insert("key_grace_seconds", "60".to_owned());
         let vault = Vault::new(Rc::clone(&world));
-        let (user, sealed) = enrolled(&vault, &world);
-        let key = STANDARD_KEY;
+        let (_, sealed) = enrolled(&vault, &world);
+        // Out of the caches, and expired since.
         world.advance(3600);
-        let expired = json!({"value": key, "id": format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{}", World::version(0)), "attributes": {"exp": 5}});
+        let expired = json!({"value": STANDARD_KEY, "id": format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{}", World::version(0)), "attributes": {"exp": world.now.get() - 1}});
         world
             .key_vault_answers
             .borrow_mut()
             .extend([(200, expired.clone()), (200, expired)]);
+        let refused = VaultError::from(OperatorError::KeyNotValid(format!("obo-{TENANT}")));
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
         let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
-        assert_eq!(
-            error,
-            OperatorError::KeyNotValid(format!("obo-{TENANT}")).into()
-        );
-        drop(user);
+        assert_eq!(error, refused);
+        world.advance(58);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        world.advance(1);
+        let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+        assert_eq!(error, refused, "from the cache, and past its grace");
     }
 
     #[test]

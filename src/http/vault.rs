@@ -221,6 +221,8 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),
                 wit::OperatorError::KeyMalformed(secret) => OperatorError::KeyMalformed(secret),
                 wit::OperatorError::KeyWornOut(secret) => OperatorError::KeyWornOut(secret),
+                wit::OperatorError::KeyVaultForbidden => OperatorError::KeyVaultForbidden,
+                wit::OperatorError::KeyVaultFirewall => OperatorError::KeyVaultFirewall,
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
                 wit::OperatorError::CredentialRefused(fault) => OperatorError::CredentialRefused {

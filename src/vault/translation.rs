@@ -154,6 +154,8 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyNotValid(secret) => wit::OperatorError::KeyNotValid(secret),
                 OperatorError::KeyMalformed(secret) => wit::OperatorError::KeyMalformed(secret),
                 OperatorError::KeyWornOut(secret) => wit::OperatorError::KeyWornOut(secret),
+                OperatorError::KeyVaultForbidden => wit::OperatorError::KeyVaultForbidden,
+                OperatorError::KeyVaultFirewall => wit::OperatorError::KeyVaultFirewall,
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
                 OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
                 OperatorError::CredentialRefused { setting, code } => {
