@@ -1,4 +1,5 @@
-//! Emulators of the systems that behalf talks to, each on a port of 127.0.0.1.
+//! Emulators of the systems that behalf talks to, each on a port of 127.0.0.1, and on request behind a proxy under their
+//! real names.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -19,7 +20,10 @@ mod downstream;
 mod entra;
 mod fault;
 mod journal;
+mod jwt;
 mod key_vault;
+mod managed_identity;
+mod proxy;
 mod server;
 mod signing;
 mod token_error;
@@ -57,6 +61,8 @@ pub struct Options {
     pub key_vault_port: u16,
     /// Port of the downstream API; 0: any.
     pub downstream_port: u16,
+    /// Port of the managed identity endpoint; 0: any.
+    pub identity_port: u16,
     /// Tenants that exist. Each has an encryption key.
     pub tenants: Vec<String>,
     /// Tenant whose Key Vault it is.
@@ -67,6 +73,10 @@ pub struct Options {
     pub client_secret: String,
     /// Object id of the app's service principal.
     pub service_principal_id: String,
+    /// Client id and object id of the platform's managed identity, which the app trusts as a federated credential.
+    pub managed_identity_id: String,
+    /// What the managed identity endpoint of App Service wants to see.
+    pub identity_header: String,
     /// Client id of the application that calls the app.
     pub front_end_id: String,
     /// The demo user's object id; the first tenant is theirs.
@@ -77,6 +87,8 @@ pub struct Options {
     pub consented: Vec<String>,
     /// Whether tokens carry every consented permission, not only those asked for. Entra ID often does.
     pub over_grant: bool,
+    /// Whether On-Behalf-Of yields a refresh token unasked, as Entra ID is said to do (facts §A.2, 1), too.
+    pub always_refreshable: bool,
     /// Lifetime of access tokens.
     pub access_token_seconds: u32,
     /// `refresh_in` of token responses.
@@ -90,12 +102,15 @@ impl Default for Options {
             entra_port: 0,
             key_vault_port: 0,
             downstream_port: 0,
+            identity_port: 0,
             tenants: vec![TENANT.to_owned(), OTHER_TENANT.to_owned()],
             key_vault_tenant: TENANT.to_owned(),
             client_id: "33333333-3333-4333-8333-333333333333".to_owned(),
             // Random, so that a search for it finds nothing by chance.
             client_secret: entra::random_text(30),
             service_principal_id: "66666666-6666-4666-8666-666666666666".to_owned(),
+            managed_identity_id: "88888888-8888-4888-8888-888888888888".to_owned(),
+            identity_header: entra::random_text(24),
             front_end_id: "77777777-7777-4777-8777-777777777777".to_owned(),
             demo_user: USER.to_owned(),
             sweep_key: entra::random_text(32),
@@ -103,6 +118,7 @@ impl Default for Options {
                 .map(str::to_owned)
                 .to_vec(),
             over_grant: false,
+            always_refreshable: false,
             access_token_seconds: 3599,
             refresh_in: None,
         }
@@ -116,10 +132,11 @@ pub struct Emulators {
     entra: Server,
     key_vault: Server,
     downstream: Server,
+    identity: Server,
 }
 
 impl Emulators {
-    /// Starts all four servers and gives each tenant an encryption key.
+    /// Starts all five servers and gives each tenant an encryption key.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let directory = Arc::new(Entra::new(options.clone()));
         let vault = Arc::new(KeyVault::new(options.clone(), directory.clone()));
@@ -139,7 +156,23 @@ impl Emulators {
                 |_| Target::Downstream,
             )
         });
-        let (entra, key_vault, downstream) = (entra.await?, key_vault.await?, downstream.await?);
+        let identity = Server::start(
+            "the managed identity endpoint",
+            options.identity_port,
+            |_| {
+                server::guarded(
+                    managed_identity::router(options.clone(), directory.clone()),
+                    shared.clone(),
+                    |_| Target::ManagedIdentity,
+                )
+            },
+        );
+        let (entra, key_vault, downstream, identity) = (
+            entra.await?,
+            key_vault.await?,
+            downstream.await?,
+            identity.await?,
+        );
 
         let world = Arc::new(World {
             options,
@@ -165,12 +198,43 @@ impl Emulators {
             entra,
             key_vault,
             downstream,
+            identity,
         })
+    }
+
+    /// Starts a proxy that has the emulators under the real names, over TLS.
+    pub async fn proxy(&self) -> anyhow::Result<Proxy> {
+        let World {
+            entra,
+            key_vault,
+            shared,
+            ..
+        } = &*self.world;
+        let upstreams = proxy::Upstreams {
+            login: server::guarded(
+                entra.clone().router(entra::LOGIN.to_owned()),
+                shared.clone(),
+                Entra::classify,
+            ),
+            key_vault: server::guarded(key_vault.clone().router(), shared.clone(), |_| {
+                Target::KeyVault
+            }),
+            graph: server::guarded(downstream::router(entra.clone()), shared.clone(), |_| {
+                Target::Downstream
+            }),
+        };
+        Ok(Proxy(proxy::Proxy::start(upstreams).await?))
     }
 
     /// Stops the servers, and waits until their ports are free.
     pub async fn stop(self) {
-        for server in [self.control, self.entra, self.key_vault, self.downstream] {
+        for server in [
+            self.control,
+            self.entra,
+            self.key_vault,
+            self.downstream,
+            self.identity,
+        ] {
             server.stop().await;
         }
     }
@@ -221,6 +285,57 @@ impl Emulators {
         .to_vec()
     }
 
+    /// The settings of a credential of this kind: `certificate`, `managed-identity` (App Service), `federated-token`.
+    #[must_use]
+    pub fn credential(&self, kind: &str) -> Vec<(String, String)> {
+        let app = signing::app_certificate();
+        let mut settings = vec![
+            ("credential", kind.to_owned()),
+            ("client_secret", String::new()),
+        ];
+        match kind {
+            "certificate" => settings.extend([
+                ("certificate_pem", app.certificate_pem()),
+                ("private_key_pem", app.private_key_pem()),
+            ]),
+            "federated-token" => {
+                settings.push(("federated_token", self.world.entra.federated_token()));
+            }
+            _ => settings.extend(self.app_service()),
+        }
+        settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// The settings of the managed identity endpoint of App Service.
+    #[must_use]
+    pub fn app_service(&self) -> Vec<(&'static str, String)> {
+        let origin = self.identity.origin();
+        vec![
+            (
+                "identity_endpoint",
+                format!("{origin}{}", managed_identity::APP_SERVICE),
+            ),
+            ("identity_header", self.options().identity_header.clone()),
+            ("identity_origin", origin),
+        ]
+    }
+
+    /// The settings of a metadata service of virtual machines.
+    #[must_use]
+    pub fn metadata_service(&self) -> Vec<(&'static str, String)> {
+        let origin = self.identity.origin();
+        vec![
+            (
+                "identity_endpoint",
+                format!("{origin}{}", managed_identity::IMDS),
+            ),
+            ("identity_origin", origin),
+        ]
+    }
+
     /// A caller's token for the app, to be varied and minted: by default, a good one of the demo user.
     #[must_use]
     pub fn caller(&self) -> Caller<'_> {
@@ -228,6 +343,15 @@ impl Emulators {
             entra: &self.world.entra,
             mint: self.world.mint(),
         }
+    }
+
+    /// A refresh token of the demo user, as from an earlier sign-in.
+    #[must_use]
+    pub fn refresh_token(&self) -> String {
+        let tenant = self.options().tenants.first().cloned().unwrap_or_default();
+        self.world
+            .entra
+            .refresh_token(&tenant, &self.options().demo_user)
     }
 
     /// Sets a new version of a tenant's encryption key; returns the version.
@@ -238,6 +362,12 @@ impl Emulators {
     /// Sets a secret; returns the version.
     pub fn put_secret(&self, name: &str, value: &str) -> Result<String, SecretError> {
         self.world.key_vault.put(name, value)
+    }
+
+    /// The value of a version of a Key Vault secret, none if there is no such version.
+    #[must_use]
+    pub fn secret(&self, name: &str, version: &str) -> Option<String> {
+        self.world.key_vault.value(name, version)
     }
 
     /// Enables or disables a version of a secret (none: the newest).
@@ -301,7 +431,18 @@ impl Emulators {
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let options = self.options();
-        let mut secrets = vec![options.client_secret.clone(), options.sweep_key.clone()];
+        let mut secrets = vec![
+            options.client_secret.clone(),
+            options.sweep_key.clone(),
+            options.identity_header.clone(),
+        ];
+        secrets.extend(
+            signing::app_certificate()
+                .private_key_pem()
+                .lines()
+                .filter(|line| line.len() == 64)
+                .map(str::to_owned),
+        );
         secrets.extend(self.world.entra.issued());
         secrets.extend(self.world.key_vault.values());
         // A case may set a secret to a text that is in anything.
@@ -363,6 +504,22 @@ impl Caller<'_> {
     #[must_use]
     pub fn mint(self) -> String {
         self.entra.mint(&self.mint)
+    }
+}
+
+/// A proxy for clients that insist on the real names; stops when dropped.
+pub struct Proxy(proxy::Proxy);
+
+impl Proxy {
+    /// What `HTTPS_PROXY` is to be.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// Writes the certificate that the client under test, and nobody else, is to trust.
+    pub fn write_authority(&self, path: &std::path::Path) -> anyhow::Result<()> {
+        self.0.write_authority(path)
     }
 }
 

@@ -6,6 +6,8 @@
 //! - [`app`]: the app itself, as a child process on a free port and a temporary state directory.
 //! - [`store`]: what the app stored, read from its `SQLite` file; rows can be damaged on purpose.
 //! - [`scene`]: what most cases need of the three.
+//! - [`leaks`]: the search for secrets where none may be.
+//! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.
 //! - [`demo`]: one token's whole life, told step by step.
 //!
 //! The `up` program (`scripts/up`) puts these together for developers; `tests/` holds the cases.
@@ -23,5 +25,7 @@
 pub mod app;
 pub mod demo;
 pub mod emulators;
+pub mod leaks;
+pub mod peers;
 pub mod scene;
 pub mod store;

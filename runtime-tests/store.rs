@@ -8,6 +8,9 @@ use anyhow::Context as _;
 use rusqlite::Connection;
 use serde_json::Value;
 
+/// The key under which sweeps remember.
+const SWEEP_STATE: &str = "sweep.state";
+
 /// The key-value rows of one state directory.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -23,8 +26,15 @@ impl Store {
         }
     }
 
-    /// Every key with its value, in all stores. Empty before the app's first write.
+    /// Every key with its value, in all stores, but for what sweeps remember. Empty before the app's first write.
     pub fn rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
+        let mut rows = self.all_rows()?;
+        rows.remove(SWEEP_STATE);
+        Ok(rows)
+    }
+
+    /// Every key with its value, in all stores.
+    pub fn all_rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         if !self.file.exists() {
             return Ok(BTreeMap::new());
         }
@@ -84,8 +94,9 @@ impl Store {
         Ok(())
     }
 
-    /// Makes every record due now, as if its refresh age had passed.
+    /// Makes every record due now, as if its refresh age had passed, and the next sweep look.
     pub fn make_due(&self) -> anyhow::Result<()> {
+        self.forget_sweeps()?;
         let now = jiff::Timestamp::now().as_second();
         for (key, mut record) in self.records()? {
             record["due_at"] = now.into();
@@ -98,6 +109,13 @@ impl Store {
                 (&key, format!("due.{now:012}.{rest}")),
             )?;
         }
+        Ok(())
+    }
+
+    /// Takes away what sweeps remember, as if none had run.
+    pub fn forget_sweeps(&self) -> anyhow::Result<()> {
+        self.open()?
+            .execute("DELETE FROM spin_key_value WHERE key = ?1", [SWEEP_STATE])?;
         Ok(())
     }
 

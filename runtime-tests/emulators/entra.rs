@@ -1,7 +1,7 @@
 //! Entra ID: token endpoint, signing keys, metadata (facts §A, §B).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -11,6 +11,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
+use jsonwebtoken::Algorithm;
 use ring::digest;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Map, Value, json};
@@ -19,14 +20,24 @@ use uuid::Uuid;
 
 use super::Options;
 use super::journal::{Target, fingerprint};
+use super::jwt;
 use super::server::Remarks;
-use super::signing::{KeyRing, Signature};
+use super::signing::{self, KeyRing, Signature};
 use super::token_error::{TokenError, respond};
 
 /// The resource that Key Vault tokens are for. Its tokens are v1 (facts §D.5, AKV10032).
 pub(crate) const KEY_VAULT: &str = "https://vault.azure.net";
 /// The resource of the downstream API.
 pub(crate) const GRAPH: &str = "https://graph.microsoft.com";
+
+/// The audience of federated credentials.
+pub(crate) const FEDERATION: &str = "api://AzureADTokenExchange";
+/// Where Entra ID is in the real world, and through the proxy.
+pub(crate) const LOGIN: &str = "https://login.microsoftonline.com";
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// What the app trusts besides: a workload somewhere else.
+const EXTERNAL_ISSUER: &str = "https://token.actions.githubusercontent.com";
+const EXTERNAL_SUBJECT: &str = "repo:contoso/app:environment:prod";
 
 /// A token to be minted for a caller of the app.
 #[derive(Clone, Debug)]
@@ -42,6 +53,8 @@ pub(crate) struct Mint {
 /// The directory and everything it has issued.
 pub(crate) struct Entra {
     options: Options,
+    /// Where it listens; known when it does.
+    origin: OnceLock<String>,
     state: Mutex<Directory>,
 }
 
@@ -57,12 +70,16 @@ impl Entra {
         };
         Self {
             options,
+            origin: OnceLock::new(),
             state: Mutex::new(state),
         }
     }
 
+    /// `origin` is where clients reach it.
     pub(crate) fn router(self: Arc<Self>, origin: String) -> Router {
+        let _ = self.origin.set(origin.clone());
         Router::new()
+            .route("/common/discovery/instance", get(instances))
             .route("/{tenant}/oauth2/v2.0/token", post(token))
             .route("/{tenant}/discovery/v2.0/keys", get(signing_keys))
             .route("/{tenant}/discovery/keys", get(signing_keys))
@@ -176,7 +193,7 @@ impl Entra {
         };
         let required = |name: &'static str| field(name).ok_or_else(|| TokenError::missing(name));
         let grant = required("grant_type")?;
-        self.authenticate(form, headers)?;
+        self.authenticate(&tenant, form, headers)?;
         match grant {
             "client_credentials" => self.client_credentials(&tenant, required("scope")?),
             "refresh_token" => {
@@ -206,9 +223,10 @@ impl Entra {
             .ok_or_else(|| TokenError::new(90_002))
     }
 
-    /// One of the ways of facts §A.2; the certificate and the federated credential of §A.3 are for a later version.
+    /// One of the ways of facts §A.2 and §A.3.
     fn authenticate(
         &self,
+        tenant: &str,
         form: &HashMap<String, String>,
         headers: &HeaderMap,
     ) -> Result<(), TokenError> {
@@ -223,15 +241,114 @@ impl Entra {
         if !id.eq_ignore_ascii_case(&self.options.client_id) {
             return Err(TokenError::new(700_016));
         }
-        if form.contains_key("client_assertion") {
-            // No certificate is registered.
-            return Err(TokenError::new(700_027));
+        if let Some(assertion) = form.get("client_assertion") {
+            if form.get("client_assertion_type").map(String::as_str) != Some(ASSERTION_TYPE) {
+                return Err(TokenError::new(900_144));
+            }
+            return self.client_assertion(tenant, assertion);
         }
         match secret {
             None => Err(TokenError::new(7_000_218)),
             Some(secret) if *secret == self.options.client_secret => Ok(()),
             Some(_) => Err(TokenError::new(7_000_215)),
         }
+    }
+
+    /// A JWT that the app's certificate signed, or a federated credential.
+    fn client_assertion(&self, tenant: &str, assertion: &str) -> Result<(), TokenError> {
+        let header = jwt::header(assertion).ok_or_else(|| TokenError::new(700_027))?;
+        // Padded or not: Microsoft's own libraries differ (facts §A.3).
+        let is = |member: &Option<String>, thumbprint: &str| {
+            member
+                .as_ref()
+                .is_some_and(|member| member.trim_end_matches('=') == thumbprint)
+        };
+        let app = signing::app_certificate();
+        let algorithm = if is(&header.x5t_s256, &app.x5t_s256()) {
+            Some(Algorithm::PS256)
+        } else if is(&header.x5t, app.x5t()) {
+            Some(Algorithm::RS256)
+        } else {
+            None
+        };
+        if let Some(algorithm) = algorithm {
+            let claims = app
+                .verify(assertion, algorithm)
+                .ok_or_else(|| TokenError::new(700_027))?;
+            // The endpoint that was called: here, or by its real name through the proxy.
+            let origin = self.origin.get().map_or("", String::as_str);
+            let endpoint =
+                [origin, LOGIN].map(|origin| json!(format!("{origin}/{tenant}/oauth2/v2.0/token")));
+            let id = json!(self.options.client_id);
+            let names_the_app = claims["iss"] == id && claims["sub"] == id;
+            if !names_the_app || !endpoint.contains(&claims["aud"]) || !claims["jti"].is_string() {
+                return Err(TokenError::new(700_027));
+            }
+            return in_time(&claims);
+        }
+        // A federated credential: issuer, subject and audience exactly as configured.
+        let (claims, issuer, subject) = match self.verify(assertion) {
+            Some(claims) => (
+                claims,
+                issuers(&self.options.key_vault_tenant)[1].clone(),
+                self.options.managed_identity_id.clone(),
+            ),
+            None => (
+                signing::external_issuer()
+                    .verify(assertion, Algorithm::RS256)
+                    .ok_or_else(|| TokenError::new(700_027))?,
+                EXTERNAL_ISSUER.to_owned(),
+                EXTERNAL_SUBJECT.to_owned(),
+            ),
+        };
+        for (holds, code) in [
+            (claims["iss"] == issuer, 700_211),
+            (claims["aud"] == FEDERATION, 700_212),
+            (claims["sub"] == subject, 700_213),
+        ] {
+            if !holds {
+                return Err(TokenError::new(code));
+            }
+        }
+        in_time(&claims)
+    }
+
+    /// A token of the platform's managed identity.
+    pub(crate) fn identity_token(&self, resource: &str) -> String {
+        let tenant = &self.options.key_vault_tenant;
+        let id = &self.options.managed_identity_id;
+        // Key Vault's are v1, a federated credential is v2.
+        let version = if resource == FEDERATION { 2 } else { 1 };
+        let mut claims = self.claims(version, tenant, id, resource);
+        claims["oid"] = json!(id);
+        claims["sub"] = json!(id);
+        claims["idtyp"] = json!("app");
+        claims["exp"] = json!(now() + 86_400);
+        self.sign(Signature::Good, version, &claims)
+    }
+
+    /// A refresh token of a user who has signed in.
+    pub(crate) fn refresh_token(&self, tenant: &str, user: &str) -> String {
+        let mut state = self.state.lock().unwrap();
+        let token = new_refresh_token();
+        let session = Session {
+            tenant: tenant.to_owned(),
+            user: user.to_owned(),
+            resource: GRAPH.to_owned(),
+            moment: state.tick(),
+        };
+        state.refresh_tokens.insert(token.clone(), session);
+        token
+    }
+
+    /// A token of another issuer, for the app as a federated credential.
+    pub(crate) fn federated_token(&self) -> String {
+        let now = now();
+        let token = signing::external_issuer().sign(&json!({
+            "iss": EXTERNAL_ISSUER, "sub": EXTERNAL_SUBJECT, "aud": FEDERATION, "iat": now, "nbf": now, "exp": now + 3600,
+        }));
+        self.state.lock().unwrap().issued.push(token.clone());
+        token
     }
 
     fn client_credentials(&self, tenant: &str, scope: &str) -> Result<Issued, TokenError> {
@@ -319,7 +436,8 @@ impl Entra {
                 moment: state.tick(),
             }
         };
-        Ok(self.issue(session, &asked, asked.offline, form))
+        let refreshable = asked.offline || self.options.always_refreshable;
+        Ok(self.issue(session, &asked, refreshable, form))
     }
 
     fn refresh(
@@ -458,8 +576,7 @@ impl Entra {
             body["client_info"] = json!(BASE64_URL_SAFE_NO_PAD.encode(info));
         }
         let refresh_token = with_refresh_token.then(|| {
-            // About as long as Entra ID's are.
-            let token = format!("1.AXoA{}", random_text(780));
+            let token = new_refresh_token();
             body["refresh_token"] = json!(token);
             self.state
                 .lock()
@@ -596,6 +713,19 @@ async fn signing_keys(State(service): State<Service>, Path(tenant): Path<String>
     axum::Json(ring.jwks(tenant.as_deref())).into_response()
 }
 
+/// Names of the same cloud (facts §A.10).
+async fn instances() -> Response {
+    axum::Json(json!({
+        "tenant_discovery_endpoint": format!("{LOGIN}/common/.well-known/openid-configuration"),
+        "api-version": "1.1",
+        "metadata": [{
+            "preferred_network": "login.microsoftonline.com", "preferred_cache": "login.windows.net",
+            "aliases": ["login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"],
+        }],
+    }))
+    .into_response()
+}
+
 async fn metadata_v1(service: State<Service>, tenant: Path<String>) -> Response {
     metadata(&service, &tenant, 1)
 }
@@ -675,6 +805,24 @@ fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
             .map(|(_, v)| v.into_owned())
     };
     Some((decode(id)?, decode(secret)?))
+}
+
+/// Whether a client assertion is in its time, with five minutes of skew. Microsoft's `msal` writes fractions of seconds.
+fn in_time(claims: &Value) -> Result<(), TokenError> {
+    let now = Timestamp::now().as_duration().as_secs_f64();
+    let time = |name: &str| claims[name].as_f64();
+    if time("exp").is_some_and(|exp| now < exp + 300.0)
+        && time("nbf").is_none_or(|nbf| nbf < now + 300.0)
+    {
+        Ok(())
+    } else {
+        Err(TokenError::new(700_024))
+    }
+}
+
+/// About as long as Entra ID's are.
+fn new_refresh_token() -> String {
+    format!("1.AXoA{}", random_text(780))
 }
 
 /// `sub`: differs by app (facts §B).

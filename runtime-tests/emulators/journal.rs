@@ -18,6 +18,8 @@ pub enum Target {
     EntraMetadata,
     /// Key Vault's data plane.
     KeyVault,
+    /// The platform's managed identity endpoint.
+    ManagedIdentity,
     /// The downstream API.
     Downstream,
 }
@@ -37,6 +39,8 @@ pub struct Entry {
     pub grant: Option<String>,
     /// `client_id`.
     pub client_id: Option<String>,
+    /// How the app proved who it is: `secret`, or the algorithm of its assertion.
+    pub proof: Option<String>,
     /// `scope`, as asked for.
     pub scope: Option<String>,
     /// Status answered; none if the connection was closed without an answer.

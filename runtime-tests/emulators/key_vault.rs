@@ -92,6 +92,13 @@ impl KeyVault {
         self.secrets().recover(name).map(|_| ())
     }
 
+    /// The value of a version, whatever its state.
+    pub(crate) fn value(&self, name: &str, version: &str) -> Option<String> {
+        let mut secrets = self.secrets();
+        let found = secrets.version_mut(name, Some(version)).ok()?;
+        Some(found.1.value.clone())
+    }
+
     /// Every value that was ever set: for a search that must find none of them.
     pub(crate) fn values(&self) -> Vec<String> {
         let secrets = self.secrets();

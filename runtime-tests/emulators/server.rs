@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tower::ServiceExt as _;
@@ -22,6 +23,7 @@ use url::form_urlencoded;
 
 use super::fault::Faults;
 use super::journal::{Entry, Journal, Target, fingerprint};
+use super::jwt;
 
 /// In a response's extensions: close the connection instead of sending it.
 #[derive(Clone, Copy)]
@@ -130,6 +132,13 @@ async fn pass(State(gate): State<Gated>, request: Request, next: Next) -> Respon
         path,
         grant: field("grant_type"),
         client_id: field("client_id"),
+        proof: match (form.get("client_secret"), form.get("client_assertion")) {
+            (Some(_), _) => Some("secret".to_owned()),
+            (None, Some(assertion)) => {
+                jwt::header(assertion).map(|header| format!("{:?}", header.alg))
+            }
+            (None, None) => None,
+        },
         scope: field("scope"),
         status: None,
         aadsts: None,
@@ -172,23 +181,33 @@ async fn serve(listener: TcpListener, router: Router) {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
                 let _ = stream.set_nodelay(true);
-                let router = router.clone();
-                let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let router = router.clone();
-                    async move {
-                        let response = router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never: Infallible| match never {});
-                        match response.extensions().get::<Close>() {
-                            Some(Close) => Err("closed by an injected fault"),
-                            None => Ok(response),
-                        }
-                    }
-                });
-                connections.spawn(async move {
-                    // An error here is a client that went away, or an injected fault.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-                });
+                connections.spawn(serve_connection(stream, router.clone()));
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
+}
+
+/// Serves HTTP/1.1 on one connection until its end.
+pub(crate) async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+) {
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let router = router.clone();
+        async move {
+            let response = router
+                .oneshot(request.map(Body::new))
+                .await
+                .unwrap_or_else(|never: Infallible| match never {});
+            match response.extensions().get::<Close>() {
+                Some(Close) => Err("closed by an injected fault"),
+                None => Ok(response),
+            }
+        }
+    });
+    // An error here is a client that went away, or an injected fault.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }

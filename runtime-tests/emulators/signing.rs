@@ -1,7 +1,7 @@
 //! The RSA keys that Entra ID signs with, and JSON Web Tokens made with them, good and bad.
 //!
-//! Not a JWT library: those refuse to make half of what the cases need (`alg: none`, a broken signature, HS256 with a
-//! public key). The keys under `keys/` were made for this with openssl and are used nowhere else:
+//! A library makes the good ones and verifies all. The bad ones (`alg: none`, a broken signature, HS256 with a public
+//! key) are made by hand, because libraries refuse to. The keys under `keys/` were made for this with openssl and are used nowhere else:
 //!
 //! ```text
 //! openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj "/CN=behalf emulator $k" \
@@ -12,9 +12,12 @@
 use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
-use ring::{digest, hmac, rand::SystemRandom, signature};
+use jsonwebtoken::{Algorithm, Header};
+use ring::{digest, hmac, signature};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::jwt;
 
 /// How a minted token is signed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,46 +80,47 @@ impl KeyRing {
             Signature::UnknownKey => &keys().unpublished,
             Signature::PersonalAccountsKey => &keys().personal,
         };
-        let algorithm = match how {
-            Signature::None => "none",
-            Signature::Hs256 => "HS256",
-            _ => "RS256",
-        };
-        let mut header = json!({ "typ": "JWT", "alg": algorithm, "kid": key.kid });
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(key.kid.clone());
         if version == 1 {
-            header["x5t"] = json!(key.kid);
+            header.x5t = Some(key.kid.clone());
         }
-        let signed = format!("{}.{}", encode(&header), encode(claims));
-        let signature = match how {
-            Signature::None => Vec::new(),
-            Signature::Hs256 => {
-                let secret = hmac::Key::new(hmac::HMAC_SHA256, key.certificate);
-                hmac::sign(&secret, signed.as_bytes()).as_ref().to_vec()
+        match how {
+            Signature::Good | Signature::UnknownKey | Signature::PersonalAccountsKey => {
+                jwt::sign(&header, claims, key.private)
             }
             Signature::Broken => {
-                let mut signature = key.sign(signed.as_bytes());
+                let good = jwt::sign(&header, claims, key.private);
+                let (signed, signature) = good.rsplit_once('.').expect("three parts");
+                let mut signature = BASE64_URL_SAFE_NO_PAD.decode(signature).expect("base64url");
                 signature[17] ^= 1;
-                signature
+                join(signed, &signature)
             }
-            Signature::Good | Signature::UnknownKey | Signature::PersonalAccountsKey => {
-                key.sign(signed.as_bytes())
+            Signature::None => {
+                let signed = unsigned(
+                    &json!({ "typ": "JWT", "alg": "none", "kid": key.kid }),
+                    claims,
+                );
+                join(&signed, &[])
             }
-        };
-        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+            Signature::Hs256 => {
+                let signed = unsigned(
+                    &json!({ "typ": "JWT", "alg": "HS256", "kid": key.kid }),
+                    claims,
+                );
+                let secret = hmac::Key::new(hmac::HMAC_SHA256, key.certificate);
+                join(&signed, hmac::sign(&secret, signed.as_bytes()).as_ref())
+            }
+        }
     }
 
-    /// The claims of a token that a work-account key signed with RS256; none for any other text.
+    /// The claims of a token that a work-account key signed with RS256; none for any other text. Times are not looked at.
     pub(crate) fn verify(self, token: &str) -> Option<Value> {
-        let (signed, signature) = token.rsplit_once('.')?;
-        let (header, claims) = signed.split_once('.')?;
-        let header = decode(header)?;
-        if header["alg"] != "RS256" {
-            return None;
-        }
-        let key = self.published().find(|key| header["kid"] == key.kid)?;
-        let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
-        key.verifies(signed.as_bytes(), &signature)
-            .then(|| decode(claims))?
+        let header = jwt::header(token)?;
+        let key = self
+            .published()
+            .find(|key| header.kid.as_ref() == Some(&key.kid))?;
+        key.verify(token, Algorithm::RS256)
     }
 
     fn current(self) -> &'static Key {
@@ -132,20 +136,63 @@ impl KeyRing {
     }
 }
 
-struct Key {
+/// The app's certificate, which Entra ID knows.
+pub(crate) fn app_certificate() -> &'static Key {
+    &keys().app
+}
+
+/// The key of the issuer that the app trusts as a federated credential.
+pub(crate) fn external_issuer() -> &'static Key {
+    &keys().external
+}
+
+/// A key pair with its certificate.
+pub(crate) struct Key {
     kid: String,
     certificate: &'static [u8],
+    private: &'static [u8],
     pair: signature::RsaKeyPair,
 }
 
 impl Key {
-    fn new(certificate: &'static [u8], private: &[u8]) -> Self {
+    fn new(certificate: &'static [u8], private: &'static [u8]) -> Self {
         let thumbprint = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, certificate);
         Self {
             kid: BASE64_URL_SAFE_NO_PAD.encode(thumbprint),
             certificate,
+            private,
             pair: signature::RsaKeyPair::from_pkcs8(private).expect("a PKCS #8 key"),
         }
+    }
+
+    /// `x5t`: SHA-1 of the certificate.
+    pub(crate) fn x5t(&self) -> &str {
+        &self.kid
+    }
+
+    /// `x5t#S256`: SHA-256 of the certificate.
+    pub(crate) fn x5t_s256(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, self.certificate))
+    }
+
+    pub(crate) fn certificate_pem(&self) -> String {
+        pem("CERTIFICATE", self.certificate)
+    }
+
+    pub(crate) fn private_key_pem(&self) -> String {
+        pem("PRIVATE KEY", self.private)
+    }
+
+    /// RS256, with the key's id.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        let mut header = Header::new(Algorithm::RS256);
+        header.kid = Some(self.kid.clone());
+        jwt::sign(&header, claims, self.private)
+    }
+
+    /// The claims of a token that this key signed with this algorithm, whatever they say.
+    pub(crate) fn verify(&self, token: &str, algorithm: Algorithm) -> Option<Value> {
+        jwt::verify(token, algorithm, &self.components())
     }
 
     fn jwk(&self, issuer: &str) -> Value {
@@ -157,25 +204,6 @@ impl Key {
         })
     }
 
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        let mut signature = vec![0; self.pair.public().modulus_len()];
-        self.pair
-            .sign(
-                &signature::RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                message,
-                &mut signature,
-            )
-            .expect("RSA signing");
-        signature
-    }
-
-    fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.components()
-            .verify(&signature::RSA_PKCS1_2048_8192_SHA256, message, signature)
-            .is_ok()
-    }
-
     fn components(&self) -> signature::RsaPublicKeyComponents<Vec<u8>> {
         signature::RsaPublicKeyComponents::from(self.pair.public())
     }
@@ -185,6 +213,8 @@ struct Keys {
     work: [Key; 4],
     personal: Key,
     unpublished: Key,
+    app: Key,
+    external: Key,
 }
 
 fn keys() -> &'static Keys {
@@ -206,15 +236,31 @@ fn keys() -> &'static Keys {
         ],
         personal: key!("msa"),
         unpublished: key!("unpublished"),
+        app: key!("app"),
+        external: key!("external"),
     })
 }
 
-fn encode(value: &Value) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
+fn unsigned(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", part(header), part(claims))
 }
 
-fn decode(part: &str) -> Option<Value> {
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+fn join(signed: &str, signature: &[u8]) -> String {
+    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = BASE64_STANDARD.encode(der);
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).expect("ASCII"))
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
 }
 
 #[cfg(test)]

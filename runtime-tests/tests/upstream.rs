@@ -9,7 +9,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use reqwest::Method;
 use runtime_tests::emulators::{
-    Answer, Fault, OTHER_TENANT, Options, TENANT, Target, USER, key_name,
+    Answer, Fault, OTHER_TENANT, OTHER_USER, Options, TENANT, Target, USER, key_name,
 };
 use runtime_tests::scene::Scene;
 use serde_json::json;
@@ -89,25 +89,78 @@ async fn a_challenge_reaches_the_caller_unchanged() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_that_was_asked_for_reaches_the_caller() -> Result {
+async fn a_pause_holds_up_whom_it_is_for() -> Result {
     let scene = Scene::start().await?;
     scene.enrol().await?;
-    for (fault, seconds) in [
-        (
-            Fault::new(Target::EntraToken, status(429)).retry_after("17"),
-            "17",
-        ),
-        (Fault::entra(90_033).retry_after("7"), "7"),
-        // A loop that Entra ID broke: five minutes (facts §A.7).
-        (Fault::entra(50_196), "300"),
-    ] {
-        scene.emulators.fault(fault.grant(REFRESH));
-        let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
-        assert_eq!(
-            (answer.code(), answer.header("retry-after")),
-            ("entra_unavailable", seconds)
-        );
+    let asked = || scene.emulators.journal().len();
+    let caller = || scene.emulators.caller();
+    let enrol = async |token: String| scene.send(Method::PUT, "/v1/me", Some(&token), None).await;
+
+    // A loop that Entra ID broke holds up its user for five minutes (facts §A.7), and no other.
+    scene.emulators.fault(Fault::entra(50_196).grant(REFRESH));
+    let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
+    assert_eq!(
+        (answer.code(), answer.header("retry-after")),
+        ("entra_unavailable", "300")
+    );
+    let before = asked();
+    let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
+    assert_eq!(answer.code(), "entra_unavailable");
+    assert!((290..=300).contains(&answer.header("retry-after").parse::<u32>()?));
+    assert_eq!(asked(), before, "Entra ID was left alone");
+    assert_eq!(enrol(caller().user(OTHER_USER).mint()).await?.status, 201);
+
+    // Throttling holds up the tenant, and no other; a date says how long as well as a number.
+    let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60);
+    let until = until.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    scene
+        .emulators
+        .fault(Fault::new(Target::EntraToken, status(429)).retry_after(&until));
+    let third = "99999999-4444-4444-8444-444444444444";
+    let answer = enrol(caller().user(third).mint()).await?;
+    assert_eq!(answer.code(), "entra_unavailable");
+    assert!((50..=60).contains(&answer.header("retry-after").parse::<u32>()?));
+    let before = asked();
+    let answer = enrol(caller().user(OTHER_USER).mint()).await?;
+    assert_eq!(answer.code(), "entra_unavailable");
+    assert_eq!(asked(), before, "Entra ID was left alone");
+    assert_eq!(
+        enrol(caller().tenant(OTHER_TENANT).mint()).await?.status,
+        201
+    );
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_a_moment_is_not_noticed() -> Result {
+    let scene = Scene::start().await?;
+    scene.enrol().await?;
+    for answer in [Answer::Close, Answer::BadGateway] {
+        scene
+            .emulators
+            .fault(Fault::new(Target::EntraToken, answer).grant(REFRESH));
+        scene.draw().await?;
     }
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long_is_given_up() -> Result {
+    let scene = Scene::start().await?;
+    scene.enrol().await?;
+    let before = scene.rows()?;
+    scene.emulators.fault(Fault {
+        delay_ms: 60_000,
+        ..Fault::new(Target::EntraToken, Answer::Pass)
+    });
+    let started = std::time::Instant::now();
+    let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
+    scene.refused(&answer, 503, "entra_unavailable", &before)?;
+    let took = started.elapsed().as_secs();
+    assert!((8..25).contains(&took), "{took} s");
+    scene.draw().await?;
     scene.end().await?;
     Ok(())
 }
@@ -231,8 +284,14 @@ async fn a_record_outlives_the_loss_of_its_key() -> Result {
 async fn signing_keys_that_cannot_be_had_are_not_the_callers_fault() -> Result {
     let scene = Scene::start().await?;
     let before = scene.rows()?;
-    for answer in [Answer::Close, Answer::BadGateway, status(200)] {
-        scene.emulators.fault(Fault::new(Target::Jwks, answer));
+    for (answer, tries) in [
+        (Answer::Close, 2),
+        (Answer::BadGateway, 2),
+        (status(200), 1),
+    ] {
+        scene
+            .emulators
+            .fault(Fault::new(Target::Jwks, answer).times(tries));
         let refusal = scene.call(Method::GET, "/v1/me").await?;
         scene.refused(&refusal, 503, "signing_keys_unavailable", &before)?;
     }
@@ -249,7 +308,12 @@ async fn a_wrong_client_secret_is_the_operators_fault() -> Result {
     .await?;
     let before = scene.rows()?;
     let answer = scene.call(Method::PUT, "/v1/me").await?;
-    scene.refused(&answer, 500, "entra_refused", &before)?;
+    scene.refused(&answer, 500, "credential_refused", &before)?;
+    let detail = answer.json["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("client_secret") && detail.contains("AADSTS7000215"),
+        "{detail}"
+    );
     assert!(
         scene
             .emulators
@@ -263,24 +327,21 @@ async fn a_wrong_client_secret_is_the_operators_fault() -> Result {
     Ok(())
 }
 
-/// Failures of the token endpoint that say nothing about the user's token, with what the caller is told.
+/// Failures of the token endpoint that say nothing about the user's token, with what the caller is told. `Retry-After: 0`
+/// keeps the next one from being held up.
 fn failures() -> Vec<(Fault, u16, &'static str)> {
-    let down = |answer| {
-        (
-            Fault::new(Target::EntraToken, answer),
-            503,
-            "entra_unavailable",
-        )
-    };
+    let unavailable = |fault: Fault| (fault, 503, "entra_unavailable");
+    let down = |answer| unavailable(Fault::new(Target::EntraToken, answer).retry_after("0"));
     vec![
-        down(Answer::Close),
+        // Tried once more.
+        unavailable(Fault::new(Target::EntraToken, Answer::Close).times(2)),
         down(Answer::BadGateway),
         down(status(500)),
         down(status(429)),
-        down(status(200)),
-        (Fault::entra(90_033), 503, "entra_unavailable"),
-        (Fault::entra(50_196), 503, "entra_unavailable"),
-        (Fault::entra(7_000_215), 500, "entra_refused"),
+        unavailable(Fault::new(Target::EntraToken, status(200))),
+        unavailable(Fault::entra(90_033).retry_after("0")),
+        unavailable(Fault::entra(50_196).retry_after("0")),
+        (Fault::entra(7_000_215), 500, "credential_refused"),
         (Fault::entra(700_016), 500, "entra_refused"),
         (Fault::entra(50_105), 500, "entra_refused"),
         (Fault::entra(50_020), 401, "interaction_required"),

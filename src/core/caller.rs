@@ -125,6 +125,9 @@ impl<'a> Unverified<'a> {
 pub struct Claims {
     /// Who it is about.
     pub subject: Subject,
+    /// Client id of the application that got it: `azp` of a v2 token, `appid` of a v1 token. None if it has neither.
+    pub client: Option<Guid>,
+    is_apps_own: bool,
     issuer: String,
     audience: String,
     scopes: Vec<String>,
@@ -140,8 +143,7 @@ impl Claims {
     /// [`CallerError`].
     pub fn accept_user(&self, settings: &Settings, now: u64) -> Result<(), CallerError> {
         self.accept(settings, now)?;
-        // A token without scopes is an app's own, whatever else it says: `idtyp` is optional (§B).
-        if self.scopes.contains(&settings.required_scope) {
+        if !self.is_apps_own && self.scopes.contains(&settings.required_scope) {
             Ok(())
         } else {
             Err(CallerError::InsufficientScope(
@@ -158,7 +160,7 @@ impl Claims {
     pub fn accept_app(&self, role: &str, settings: &Settings, now: u64) -> Result<(), CallerError> {
         self.accept(settings, now)?;
         let from_operator = settings.operator_tenant.as_ref() == Some(&self.subject.tenant);
-        if from_operator && self.scopes.is_empty() && self.roles.iter().any(|held| held == role) {
+        if from_operator && self.is_apps_own && self.roles.iter().any(|held| held == role) {
             Ok(())
         } else {
             Err(CallerError::InsufficientScope(role.into()))
@@ -190,7 +192,20 @@ impl Claims {
 
     fn read(raw: RawClaims) -> Option<Self> {
         let words = |text: String| text.split_ascii_whitespace().map(Into::into).collect();
+        let scopes: Vec<String> = raw.scp.map(words).unwrap_or_default();
+        // An app's own token has no scopes, and says `idtyp` only if it is configured to. Without it, `sub` = `oid` tells it
+        // from a user's ID token, which has no scopes either but may have roles (§B).
+        let is_apps_own = scopes.is_empty()
+            && raw
+                .idtyp
+                .map_or(raw.sub == raw.oid, |kind| kind.eq_ignore_ascii_case("app"));
+        let client = match raw.azp.or(raw.appid) {
+            Some(client) => Some(Guid::parse(&client)?),
+            None => None,
+        };
         Some(Self {
+            client,
+            is_apps_own,
             subject: Subject {
                 tenant: Guid::parse(&raw.tid)?,
                 object: Guid::parse(&raw.oid)?,
@@ -203,7 +218,7 @@ impl Claims {
             },
             issuer: raw.iss,
             audience: raw.aud,
-            scopes: raw.scp.map(words).unwrap_or_default(),
+            scopes,
             roles: raw.roles,
             expires_at: raw.exp,
             not_before: raw.nbf.unwrap_or(0),
@@ -286,6 +301,9 @@ struct RawClaims {
     tid: String,
     oid: String,
     sub: String,
+    azp: Option<String>,
+    appid: Option<String>,
+    idtyp: Option<String>,
     scp: Option<String>,
     #[serde(default)]
     roles: Vec<String>,
@@ -387,9 +405,14 @@ pub(crate) mod tests {
         let user = check(&header(), &claims(), template()).unwrap();
         assert_eq!(user.subject.tenant.as_str(), TENANT);
         assert_eq!(user.subject.object.as_str(), USER);
+        let client = "33333333-3333-3333-3333-333333333333";
+        assert_eq!(user.client, Guid::parse(client));
         let mut v1 = with("iss", json!(format!("https://sts.windows.net/{TENANT}/")));
         v1["aud"] = json!(format!("api://{CLIENT}"));
-        check(&header(), &v1, template()).unwrap();
+        v1["ver"] = json!("1.0");
+        v1["appid"] = v1["azp"].take();
+        let user = check(&header(), &v1, template()).unwrap();
+        assert_eq!(user.client, Guid::parse(client));
         check(&header(), &claims(), Value::Null).unwrap();
     }
 
@@ -457,6 +480,12 @@ pub(crate) mod tests {
                 "exp a text",
                 header(),
                 with("exp", json!("1893456000")),
+                invalid(Malformed),
+            ),
+            (
+                "client no GUID",
+                header(),
+                with("azp", json!("front-end")),
                 invalid(Malformed),
             ),
             (
@@ -590,6 +619,17 @@ pub(crate) mod tests {
         let read = |claims: Value| Claims::read(serde_json::from_value(claims).unwrap()).unwrap();
         let mut app = with("roles", json!(["Behalf.Sweep"]));
         app.as_object_mut().unwrap().remove("scp");
+        // A user's ID token for this app: no scopes, but roles that were assigned to the user.
+        let id_token = app.clone();
+        let mut said = app.clone();
+        said["idtyp"] = json!("app");
+        assert_eq!(
+            read(said).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+            Ok(())
+        );
+        app["sub"] = app["oid"].clone();
+        let mut users = app.clone();
+        users["idtyp"] = json!("user");
         let delegated = with("roles", json!(["Behalf.Sweep"]));
         assert_eq!(
             read(app.clone()).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
@@ -600,10 +640,12 @@ pub(crate) mod tests {
             read(app.clone()).accept_app("Behalf.Sweep", &settings(""), NOW),
             refused
         );
-        assert_eq!(
-            read(delegated).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
-            refused
-        );
+        for claims in [delegated, id_token, users] {
+            assert_eq!(
+                read(claims).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+                refused
+            );
+        }
         assert_eq!(
             read(app).accept_app("Behalf.Read", &settings(TENANT), NOW),
             Err(CallerError::InsufficientScope("Behalf.Read".into()))

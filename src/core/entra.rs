@@ -2,18 +2,25 @@
 //! (facts/entra-and-key-vault.md §A).
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
+use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 use zeroize::Zeroizing;
 
+use crate::credential::Proof;
 use crate::identity::TenantId;
+use crate::managed_identity::number;
+use crate::pause::retry_after;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, Bearer, RefreshToken};
 use crate::settings::{Scope, Settings};
 
 /// Longest answer read, in bytes.
 pub const LONGEST_ANSWER: usize = 256 * 1024;
+
+/// Seconds of pause after AADSTS50196, which says "minutes" (§A.7).
+const LOOP_SECONDS: u32 = 300;
 
 /// What is asked of the token endpoint.
 #[derive(Debug)]
@@ -41,6 +48,24 @@ pub enum Grant<'a> {
     },
 }
 
+impl Grant<'_> {
+    /// `on_behalf_of`, `refresh_token`, `client_credentials`: for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::OnBehalfOf { .. } => "on_behalf_of",
+            Self::Refresh { .. } => "refresh_token",
+            Self::ClientCredentials { .. } => "client_credentials",
+        }
+    }
+}
+
+/// The token endpoint of a tenant, which is also the audience of a signed assertion (§A.3).
+#[must_use]
+pub fn token_endpoint(settings: &Settings, tenant: &TenantId) -> String {
+    format!("{}{tenant}/oauth2/v2.0/token", settings.authority)
+}
+
 /// Makes a request to the token endpoint of a tenant.
 ///
 /// # Errors
@@ -48,6 +73,7 @@ pub enum Grant<'a> {
 pub fn token_request(
     settings: &Settings,
     tenant: &TenantId,
+    proof: Proof<'_>,
     grant: &Grant<'_>,
 ) -> Result<Request<SecretBody>, http::Error> {
     // Sized so that it does not grow: a form grows a byte to three at most.
@@ -59,19 +85,35 @@ pub fn token_request(
             .saturating_add(claims.map_or(0, str::len)),
         Grant::ClientCredentials { .. } => 0,
     };
+    let own = match proof {
+        Proof::Secret(secret) => secret.expose().len(),
+        Proof::Assertion(assertion) => assertion.expose().len(),
+    };
     let room = longest
-        .saturating_add(settings.client_secret.expose().len())
+        .saturating_add(own)
         .saturating_mul(3)
         .saturating_add(4096);
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(room));
     form.append_pair("client_id", &settings.client_id);
-    form.append_pair("client_secret", settings.client_secret.expose());
+    match proof {
+        Proof::Secret(secret) => {
+            form.append_pair("client_secret", secret.expose());
+        }
+        Proof::Assertion(assertion) => {
+            form.append_pair(
+                "client_assertion_type",
+                "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            );
+            form.append_pair("client_assertion", assertion.expose());
+        }
+    }
     match grant {
         Grant::OnBehalfOf { assertion, scope } => {
             form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
             form.append_pair("requested_token_use", "on_behalf_of");
             form.append_pair("assertion", assertion.expose());
             form.append_pair("scope", &with_offline_access(scope));
+            append_claims(&mut form, &settings.client_capabilities, None);
         }
         Grant::Refresh {
             token,
@@ -81,10 +123,10 @@ pub fn token_request(
             form.append_pair("grant_type", "refresh_token");
             form.append_pair("refresh_token", token.expose());
             form.append_pair("scope", &with_offline_access(scope));
-            if let Some(claims) = claims {
-                form.append_pair("claims", claims);
-            }
+            append_claims(&mut form, &settings.client_capabilities, *claims);
         }
+        // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every API
+        // that is called with the token (§A.4), and Key Vault's are handled by a new token alone.
         Grant::ClientCredentials { scope } => {
             form.append_pair("grant_type", "client_credentials");
             form.append_pair("scope", scope);
@@ -92,7 +134,7 @@ pub fn token_request(
     }
     Request::builder()
         .method(Method::POST)
-        .uri(format!("{}{tenant}/oauth2/v2.0/token", settings.authority))
+        .uri(token_endpoint(settings, tenant))
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .header("accept", "application/json")
         .body(Zeroizing::new(form.finish().into_bytes()))
@@ -131,6 +173,8 @@ pub enum Class {
     Transient {
         /// Seconds to wait, if it said.
         retry_after_seconds: Option<u32>,
+        /// Whom it holds up until then.
+        holds_up: HoldsUp,
     },
     /// U: the user has to act; the refresh token may work again, or for another resource.
     Interaction {
@@ -140,35 +184,70 @@ pub enum Class {
     /// D: the refresh token is dead.
     Dead,
     /// C: this app's configuration or permissions.
-    Operator,
+    Operator(Suspect),
     /// A: the caller's assertion is bad.
     Assertion,
 }
 
-/// Reads an answer of the token endpoint.
+/// Whom a transient refusal holds up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HoldsUp {
+    /// Nobody but the one request.
+    Nobody,
+    /// The user of the request.
+    User,
+    /// Everybody in the tenant of the request.
+    Tenant,
+}
+
+/// What an operator is to look at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suspect {
+    /// The app's credential.
+    Credential,
+    /// The app's registration, its permissions, or the request.
+    App,
+}
+
+/// Reads an answer of the token endpoint, received now.
 ///
 /// # Errors
 /// [`Refusal`] for everything but a complete success; an answer that cannot be read is transient.
 pub fn read_token_response(
     response: &Response<SecretBody>,
     grant: &Grant<'_>,
+    now: u64,
 ) -> Result<Granted, Refusal> {
-    let transient = |retry_after_seconds| Refusal {
-        class: Class::Transient {
-            retry_after_seconds,
-        },
+    let retry_after_seconds = retry_after(response.headers(), now);
+    // Whatever the body says: it may be of a front end (§A.6, §A.7).
+    let throttled = response.headers().contains_key(RETRY_AFTER)
+        || response.status() == StatusCode::TOO_MANY_REQUESTS
+        || response.status().is_server_error();
+    let transient = |holds_up| Class::Transient {
+        retry_after_seconds,
+        holds_up,
+    };
+    let without_body = || Refusal {
+        class: transient(if throttled {
+            HoldsUp::Tenant
+        } else {
+            HoldsUp::Nobody
+        }),
         code: None,
         trace_id: None,
     };
     if response.status() == StatusCode::OK {
-        let body: Success = serde_json::from_slice(response.body()).map_err(|_| transient(None))?;
+        let body: Success = serde_json::from_slice(response.body()).map_err(|_| without_body())?;
         if !body.token_type.eq_ignore_ascii_case("Bearer") {
-            return Err(transient(None));
+            return Err(without_body());
         }
         return Ok(Granted {
             access_token: AccessToken::new(body.access_token),
             token_type: body.token_type,
-            expires_in: body.expires_in,
+            expires_in: body
+                .expires_in
+                .and_then(|seconds| u32::try_from(seconds).ok())
+                .ok_or_else(without_body)?,
             scope: body.scope,
             refresh_token: body
                 .refresh_token
@@ -176,22 +255,17 @@ pub fn read_token_response(
                 .map(RefreshToken::new),
         });
     }
-    let retry_after_seconds = retry_after(response.headers());
     let Ok(body) = serde_json::from_slice::<Failure>(response.body()) else {
-        return Err(transient(retry_after_seconds));
+        return Err(without_body());
     };
     // "throttling in disguise" (§A.7): whatever else the answer says.
     let class = if body.error_codes.contains(&50196) {
         Class::Transient {
-            retry_after_seconds: Some(retry_after_seconds.unwrap_or(300)),
+            retry_after_seconds: Some(retry_after_seconds.unwrap_or(LOOP_SECONDS)),
+            holds_up: HoldsUp::User,
         }
-    } else if response.headers().contains_key(RETRY_AFTER)
-        || response.status() == StatusCode::TOO_MANY_REQUESTS
-        || response.status().is_server_error()
-    {
-        Class::Transient {
-            retry_after_seconds,
-        }
+    } else if throttled {
+        transient(HoldsUp::Tenant)
     } else {
         classify(&body, grant)
     };
@@ -209,30 +283,56 @@ pub fn read_token_response(
     })
 }
 
-/// Seconds of a `Retry-After` header (RFC 9110 §10.2.3), at most an hour. The date form is not read yet: it counts as
-/// not given.
+/// The `claims` parameter: what is asked for, with the capabilities declared in it (§A.4); none if it would be empty.
+///
+/// What is asked for was checked to be a JSON object. Should it hold no object where the capabilities belong, they
+/// take its place: they are this app's promise, not the caller's.
 #[must_use]
-pub fn retry_after(headers: &HeaderMap) -> Option<u32> {
-    let seconds: u32 = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(seconds.min(3600))
+pub fn merged_claims(capabilities: &[String], asked: Option<&str>) -> Option<String> {
+    if capabilities.is_empty() {
+        return asked.map(Into::into);
+    }
+    let mut claims: Map<String, Value> = asked
+        .and_then(|asked| serde_json::from_str(asked).ok())
+        .unwrap_or_default();
+    let own = ("xms_cc".to_owned(), json!({"values": capabilities}));
+    match claims.get_mut("access_token") {
+        Some(Value::Object(access_token)) => access_token.extend([own]),
+        Some(_) | None => {
+            claims.insert(
+                "access_token".into(),
+                Value::Object([own].into_iter().collect()),
+            );
+        }
+    }
+    Some(Value::Object(claims).to_string())
+}
+
+fn append_claims(
+    form: &mut form_urlencoded::Serializer<'_, String>,
+    capabilities: &[String],
+    asked: Option<&str>,
+) {
+    if let Some(claims) = merged_claims(capabilities, asked) {
+        form.append_pair("claims", &claims);
+    }
 }
 
 fn with_offline_access(scope: &Scope) -> String {
     format!("{} offline_access", scope.as_str())
 }
 
+/// The table of §A.7, as design §3 rules on it.
 fn classify(body: &Failure, grant: &Grant<'_>) -> Class {
     let interaction = || Class::Interaction {
         claims: body
             .claims
             .clone()
             .filter(|claims| claims.len() <= 16 * 1024),
+    };
+    let transient = |holds_up| Class::Transient {
+        retry_after_seconds: None,
+        holds_up,
     };
     let bad_token = matches!(
         body.suberror.as_deref(),
@@ -243,7 +343,9 @@ fn classify(body: &Failure, grant: &Grant<'_>) -> Class {
             // The assertion's audience, signature or time. On a refresh there is no assertion: this app's fault.
             500_131 | 50_013 | 500_133 => match grant {
                 Grant::OnBehalfOf { .. } => Class::Assertion,
-                Grant::Refresh { .. } | Grant::ClientCredentials { .. } => Class::Operator,
+                Grant::Refresh { .. } | Grant::ClientCredentials { .. } => {
+                    Class::Operator(Suspect::App)
+                }
             },
             // Revoked, expired, account disabled or gone, session ended, password changed.
             50_173 | 700_082 | 70_008 | 700_084 | 70_043 | 50_057 | 50_034 | 50_132 | 50_133 => {
@@ -253,22 +355,22 @@ fn classify(body: &Failure, grant: &Grant<'_>) -> Class {
                 if bad_token {
                     Class::Dead
                 } else {
-                    Class::Operator
+                    Class::Operator(Suspect::App)
                 }
             }
             // Multi-factor authentication, consent, policy, device, membership.
             50_076 | 50_078 | 50_079 | 50_072 | 50_074 | 50_158 | 53_003 | 53_000 | 53_001
             | 53_002 | 530_032 | 65_001 | 65_004 | 90_094 | 50_020 | 90_072 => interaction(),
-            // Configuration: client, secret, certificate, tenant, request, assignment.
-            53_005 | 50_105 | 7_000_114 | 7_000_215 | 7_000_222 | 700_024 | 700_027 | 700_016
-            | 7_000_112 | 90_002 | 500_011 | 70_011 | 650_057 | 900_144 | 9_001_023 | 700_022
-            | 70_021 | 700_211 | 700_212 | 700_213 | 7_002_137 | 7_002_138 | 700_229 => {
-                Class::Operator
-            }
+            // Secret: none, wrong, expired. Certificate: time, signature. Federated credential: no match, wrong kind.
+            7_000_218 | 7_000_215 | 7_000_222 | 700_024 | 700_027 | 70_021 | 700_211 | 700_212
+            | 700_213 | 7_002_137 | 7_002_138 | 700_229 => Class::Operator(Suspect::Credential),
+            // Client, tenant, request, assignment, policy that no server can meet.
+            53_005 | 50_105 | 7_000_114 | 700_016 | 7_000_112 | 90_002 | 500_011 | 70_011
+            | 650_057 | 900_144 | 9_001_023 | 700_022 => Class::Operator(Suspect::App),
             // The service itself, and throttling of the tenant.
-            90_033 | 90_006 | 90_012 | 90_024 | 50_033 | 50_087 | 90_055 => Class::Transient {
-                retry_after_seconds: None,
-            },
+            90_033 | 90_006 | 90_012 | 90_024 | 50_033 | 50_087 | 90_055 => {
+                transient(HoldsUp::Tenant)
+            }
             _ => continue,
         };
     }
@@ -276,16 +378,15 @@ fn classify(body: &Failure, grant: &Grant<'_>) -> Class {
     match body.error.as_str() {
         "invalid_grant" if bad_token => Class::Dead,
         "interaction_required" | "consent_required" | "login_required" => interaction(),
-        "invalid_client"
-        | "unauthorized_client"
+        "invalid_client" => Class::Operator(Suspect::Credential),
+        "unauthorized_client"
         | "invalid_scope"
         | "invalid_resource"
         | "unsupported_grant_type"
         | "invalid_request"
-        | "invalid_tenant" => Class::Operator,
-        _ => Class::Transient {
-            retry_after_seconds: None,
-        },
+        | "invalid_tenant" => Class::Operator(Suspect::App),
+        "temporarily_unavailable" => transient(HoldsUp::Tenant),
+        _ => transient(HoldsUp::Nobody),
     }
 }
 
@@ -293,7 +394,8 @@ fn classify(body: &Failure, grant: &Grant<'_>) -> Class {
 struct Success {
     access_token: String,
     token_type: String,
-    expires_in: u32,
+    #[serde(default, deserialize_with = "number")]
+    expires_in: Option<u64>,
     #[serde(default)]
     scope: String,
     refresh_token: Option<String>,
@@ -314,52 +416,55 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::settings::tests::{TENANT, least};
+    use crate::caller::tests::NOW;
+    use crate::secret::{ClientAssertion, ClientSecret};
+    use crate::settings::tests::{TENANT, least, with};
 
-    fn refresh(
-        token: &RefreshToken,
-        scope: &Scope,
-        status: u16,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> Result<Granted, Refusal> {
+    const CLAIMS: &str = "{\"c\":1}";
+
+    fn scope() -> Scope {
+        Scope::parse("https://graph.microsoft.com/User.Read").unwrap()
+    }
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Response<SecretBody> {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(*name, *value);
         }
-        let response = response
+        response
             .body(Zeroizing::new(body.as_bytes().to_vec()))
-            .unwrap();
-        read_token_response(
-            &response,
-            &Grant::Refresh {
-                token,
-                scope,
-                claims: None,
-            },
-        )
+            .unwrap()
+    }
+
+    fn on_refresh(response: &Response<SecretBody>) -> Result<Granted, Refusal> {
+        let grant = Grant::Refresh {
+            token: &RefreshToken::new("rt".into()),
+            scope: &scope(),
+            claims: None,
+        };
+        read_token_response(response, &grant, NOW)
     }
 
     fn class(status: u16, headers: &[(&str, &str)], body: &str) -> Class {
-        let scope = Scope::parse("https://graph.microsoft.com/.default").unwrap();
-        refresh(
-            &RefreshToken::new("rt".into()),
-            &scope,
-            status,
-            headers,
-            body,
-        )
-        .unwrap_err()
-        .class
+        on_refresh(&answer(status, headers, body))
+            .unwrap_err()
+            .class
+    }
+
+    fn transient(retry_after_seconds: Option<u32>, holds_up: HoldsUp) -> Class {
+        Class::Transient {
+            retry_after_seconds,
+            holds_up,
+        }
     }
 
     #[test]
     fn requests_have_the_parameters_of_their_grant() {
         let settings = Settings::read(&least()).unwrap();
         let tenant = TenantId::parse(TENANT).unwrap();
-        let scope = Scope::parse("https://graph.microsoft.com/User.Read").unwrap();
-        let form = |grant: Grant<'_>| {
-            let request = token_request(&settings, &tenant, &grant).unwrap();
+        let secret = ClientSecret::new("client-secret-canary".into());
+        let form = |proof: Proof<'_>, grant: Grant<'_>| {
+            let request = token_request(&settings, &tenant, proof, &grant).unwrap();
             assert_eq!(
                 request.uri(),
                 &*format!("https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/token")
@@ -369,83 +474,178 @@ mod tests {
         let client =
             "client_id=22222222-2222-2222-2222-222222222222&client_secret=client-secret-canary";
         assert_eq!(
-            form(Grant::OnBehalfOf {
-                assertion: &Bearer::new("a.b.c".into()),
-                scope: &scope
-            }),
+            form(
+                Proof::Secret(&secret),
+                Grant::OnBehalfOf {
+                    assertion: &Bearer::new("a.b.c".into()),
+                    scope: &scope()
+                }
+            ),
             format!(
                 "{client}&grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&requested_token_use=on_behalf_of&assertion=a.b.c&scope=https%3A%2F%2Fgraph.microsoft.com%2FUser.Read+offline_access"
             )
         );
         assert_eq!(
-            form(Grant::Refresh {
-                token: &RefreshToken::new("0.A+&=".into()),
-                scope: &scope,
-                claims: Some("{}")
-            }),
+            form(
+                Proof::Secret(&secret),
+                Grant::Refresh {
+                    token: &RefreshToken::new("0.A+&=".into()),
+                    scope: &scope(),
+                    claims: Some("{}")
+                }
+            ),
             format!(
                 "{client}&grant_type=refresh_token&refresh_token=0.A%2B%26%3D&scope=https%3A%2F%2Fgraph.microsoft.com%2FUser.Read+offline_access&claims=%7B%7D"
             )
         );
         assert_eq!(
-            form(Grant::ClientCredentials {
-                scope: "https://vault.azure.net/.default"
-            }),
-            format!(
-                "{client}&grant_type=client_credentials&scope=https%3A%2F%2Fvault.azure.net%2F.default"
-            )
+            form(
+                Proof::Assertion(&ClientAssertion::new("h.p.s".into())),
+                Grant::ClientCredentials {
+                    scope: "https://vault.azure.net/.default"
+                }
+            ),
+            "client_id=22222222-2222-2222-2222-222222222222&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=h.p.s&grant_type=client_credentials&scope=https%3A%2F%2Fvault.azure.net%2F.default"
         );
+    }
+
+    #[test]
+    fn a_sovereign_cloud_is_what_the_settings_say() {
+        // Azure in China (§C): nothing of it is derived.
+        let settings = Settings::read(&with(&[
+            ("authority", "https://login.partner.microsoftonline.cn"),
+            ("key_vault_scope", "https://vault.azure.cn/.default"),
+        ]))
+        .unwrap();
+        let tenant = TenantId::parse(TENANT).unwrap();
+        assert_eq!(
+            token_endpoint(&settings, &tenant),
+            format!("https://login.partner.microsoftonline.cn/{TENANT}/oauth2/v2.0/token")
+        );
+    }
+
+    #[test]
+    fn capabilities_are_merged_into_the_claims_asked_for() {
+        let cp1 = ["cp1".to_owned()];
+        let declared = json!({"values": ["cp1"]});
+        for (asked, expected) in [
+            (None, json!({"access_token": {"xms_cc": declared}})),
+            (
+                Some(json!({"access_token": {"nbf": {"essential": true, "value": "1793608800"}}})),
+                json!({"access_token": {"nbf": {"essential": true, "value": "1793608800"}, "xms_cc": declared}}),
+            ),
+            (
+                Some(json!({"id_token": {"auth_time": null}})),
+                json!({"id_token": {"auth_time": null}, "access_token": {"xms_cc": declared}}),
+            ),
+            (
+                Some(json!({"access_token": {"xms_cc": {"values": ["cp9"]}}})),
+                json!({"access_token": {"xms_cc": declared}}),
+            ),
+            (
+                Some(json!({"access_token": null})),
+                json!({"access_token": {"xms_cc": declared}}),
+            ),
+        ] {
+            let asked = asked.map(|asked| asked.to_string());
+            let merged = merged_claims(&cp1, asked.as_deref()).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&merged).unwrap(), expected);
+        }
+        assert_eq!(merged_claims(&[], Some(CLAIMS)).as_deref(), Some(CLAIMS));
+        assert_eq!(merged_claims(&[], None), None);
+    }
+
+    #[test]
+    fn capabilities_are_declared_for_users_and_not_for_the_app_itself() {
+        let settings = Settings::read(&with(&[("client_capabilities", "cp1")])).unwrap();
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let secret = ClientSecret::new("s".into());
+        for (grant, declared) in [
+            (
+                Grant::OnBehalfOf {
+                    assertion: &Bearer::new("a".into()),
+                    scope: &scope(),
+                },
+                true,
+            ),
+            (
+                Grant::Refresh {
+                    token: &RefreshToken::new("rt".into()),
+                    scope: &scope(),
+                    claims: Some(CLAIMS),
+                },
+                true,
+            ),
+            (
+                Grant::ClientCredentials {
+                    scope: "r/.default",
+                },
+                false,
+            ),
+        ] {
+            let request =
+                token_request(&settings, &tenant, Proof::Secret(&secret), &grant).unwrap();
+            let claims = form_urlencoded::parse(request.body())
+                .find_map(|(name, value)| (name == "claims").then_some(value));
+            assert_eq!(
+                claims.is_some_and(|claims| claims.contains("cp1")),
+                declared
+            );
+        }
     }
 
     #[test]
     fn a_success_is_read_and_its_tokens_are_not_shown() {
-        let scope = Scope::parse("https://graph.microsoft.com/.default").unwrap();
-        let body = json!({"token_type": "Bearer", "scope": "User.Read", "expires_in": 3599, "ext_expires_in": 3599,
-            "access_token": "at-canary", "refresh_token": "rt-canary", "foci": "1"});
-        let granted = refresh(
-            &RefreshToken::new("rt".into()),
-            &scope,
-            200,
-            &[],
-            &body.to_string(),
-        )
-        .unwrap();
-        assert_eq!(
-            (granted.expires_in, granted.scope.as_str()),
-            (3599, "User.Read")
-        );
-        assert_eq!(
-            granted.refresh_token.as_ref().unwrap().expose(),
-            "rt-canary"
-        );
-        assert!(!format!("{granted:?}").contains("canary"));
+        // Numbers may be texts, as the v1 endpoint has them (§A.5).
+        for expires_in in [json!(3599), json!("3599")] {
+            let body = json!({"token_type": "Bearer", "scope": "User.Read", "expires_in": expires_in,
+                "ext_expires_in": 3599, "access_token": "at-canary", "refresh_token": "rt-canary", "foci": "1"});
+            let granted = on_refresh(&answer(200, &[], &body.to_string())).unwrap();
+            assert_eq!(
+                (granted.expires_in, granted.scope.as_str()),
+                (3599, "User.Read")
+            );
+            assert_eq!(
+                granted.refresh_token.as_ref().unwrap().expose(),
+                "rt-canary"
+            );
+            assert!(!format!("{granted:?}").contains("canary"));
+        }
     }
 
     #[test]
     fn answers_that_cannot_be_read_are_transient() {
-        for (status, body) in [
-            (200, "{}"),
-            (200, "<html>"),
-            (502, "<html>Bad Gateway</html>"),
-            (400, ""),
-            (400, "{}"),
-            (302, ""),
+        for (status, body, holds_up) in [
+            (200, "{}", HoldsUp::Nobody),
+            (200, "<html>", HoldsUp::Nobody),
+            (
+                200,
+                r#"{"access_token":"a","token_type":"mac","expires_in":1}"#,
+                HoldsUp::Nobody,
+            ),
+            (
+                200,
+                r#"{"access_token":"a","token_type":"Bearer","expires_in":"soon"}"#,
+                HoldsUp::Nobody,
+            ),
+            (
+                200,
+                r#"{"access_token":"a","token_type":"Bearer"}"#,
+                HoldsUp::Nobody,
+            ),
+            (502, "<html>Bad Gateway</html>", HoldsUp::Tenant),
+            (429, "", HoldsUp::Tenant),
+            (400, "", HoldsUp::Nobody),
+            (400, "{}", HoldsUp::Nobody),
+            (401, "<html>", HoldsUp::Nobody),
+            (302, "", HoldsUp::Nobody),
         ] {
             assert_eq!(
                 class(status, &[], body),
-                Class::Transient {
-                    retry_after_seconds: None
-                },
+                transient(None, holds_up),
                 "{status} {body}"
             );
         }
-        let mac = r#"{"access_token":"a","token_type":"mac","expires_in":1}"#;
-        assert_eq!(
-            class(200, &[], mac),
-            Class::Transient {
-                retry_after_seconds: None
-            }
-        );
     }
 
     #[test]
@@ -454,117 +654,286 @@ mod tests {
             json!({"error": "invalid_grant", "error_codes": [code], "suberror": "bad_token"})
                 .to_string()
         };
-        assert_eq!(
-            class(400, &[], &body(50196)),
-            Class::Transient {
-                retry_after_seconds: Some(300)
-            }
+        let in_a_minute = httpdate::fmt_http_date(
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW + 60),
         );
-        assert_eq!(
-            class(429, &[("retry-after", "17")], &body(50173)),
-            Class::Transient {
-                retry_after_seconds: Some(17)
-            }
-        );
-        assert_eq!(
-            class(400, &[("retry-after", "99999")], &body(50173)),
-            Class::Transient {
-                retry_after_seconds: Some(3600)
-            }
-        );
-        assert_eq!(
-            class(503, &[], &body(90033)),
-            Class::Transient {
-                retry_after_seconds: None
-            }
-        );
-    }
-
-    #[test]
-    fn refusals_fall_into_their_classes() {
-        let body = |error: &str, code: u32, suberror: Option<&str>| {
-            json!({"error": error, "error_codes": [code], "suberror": suberror, "claims": "{\"c\":1}", "trace_id": "t-1"}).to_string()
-        };
-        let asks = Class::Interaction {
-            claims: Some("{\"c\":1}".into()),
-        };
-        for (error, code, suberror, expected) in [
-            ("invalid_grant", 50173, Some("bad_token"), Class::Dead),
-            ("invalid_grant", 700_082, None, Class::Dead),
-            ("invalid_grant", 70000, None, Class::Operator),
-            ("invalid_grant", 70000, Some("bad_token"), Class::Dead),
-            ("invalid_grant", 1, Some("token_expired"), Class::Dead),
-            (
-                "invalid_grant",
-                1,
-                None,
-                Class::Transient {
-                    retry_after_seconds: None,
-                },
-            ),
-            ("invalid_grant", 50076, Some("basic_action"), asks.clone()),
-            (
-                "invalid_grant",
-                65001,
-                Some("consent_required"),
-                asks.clone(),
-            ),
-            ("interaction_required", 1, None, asks.clone()),
-            ("invalid_grant", 53003, Some("message_only"), asks),
-            ("invalid_client", 7_000_215, None, Class::Operator),
-            ("unauthorized_client", 1, None, Class::Operator),
-            ("invalid_grant", 500_133, None, Class::Operator),
-            (
-                "temporarily_unavailable",
-                1,
-                None,
-                Class::Transient {
-                    retry_after_seconds: None,
-                },
-            ),
-            (
-                "something_new",
-                1,
-                None,
-                Class::Transient {
-                    retry_after_seconds: None,
-                },
-            ),
+        for (status, header, code, seconds, holds_up) in [
+            (400, None, 50_196, Some(300), HoldsUp::User),
+            (429, None, 50_196, Some(300), HoldsUp::User),
+            (400, Some("60"), 50_196, Some(60), HoldsUp::User),
+            (429, Some("17"), 50_173, Some(17), HoldsUp::Tenant),
+            (429, None, 50_173, None, HoldsUp::Tenant),
+            (400, Some("99999"), 50_173, Some(3600), HoldsUp::Tenant),
+            (400, Some(&*in_a_minute), 50_173, Some(60), HoldsUp::Tenant),
+            (400, Some("soon"), 50_173, None, HoldsUp::Tenant),
+            (503, None, 90_033, None, HoldsUp::Tenant),
+            (500, None, 50_173, None, HoldsUp::Tenant),
         ] {
+            let headers: Vec<_> = header
+                .map(|value| ("retry-after", value))
+                .into_iter()
+                .collect();
             assert_eq!(
-                class(400, &[], &body(error, code, suberror)),
-                expected,
-                "{error} {code} {suberror:?}"
+                class(status, &headers, &body(code)),
+                transient(seconds, holds_up),
+                "{status} {header:?} {code}"
             );
         }
     }
 
+    /// A row of §A.7: codes, statuses, `error`, `suberror`, class on a refresh. Where the table calls the status or the
+    /// suberror uncertain, or takes it from documents alone, both are in it.
+    type Row<'a> = (
+        &'a [u32],
+        &'a [u16],
+        &'a [&'a str],
+        &'a [Option<&'a str>],
+        Class,
+    );
+
+    fn decision_table() -> Vec<Row<'static>> {
+        let asks = || Class::Interaction {
+            claims: Some(CLAIMS.into()),
+        };
+        let app = || Class::Operator(Suspect::App);
+        let credential = || Class::Operator(Suspect::Credential);
+        let down = || transient(None, HoldsUp::Tenant);
+        let grant = &["invalid_grant"][..];
+        let wants = &["interaction_required", "invalid_grant"][..];
+        let unsure = &[None, Some("bad_token"), Some("token_expired")][..];
+        let none = &[None][..];
+        vec![
+            (&[50_173], &[400], grant, &[Some("bad_token")], Class::Dead),
+            (&[700_082], &[400], grant, unsure, Class::Dead),
+            (&[70_008], &[400], grant, unsure, Class::Dead),
+            (&[700_084], &[400], grant, unsure, Class::Dead),
+            (&[70_043], &[400], grant, unsure, Class::Dead),
+            (
+                &[70_000, 9_002_313],
+                &[400],
+                &["invalid_grant", "invalid_request"],
+                &[Some("bad_token")],
+                Class::Dead,
+            ),
+            (
+                &[70_000, 9_002_313],
+                &[400],
+                &["invalid_grant", "invalid_request"],
+                &[None, Some("basic_action")],
+                app(),
+            ),
+            (&[50_057], &[400], grant, none, Class::Dead),
+            (&[50_034], &[400], grant, &[Some("bad_token")], Class::Dead),
+            (&[50_132, 50_133], &[400], grant, none, Class::Dead),
+            (&[50_076], &[400], wants, &[Some("basic_action")], asks()),
+            (&[50_078], &[400], wants, &[Some("basic_action")], asks()),
+            (&[50_079, 50_072, 50_074], &[400], wants, none, asks()),
+            (&[50_158], &[400], wants, none, asks()),
+            (
+                &[53_003],
+                &[400],
+                wants,
+                &[Some("message_only"), None],
+                asks(),
+            ),
+            (
+                &[53_000, 53_001, 53_002, 530_032],
+                &[400],
+                wants,
+                none,
+                asks(),
+            ),
+            (
+                &[53_005],
+                &[400],
+                &["unauthorized_client"],
+                &[Some("protection_policy_required")],
+                app(),
+            ),
+            (
+                &[65_001],
+                &[400],
+                grant,
+                &[Some("consent_required"), None],
+                asks(),
+            ),
+            (
+                &[65_004, 90_094],
+                &[400],
+                &["access_denied", "consent_required"],
+                none,
+                asks(),
+            ),
+            (&[50_105], &[400], wants, none, app()),
+            (&[7_000_114], &[400], grant, none, app()),
+            (
+                &[7_000_215, 7_000_222],
+                &[401],
+                &["invalid_client"],
+                none,
+                credential(),
+            ),
+            (
+                &[700_024, 700_027],
+                &[400, 401],
+                &["invalid_client"],
+                none,
+                credential(),
+            ),
+            (
+                &[700_016],
+                &[400, 401],
+                &["unauthorized_client"],
+                none,
+                app(),
+            ),
+            (&[7_000_112], &[400], &["unauthorized_client"], none, app()),
+            (
+                &[90_002],
+                &[400],
+                &["invalid_request", "invalid_tenant"],
+                none,
+                app(),
+            ),
+            (
+                &[500_011, 70_011, 650_057, 900_144],
+                &[400],
+                &["invalid_resource", "invalid_scope", "invalid_request"],
+                none,
+                app(),
+            ),
+            (&[50_020, 90_072], &[400], grant, none, asks()),
+            (
+                &[90_033, 90_006, 90_012, 90_024, 50_033, 50_087],
+                &[503, 400],
+                &["temporarily_unavailable"],
+                none,
+                down(),
+            ),
+            (
+                &[90_055],
+                &[429, 400],
+                &["temporarily_unavailable", "invalid_grant"],
+                none,
+                down(),
+            ),
+            (
+                &[50_196],
+                &[400],
+                grant,
+                none,
+                transient(Some(300), HoldsUp::User),
+            ),
+            // Federated credentials (§A.3).
+            (
+                &[70_021, 700_211, 700_212, 700_213, 7_002_138, 700_229],
+                &[400],
+                &["invalid_request", "invalid_client"],
+                none,
+                credential(),
+            ),
+            (
+                &[7_002_137],
+                &[401],
+                &["invalid_client"],
+                none,
+                credential(),
+            ),
+            // Numbers that nobody knows: the documented fields alone (§A.6).
+            (
+                &[1],
+                &[400],
+                grant,
+                &[Some("bad_token"), Some("token_expired")],
+                Class::Dead,
+            ),
+            (
+                &[1],
+                &[400],
+                grant,
+                &[None, Some("something_new"), Some("client_mismatch")],
+                transient(None, HoldsUp::Nobody),
+            ),
+            (
+                &[1],
+                &[400],
+                &["interaction_required", "consent_required", "login_required"],
+                none,
+                asks(),
+            ),
+            (&[1], &[400, 401], &["invalid_client"], none, credential()),
+            (
+                &[1],
+                &[400],
+                &[
+                    "unauthorized_client",
+                    "invalid_scope",
+                    "invalid_resource",
+                    "unsupported_grant_type",
+                    "invalid_request",
+                ],
+                none,
+                app(),
+            ),
+            (&[1], &[400], &["temporarily_unavailable"], none, down()),
+            (
+                &[1],
+                &[400],
+                &["something_new"],
+                none,
+                transient(None, HoldsUp::Nobody),
+            ),
+        ]
+    }
+
+    #[test]
+    fn refusals_fall_into_the_classes_of_the_decision_table() {
+        let mut cases = 0;
+        for (codes, statuses, errors, suberrors, expected) in decision_table() {
+            for code in codes {
+                for status in statuses {
+                    for error in errors {
+                        for suberror in suberrors {
+                            let body = json!({"error": error, "error_codes": [code], "suberror": suberror,
+                                "claims": CLAIMS, "trace_id": "t-1", "error_description": "AADSTS1: user@contoso"});
+                            assert_eq!(
+                                class(*status, &[], &body.to_string()),
+                                expected,
+                                "{status} {error} {code} {suberror:?}"
+                            );
+                            cases += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(cases > 100, "{cases}");
+    }
+
     #[test]
     fn a_bad_assertion_is_the_callers_fault_on_behalf_of_him_alone() {
-        let body = json!({"error": "invalid_grant", "error_codes": [500_131]}).to_string();
-        let response = Response::builder()
-            .status(400)
-            .body(Zeroizing::new(body.clone().into_bytes()))
-            .unwrap();
-        let scope = Scope::parse("https://graph.microsoft.com/.default").unwrap();
-        let grant = Grant::OnBehalfOf {
-            assertion: &Bearer::new("a".into()),
-            scope: &scope,
-        };
-        assert_eq!(
-            read_token_response(&response, &grant).unwrap_err().class,
-            Class::Assertion
-        );
-        assert_eq!(class(400, &[], &body), Class::Operator);
+        for code in [500_131, 500_133, 50_013] {
+            let body = json!({"error": "invalid_grant", "error_codes": [code]}).to_string();
+            let response = answer(400, &[], &body);
+            let grant = Grant::OnBehalfOf {
+                assertion: &Bearer::new("a".into()),
+                scope: &scope(),
+            };
+            assert_eq!(
+                read_token_response(&response, &grant, NOW)
+                    .unwrap_err()
+                    .class,
+                Class::Assertion
+            );
+            assert_eq!(class(400, &[], &body), Class::Operator(Suspect::App));
+        }
     }
 
     #[test]
     fn a_trace_id_that_is_none_is_dropped() {
-        let scope = Scope::parse("https://graph.microsoft.com/.default").unwrap();
         let body =
             json!({"error": "invalid_client", "trace_id": "x\n{\"event\":\"forged\"}"}).to_string();
-        let refusal =
-            refresh(&RefreshToken::new("rt".into()), &scope, 401, &[], &body).unwrap_err();
+        let refusal = on_refresh(&answer(401, &[], &body)).unwrap_err();
         assert_eq!(refusal.trace_id, None);
     }
 }

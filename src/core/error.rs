@@ -158,17 +158,30 @@ pub enum OperatorError {
         "Key Vault secret `{0}` is not 32 random bytes in base64 or base64url: create a new version that is"
     )]
     KeyMalformed(String),
+    /// The key has sealed as often as it may.
+    #[error(
+        "the newest version of Key Vault secret `{0}` has sealed as often as a key may: create a new version"
+    )]
+    KeyWornOut(String),
     /// Key Vault refused this app.
     #[error(
         "Key Vault refused this app: it needs permission to get secrets (role Key Vault Secrets User), and the settings `key_vault_url`, `key_vault_scope`, `key_vault_tenant` must fit"
     )]
     KeyVaultRefused,
     /// Entra ID refused this app.
-    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", code(*.0))]
+    #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
     EntraRefused(
         /// The AADSTS number.
         Option<u32>,
     ),
+    /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
+    #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.code))]
+    CredentialRefused {
+        /// The setting to look at first.
+        setting: String,
+        /// The AADSTS number.
+        code: Option<u32>,
+    },
     /// Entra ID answered without a refresh token.
     #[error(
         "Entra ID answered without a refresh token: the app needs the permission offline_access"
@@ -195,6 +208,8 @@ pub enum System {
     SigningKeys,
     /// Azure Key Vault.
     KeyVault,
+    /// The managed identity endpoint of the platform.
+    ManagedIdentity,
 }
 
 impl std::fmt::Display for System {
@@ -203,6 +218,7 @@ impl std::fmt::Display for System {
             Self::Entra => "Entra ID",
             Self::SigningKeys => "Entra ID (signing keys)",
             Self::KeyVault => "Key Vault",
+            Self::ManagedIdentity => "the managed identity endpoint",
         })
     }
 }
@@ -243,10 +259,12 @@ impl OperatorError {
             Self::KeyNotFound(_)
             | Self::KeyDisabled(_)
             | Self::KeyNotValid(_)
-            | Self::KeyMalformed(_) => true,
+            | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_) => true,
             Self::Setting { .. }
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::CredentialRefused { .. }
             | Self::NoRefreshToken => false,
         }
     }
@@ -257,7 +275,7 @@ impl OperatorError {
     }
 }
 
-fn code(code: Option<u32>) -> String {
+fn aadsts(code: Option<u32>) -> String {
     code.map(|code| format!(" (AADSTS{code})"))
         .unwrap_or_default()
 }

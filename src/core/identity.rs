@@ -28,6 +28,24 @@ impl Guid {
         well_formed.then(|| Self(text.to_ascii_lowercase().into()))
     }
 
+    /// A random one (RFC 9562 version 4).
+    #[must_use]
+    pub fn random(random: &impl Random) -> Self {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes);
+        let number =
+            u128::from_be_bytes(bytes) & !(0xf << 76) & !(0xc << 60) | 0x4 << 76 | 0x8 << 60;
+        let digits = format!("{number:032x}");
+        let mut text = String::with_capacity(36);
+        for (at, digit) in digits.chars().enumerate() {
+            if matches!(at, 8 | 12 | 16 | 20) {
+                text.push('-');
+            }
+            text.push(digit);
+        }
+        Self(text.into())
+    }
+
     /// Reads 32 lower-case hexadecimal digits, as [`Self::digits`] writes them.
     #[must_use]
     pub fn from_digits(digits: &str) -> Option<Self> {
@@ -98,7 +116,7 @@ impl UserId {
 }
 
 /// What storage knows a user by: 32 characters of `[A-Za-z0-9_-]`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StorageId(Box<str>);
 
 impl StorageId {
@@ -119,7 +137,7 @@ impl StorageId {
 
 /// A name that an enrolment or a write gives itself: a fresh random text that never recurs
 /// (facts/storage-protocol.md §2).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
 impl Nonce {
@@ -176,8 +194,8 @@ impl SecretName {
 }
 
 /// Version of a Key Vault secret: 32 lower-case hexadecimal digits (facts/entra-and-key-vault.md §D.2). Versions have
-/// no order: which is newest only Key Vault can tell (§D.3).
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// no order of time: which is newest only Key Vault can tell (§D.3).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 
 impl KeyVersion {
@@ -353,6 +371,24 @@ mod tests {
         let guid = Guid::parse(&TENANT.to_uppercase()).unwrap();
         assert_eq!(guid.as_str(), TENANT);
         assert_eq!(Guid::from_digits(&guid.digits()), Some(guid));
+    }
+
+    #[test]
+    fn a_random_guid_is_one_of_version_4() {
+        struct All(u8);
+        impl Random for All {
+            fn fill(&self, buffer: &mut [u8]) {
+                buffer.fill(self.0);
+            }
+        }
+        for (byte, expected) in [
+            (0x00, "00000000-0000-4000-8000-000000000000"),
+            (0xff, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+        ] {
+            let guid = Guid::random(&All(byte));
+            assert_eq!(guid.as_str(), expected);
+            assert_eq!(Guid::parse(expected), Some(guid));
+        }
     }
 
     #[test]

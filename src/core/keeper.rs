@@ -15,7 +15,9 @@ use crate::port::{
     Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, User, VaultPort,
 };
 use crate::record::{Head, Record, Status, Unreadable};
+use crate::schedule::refresh_due_at;
 use crate::secret::Bearer;
+use crate::wave::{Change, What};
 
 /// Age of a stored refresh token from which a successor is stored when one comes along with an access token, in seconds.
 const REPLACE_AFTER: u64 = 86_400;
@@ -102,7 +104,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             write: Nonce::for_write(&self.env),
             enrolled_at: now,
             refreshed_at: now,
-            due_at: now.saturating_add(enrolment.policy.refresh_after_seconds.into()),
+            due_at: refresh_due_at(now, enrolment.policy.refresh_after_seconds, &user.id),
         };
 
         let head_key = layout.head(user);
@@ -201,18 +203,19 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 }
             };
             if let Some(sealed) = issued.replacement.take() {
-                let next = self.refreshed(&record, sealed, &policy);
-                self.replace(
-                    &Replace {
-                        layout: &layout,
-                        user: &user,
-                        nonce: &head.nonce,
-                        old: &record,
-                        visited: None,
+                let change = Change {
+                    user: user.clone(),
+                    nonce: head.nonce.clone(),
+                    visited: None,
+                    what: What::Replace {
+                        new: Box::new(self.refreshed(&user, &record, sealed, &policy)),
+                        old: Box::new(record),
                     },
-                    next,
-                )
-                .await?;
+                };
+                // Overtaken or not: the access token is as good.
+                for made in self.apply(&layout, &[change]).await {
+                    made?;
+                }
             }
             // The head again, before anything is released: not in parallel with Entra ID, though that would be faster
             // by one read, so that no access token leaves after a removal that was acknowledged before Entra ID answered.
@@ -236,15 +239,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let (user, policy) = self.vault.identify(bearer).await?;
         let layout = Layout::new(&policy.store_prefix);
         if let Some(head) = self.head(&layout, &user).await? {
-            // The commit.
-            self.store
-                .set(&layout.off(&user.id, &head.nonce), &[])
-                .await?;
-            let key = layout.record(&user.id, &head.nonce);
-            let record = self.store.get(&key).await?;
-            self.store.delete(&key).await?;
-            self.forget_marker(&layout, &user, &head.nonce, record.as_deref())
-                .await?;
+            self.remove_token(&layout, &user, &head.nonce).await?;
         }
         self.audit("refresh_token_removed", &user);
         Ok(())
@@ -257,7 +252,34 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     pub async fn remove(&self, bearer: &Bearer) -> Result<(), KeeperError> {
         let (user, policy) = self.vault.identify(bearer).await?;
         let layout = Layout::new(&policy.store_prefix);
-        let key = layout.head(&user);
+        self.remove_user(&layout, &user).await
+    }
+
+    // ---- Steps that several operations share ----
+
+    /// Steps 2 and 3 of "Remove refresh token".
+    pub(crate) async fn remove_token(
+        &self,
+        layout: &Layout,
+        user: &User,
+        nonce: &Nonce,
+    ) -> Result<(), StoreError> {
+        // The commit.
+        self.store.set(&layout.off(&user.id, nonce), &[]).await?;
+        let key = layout.record(&user.id, nonce);
+        let record = self.store.get(&key).await?;
+        self.store.delete(&key).await?;
+        self.forget_marker(layout, user, nonce, record.as_deref())
+            .await
+    }
+
+    /// "Delete".
+    pub(crate) async fn remove_user(
+        &self,
+        layout: &Layout,
+        user: &User,
+    ) -> Result<(), KeeperError> {
+        let key = layout.head(user);
         let head = self
             .store
             .get(&key)
@@ -266,13 +288,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         // The commit; also when there seems to be none.
         self.store.delete(&key).await?;
         if let Some(head) = head {
-            self.forget(&layout, &user, &head.nonce).await;
+            self.forget(layout, user, &head.nonce).await;
         }
-        self.audit("user_removed", &user);
+        self.audit("user_removed", user);
         Ok(())
     }
-
-    // ---- Steps that several operations share ----
 
     pub(crate) async fn head(
         &self,
@@ -325,7 +345,13 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 
     /// A record with the successor of its refresh token.
-    pub(crate) fn refreshed(&self, old: &Record, sealed: SealedToken, policy: &Policy) -> Record {
+    pub(crate) fn refreshed(
+        &self,
+        user: &User,
+        old: &Record,
+        sealed: SealedToken,
+        policy: &Policy,
+    ) -> Record {
         let now = self.env.now();
         Record {
             sealed: sealed.token,
@@ -334,56 +360,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             generation: old.generation.saturating_add(1),
             write: Nonce::for_write(&self.env),
             refreshed_at: now,
-            due_at: now.saturating_add(policy.refresh_after_seconds.into()),
+            due_at: refresh_due_at(now, policy.refresh_after_seconds, &user.id),
             ..old.clone()
         }
-    }
-
-    /// Puts a record in another's place: steps 4 to 8 of "Refresh". False: overtaken, and nothing changed.
-    pub(crate) async fn replace(&self, at: &Replace<'_>, new: Record) -> Result<bool, KeeperError> {
-        let Replace {
-            layout,
-            user,
-            nonce,
-            old,
-            visited,
-        } = *at;
-        let record_key = layout.record(&user.id, nonce);
-        let (head_key, off_key) = (layout.head(user), layout.off(&user.id, nonce));
-        let own_marker = layout.marker(&marker_of(user, nonce, &new));
-        let names_it = |head: Option<Vec<u8>>| {
-            head.and_then(|json| Head::from_json(&json).ok())
-                .is_some_and(|head| head.nonce == *nonce)
-        };
-
-        self.store.set(&own_marker, &[]).await?;
-        let (head, stored) = join(self.store.get(&head_key), self.store.get(&record_key)).await;
-        let stored = stored?.and_then(|json| Record::from_json(&json).ok());
-        // A re-seal keeps the generation, and must not be laid over a write that it has not seen.
-        let as_before = |stored: &Record| {
-            stored.generation == old.generation
-                && (new.generation != old.generation || stored.write == old.write)
-        };
-        if !names_it(head?) || !stored.as_ref().is_some_and(as_before) {
-            self.store.delete(&own_marker).await?;
-            return Ok(false);
-        }
-        self.store.set(&record_key, &new.to_json()).await?;
-        let (head, off) = join(self.store.get(&head_key), self.store.get(&off_key)).await;
-        if off?.is_some() || !names_it(head?) {
-            self.store.delete(&record_key).await?;
-            self.store.delete(&own_marker).await?;
-            return Ok(false);
-        }
-        // Others' markers only now that an own one is set.
-        if let Some(visited) = visited {
-            self.store.delete(visited).await?;
-        }
-        let old_marker = layout.marker(&marker_of(user, nonce, old));
-        if visited != Some(old_marker.as_str()) {
-            self.store.delete(&old_marker).await?;
-        }
-        Ok(true)
     }
 
     /// Clears what belongs to an enrolment that no head names any more. What fails here is litter for a sweep.
@@ -418,7 +397,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
-    fn audit(&self, event: &str, user: &User) {
+    pub(crate) fn audit(&self, event: &str, user: &User) {
         self.env.line(
             &json!({"event": event, "tenant": user.tenant.as_str(), "user": user.id.as_str()})
                 .to_string(),
@@ -430,23 +409,12 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 }
 
-/// Where a record is replaced, and what was seen there.
-#[derive(Clone, Copy)]
-pub(crate) struct Replace<'a> {
-    pub(crate) layout: &'a Layout,
-    pub(crate) user: &'a User,
-    pub(crate) nonce: &'a Nonce,
-    pub(crate) old: &'a Record,
-    /// Key of the marker that led here; none when a caller did.
-    pub(crate) visited: Option<&'a str>,
-}
-
 /// The marker that goes with a record.
 pub(crate) fn marker_of(user: &User, nonce: &Nonce, record: &Record) -> Marker {
     let id: StorageId = user.id.clone();
     Marker {
         time: record.due_at,
-        tag: Tag::of(&record.status),
+        tag: Tag::of(record),
         key_version: record.key_version.clone(),
         user: User {
             tenant: user.tenant.clone(),
@@ -622,9 +590,15 @@ mod tests {
                 json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
             ),
         ] {
-            world.entra_answers.borrow_mut().push_back((status, body));
+            // An outage is tried once more, and then pauses the tenant.
+            let tries = if status == 503 { 2 } else { 1 };
+            world
+                .entra_answers
+                .borrow_mut()
+                .extend(std::iter::repeat_n((status, body), tries));
             assert!(ask(&app, &world, "PUT /v1/me", "").0 >= 400);
             assert_eq!(*world.rows.borrow(), before);
+            world.advance(5);
         }
         world.down.borrow_mut().push("key vault");
         world.advance(3600);

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::entra::retry_after;
 use crate::error::{OperatorError, System, UpstreamError, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
+use crate::pause::retry_after;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, EncryptionKey};
 use crate::settings::Settings;
@@ -64,7 +64,7 @@ pub fn secret_request(
     request.body(Zeroizing::default())
 }
 
-/// Reads the answer.
+/// Reads the answer, received now.
 ///
 /// # Errors
 /// [`SecretError`].
@@ -72,6 +72,7 @@ pub fn read_secret(
     response: &Response<SecretBody>,
     secret: &SecretName,
     version: Option<&KeyVersion>,
+    now: u64,
 ) -> Result<Key, SecretError> {
     let name = || OperatorError::name(secret);
     match response.status() {
@@ -90,7 +91,7 @@ pub fn read_secret(
         StatusCode::NOT_FOUND => return Err(OperatorError::KeyNotFound(name()).into()),
         StatusCode::BAD_REQUEST => return Err(OperatorError::KeyVaultRefused.into()),
         // Throttling has no Retry-After (§D.5); everything else is an outage, or no Key Vault at all.
-        _ => return Err(unavailable(retry_after(response.headers()))),
+        _ => return Err(unavailable(retry_after(response.headers(), now))),
     }
     let bundle: Bundle = serde_json::from_slice(response.body()).map_err(|_| unavailable(None))?;
     let value = Zeroizing::new(bundle.value.unwrap_or_default());
@@ -262,7 +263,7 @@ mod tests {
             URL_SAFE.encode(bytes),
             URL_SAFE_NO_PAD.encode(bytes),
         ] {
-            let key = read_secret(&answer(200, &bundle(&value)), &name(), None).unwrap();
+            let key = read_secret(&answer(200, &bundle(&value)), &name(), None, 0).unwrap();
             assert_eq!(key.key.expose(), &bytes, "{value}");
             assert_eq!(key.version.as_str(), VERSION);
             assert!(
@@ -287,7 +288,7 @@ mod tests {
             &format!("{}=", "A".repeat(42)),
             &"é".repeat(22),
         ] {
-            let error = read_secret(&answer(200, &bundle(value)), &name(), None).unwrap_err();
+            let error = read_secret(&answer(200, &bundle(value)), &name(), None, 0).unwrap_err();
             assert_eq!(
                 error,
                 OperatorError::KeyMalformed("obo-t".into()).into(),
@@ -299,8 +300,9 @@ mod tests {
     #[test]
     fn refusals_are_told_apart() {
         let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
-        let read =
-            |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
+        let read = |status, body: &Value| {
+            read_secret(&answer(status, body), &name(), None, 0).unwrap_err()
+        };
         assert_eq!(read(401, &json!({})), SecretError::Unauthorized);
         assert_eq!(
             read(403, &forbidden("SecretDisabled")),
@@ -328,12 +330,12 @@ mod tests {
         let value = STANDARD.encode([7; 32]);
         let other = KeyVersion::parse(&"0".repeat(32)).unwrap();
         assert_eq!(
-            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other)).unwrap_err(),
+            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other), 0).unwrap_err(),
             unavailable(None)
         );
         let another = SecretName::parse("obo-u").unwrap();
         assert_eq!(
-            read_secret(&answer(200, &bundle(&value)), &another, None).unwrap_err(),
+            read_secret(&answer(200, &bundle(&value)), &another, None, 0).unwrap_err(),
             unavailable(None)
         );
     }

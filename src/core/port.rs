@@ -68,6 +68,10 @@ pub trait Store {
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError>;
     /// Deletes the key; not an error if there is none.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
+    /// Sets many values, in no order. After an error some may be set and others not.
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError>;
+    /// Deletes many keys, in no order. After an error some may be deleted and others not.
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError>;
     /// Every key of the store, in no order.
     async fn list_keys(&self) -> Result<Vec<String>, StoreError>;
 }
@@ -84,6 +88,14 @@ pub struct StoreError(
 pub trait Clock {
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64;
+}
+
+/// Time that passes, for limits and waits. No wall clock, so that setting one has no effect.
+pub trait Timer {
+    /// Time since some fixed moment.
+    fn elapsed(&self) -> Duration;
+    /// Waits.
+    async fn sleep(&self, duration: Duration);
 }
 
 /// Cryptographically strong randomness.

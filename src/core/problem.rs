@@ -239,8 +239,12 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::KeyDisabled(_) => (S::INTERNAL_SERVER_ERROR, "key_disabled"),
             OperatorError::KeyNotValid(_) => (S::INTERNAL_SERVER_ERROR, "key_not_valid"),
             OperatorError::KeyMalformed(_) => (S::INTERNAL_SERVER_ERROR, "key_malformed"),
+            OperatorError::KeyWornOut(_) => (S::INTERNAL_SERVER_ERROR, "key_worn_out"),
             OperatorError::KeyVaultRefused => (S::INTERNAL_SERVER_ERROR, "key_vault_refused"),
             OperatorError::EntraRefused(_) => (S::INTERNAL_SERVER_ERROR, "entra_refused"),
+            OperatorError::CredentialRefused { .. } => {
+                (S::INTERNAL_SERVER_ERROR, "credential_refused")
+            }
             OperatorError::NoRefreshToken => {
                 (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
             }
@@ -249,6 +253,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             System::Entra => (S::SERVICE_UNAVAILABLE, "entra_unavailable"),
             System::SigningKeys => (S::SERVICE_UNAVAILABLE, "signing_keys_unavailable"),
             System::KeyVault => (S::SERVICE_UNAVAILABLE, "key_vault_unavailable"),
+            System::ManagedIdentity => (S::SERVICE_UNAVAILABLE, "managed_identity_unavailable"),
         },
     }
 }

@@ -50,6 +50,14 @@ secret_text! {
     ClientSecret
 }
 secret_text! {
+    /// What this app shows Entra ID in place of a secret (RFC 7523 §2.2): a JWT it signed, or another issuer's.
+    ClientAssertion
+}
+secret_text! {
+    /// What the managed identity endpoint of App Service wants to see (facts/entra-and-key-vault.md §E).
+    IdentityHeader
+}
+secret_text! {
     /// Key of the pseudonyms that storage knows users by.
     PseudonymKey
 }
@@ -60,6 +68,14 @@ secret_text! {
 
 impl Bearer {
     /// SHA-256 of the token: what caches know it by.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.expose()).into()
+    }
+}
+
+impl RefreshToken {
+    /// SHA-256 of the token: what identical requests are known by.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.expose()).into()

@@ -3,11 +3,14 @@
 use std::net::IpAddr;
 
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
+use crate::credential::{Certificate, Credential};
 use crate::error::{OperatorError, VaultError};
 use crate::identity::{Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate};
+use crate::managed_identity::IdentityEndpoint;
 use crate::port::Config;
-use crate::secret::{ClientSecret, PseudonymKey, SweepKey};
+use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
 
 /// The vault's settings.
 #[derive(Debug)]
@@ -24,12 +27,22 @@ pub struct Settings {
     pub audiences: Vec<String>,
     /// `required_scope`: not empty, or ID tokens would pass (facts/threats.md 21).
     pub required_scope: String,
-    /// `client_secret`.
-    pub client_secret: ClientSecret,
+    /// `credential`, with the settings that belong to it.
+    pub credential: Credential,
+    /// `federation_audience`.
+    pub federation_audience: String,
+    /// `identity_endpoint` and `identity_header`.
+    pub identity: IdentityEndpoint,
+    /// `managed_identity_client_id`; none: the system-assigned identity.
+    pub managed_identity_client_id: Option<Guid>,
+    /// `client_capabilities`.
+    pub client_capabilities: Vec<String>,
     /// `key_vault_url`: an origin.
     pub key_vault_url: Url,
     /// `key_vault_scope`.
     pub key_vault_scope: String,
+    /// `key_vault_credential`.
+    pub key_vault_credential: KeyVaultCredential,
     /// `key_vault_tenant`; none: what the vault's challenge names.
     pub key_vault_tenant: Option<TenantId>,
     /// `user_id_template`.
@@ -66,8 +79,6 @@ impl Settings {
     pub fn read(config: &impl Config) -> Result<Self, VaultError> {
         let read = Reader { config };
         let client_id = read.required("client_id", "is empty: set it to this app's client id")?;
-        read.one_of("credential", "client-secret")?;
-        read.one_of("key_vault_credential", "app")?;
         let audiences = match read.list("audience")? {
             given if given.is_empty() => vec![client_id.clone(), format!("api://{client_id}")],
             given => given,
@@ -78,10 +89,16 @@ impl Settings {
             tenants: read.tenants()?,
             audiences,
             required_scope: read.required("required_scope", "is empty: name the delegated scope that callers need")?,
-            client_secret: ClientSecret::new(read.required("client_secret", "is empty: set it to a client secret of this app")?),
+            credential: read.credential()?,
+            federation_audience: read
+                .required("federation_audience", "is empty: for Azure's public cloud it is api://AzureADTokenExchange")?,
+            identity: read.identity()?,
+            managed_identity_client_id: read.guid("managed_identity_client_id", "must be a client id (a GUID), or empty")?,
+            client_capabilities: read.client_capabilities()?,
             key_vault_url: read.origin("key_vault_url")?,
             key_vault_scope: read
                 .required("key_vault_scope", "is empty: for Azure's public cloud it is https://vault.azure.net/.default")?,
+            key_vault_credential: read.key_vault_credential()?,
             key_vault_tenant: read.tenant("key_vault_tenant")?,
             user_id: UserTemplate::parse(&read.text("user_id_template")?)
                 .map_err(|expected| VaultError::setting("user_id_template", expected))?,
@@ -104,6 +121,15 @@ impl Settings {
             client_id,
         })
     }
+}
+
+/// How the app authenticates to Key Vault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyVaultCredential {
+    /// As the app, with its own credential.
+    App,
+    /// As the platform's managed identity.
+    ManagedIdentity,
 }
 
 /// The tenants whose users are served.
@@ -229,13 +255,96 @@ impl<C: Config> Reader<'_, C> {
             .collect())
     }
 
-    fn one_of(&self, name: &str, only: &str) -> Result<(), VaultError> {
-        if self.text(name)? == only {
-            Ok(())
+    fn credential(&self) -> Result<Credential, VaultError> {
+        Ok(match self.text("credential")?.as_str() {
+            "client-secret" => Credential::ClientSecret(ClientSecret::new(self.required(
+                "client_secret",
+                "is empty: set it to a client secret of this app, or choose another `credential`",
+            )?)),
+            "certificate" => {
+                let certificate =
+                    self.required("certificate_pem", "is empty: `credential` is certificate")?;
+                let key = Zeroizing::new(
+                    self.required("private_key_pem", "is empty: `credential` is certificate")?,
+                );
+                let certificate = Certificate::read(&certificate, &key)
+                    .map_err(|(name, expected)| VaultError::setting(name, expected))?;
+                Credential::Certificate(Box::new(certificate))
+            }
+            "managed-identity" => Credential::ManagedIdentity,
+            "federated-token" => Credential::FederatedToken(ClientAssertion::new(self.required(
+                "federated_token",
+                "is empty: `credential` is federated-token",
+            )?)),
+            _ => {
+                return Err(VaultError::setting(
+                    "credential",
+                    "must be client-secret, certificate, managed-identity or federated-token",
+                ));
+            }
+        })
+    }
+
+    fn key_vault_credential(&self) -> Result<KeyVaultCredential, VaultError> {
+        match self.text("key_vault_credential")?.as_str() {
+            "app" => Ok(KeyVaultCredential::App),
+            "managed-identity" => Ok(KeyVaultCredential::ManagedIdentity),
+            _ => Err(VaultError::setting(
+                "key_vault_credential",
+                "must be app or managed-identity",
+            )),
+        }
+    }
+
+    fn identity(&self) -> Result<IdentityEndpoint, VaultError> {
+        let url = self.text("identity_endpoint")?;
+        let header = self.text("identity_header")?;
+        let expected =
+            "must be a URL of https, or of http on loopback and in 169.254.0.0/16, without a query";
+        let parse = |url: &str| {
+            Url::parse(url).map_err(|_| VaultError::setting("identity_endpoint", expected))
+        };
+        if url.is_empty() {
+            return Ok(IdentityEndpoint::Imds(parse(IdentityEndpoint::IMDS)?));
+        }
+        let url = parse(&url)?;
+        let safe = url.scheme() == "https"
+            || (url.scheme() == "http" && (is_loopback(&url) || is_link_local(&url)));
+        if !safe || url.query().is_some() || url.fragment().is_some() || has_userinfo(&url) {
+            return Err(VaultError::setting("identity_endpoint", expected));
+        }
+        // Otherwise the host forbids the request, and nobody sees why.
+        if self.text("identity_origin")?.trim_end_matches('/') != url.origin().ascii_serialization()
+        {
+            return Err(VaultError::setting(
+                "identity_origin",
+                "must be the origin of `identity_endpoint`, like http://127.0.0.1:42356",
+            ));
+        }
+        Ok(if header.is_empty() {
+            IdentityEndpoint::Imds(url)
+        } else {
+            if !header.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(VaultError::setting(
+                    "identity_header",
+                    "must be printable ASCII",
+                ));
+            }
+            IdentityEndpoint::AppService(url, IdentityHeader::new(header))
+        })
+    }
+
+    fn client_capabilities(&self) -> Result<Vec<String>, VaultError> {
+        let listed = self.list("client_capabilities")?;
+        if listed
+            .iter()
+            .all(|word| word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+        {
+            Ok(listed)
         } else {
             Err(VaultError::setting(
-                name,
-                &format!("must be `{only}`: this version knows no other"),
+                "client_capabilities",
+                "must list capabilities like cp1, separated by commas, or be empty",
             ))
         }
     }
@@ -262,8 +371,7 @@ impl<C: Config> Reader<'_, C> {
         let origin_alone = url.path() == "/"
             && url.query().is_none()
             && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
+            && !has_userinfo(&url);
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
         if origin_alone && safe {
             Ok(url)
@@ -273,13 +381,17 @@ impl<C: Config> Reader<'_, C> {
     }
 
     fn tenant(&self, name: &str) -> Result<Option<TenantId>, VaultError> {
+        self.guid(name, "must be a tenant id (a GUID), or empty")
+    }
+
+    fn guid(&self, name: &str, expected: &str) -> Result<Option<Guid>, VaultError> {
         let text = self.text(name)?;
         if text.is_empty() {
             return Ok(None);
         }
         Guid::parse(&text)
             .map(Some)
-            .ok_or_else(|| VaultError::setting(name, "must be a tenant id (a GUID), or empty"))
+            .ok_or_else(|| VaultError::setting(name, expected))
     }
 
     fn tenants(&self) -> Result<Tenants, VaultError> {
@@ -358,6 +470,15 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// 169.254.0.0/16, where platforms give out identities over plain HTTP (design §4).
+fn is_link_local(url: &Url) -> bool {
+    matches!(url.host(), Some(Host::Ipv4(ip)) if ip.is_link_local())
+}
+
+fn has_userinfo(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
 /// The defaults of `spin.toml`, for embedders whose configuration leaves a setting out. A test holds the two equal.
 fn default(name: &str) -> &'static str {
     match name {
@@ -365,6 +486,7 @@ fn default(name: &str) -> &'static str {
         "issuers" => "https://login.microsoftonline.com/{tid}/v2.0,https://sts.windows.net/{tid}/",
         "required_scope" => "access_as_user",
         "credential" => "client-secret",
+        "federation_audience" => "api://AzureADTokenExchange",
         "key_vault_scope" => "https://vault.azure.net/.default",
         "key_vault_credential" => "app",
         "user_id_template" => "{tid}.{oid}",
@@ -389,9 +511,11 @@ impl OperatorError {
             | Self::KeyDisabled(_)
             | Self::KeyNotValid(_)
             | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_)
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
             | Self::NoRefreshToken => None,
+            Self::CredentialRefused { setting, .. } => Some(setting),
         }
     }
 }
@@ -456,6 +580,15 @@ pub(crate) mod tests {
             ("key_vault_tenant", "contoso"),
             ("key_vault_credential", "managed"),
             ("credential", "certificat"),
+            ("federation_audience", ""),
+            ("managed_identity_client_id", "my-identity"),
+            ("identity_endpoint", "http://10.0.0.1/token"),
+            (
+                "identity_endpoint",
+                "http://169.254.169.254/token?resource=x",
+            ),
+            ("identity_endpoint", "token"),
+            ("client_capabilities", "cp1;cp2"),
             ("required_scope", ""),
             ("issuers", "https://login.microsoftonline.com/common/v2.0"),
             ("user_id_template", "{oid}"),
@@ -477,7 +610,7 @@ pub(crate) mod tests {
                 Err(VaultError::Operator(error)) => {
                     assert_eq!(error.setting(), Some(name), "{value}");
                     assert!(
-                        !name.contains("key")
+                        !name.starts_with("sweep_key")
                             || value.is_empty()
                             || !error.to_string().contains(value),
                         "{error}"
@@ -485,6 +618,102 @@ pub(crate) mod tests {
                 }
                 other => panic!("{name} = {value:?}: {other:?}"),
             }
+        }
+    }
+
+    pub(crate) fn with(changes: &[(&'static str, &str)]) -> Values {
+        let mut values = least();
+        for (name, value) in changes {
+            values.insert(name, (*value).to_owned());
+        }
+        values
+    }
+
+    #[test]
+    fn each_credential_needs_its_own_settings_and_no_other() {
+        use crate::credential::tests::{CERTIFICATE, PRIVATE_KEY};
+        for (changes, missing) in [
+            (
+                &[("credential", "certificate")][..],
+                Some("certificate_pem"),
+            ),
+            (
+                &[
+                    ("credential", "certificate"),
+                    ("certificate_pem", CERTIFICATE),
+                ],
+                Some("private_key_pem"),
+            ),
+            (
+                &[
+                    ("credential", "certificate"),
+                    ("certificate_pem", CERTIFICATE),
+                    ("private_key_pem", PRIVATE_KEY),
+                ],
+                None,
+            ),
+            (
+                &[("credential", "federated-token")],
+                Some("federated_token"),
+            ),
+            (
+                &[
+                    ("credential", "federated-token"),
+                    ("federated_token", "a.b.c"),
+                ],
+                None,
+            ),
+            (&[("credential", "managed-identity")], None),
+            (&[("key_vault_credential", "managed-identity")], None),
+        ] {
+            let mut values = with(changes);
+            if values.contains_key("credential") {
+                values.remove("client_secret");
+            }
+            let outcome = Settings::read(&values).map(|_| ());
+            let at_fault = match &outcome {
+                Err(VaultError::Operator(error)) => error.setting(),
+                _ => None,
+            };
+            assert_eq!(at_fault, missing, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_identity_endpoint_is_where_spin_toml_lets_it_be() {
+        let read = |changes: &[(&'static str, &str)]| {
+            Settings::read(&with(changes)).map(|settings| match settings.identity {
+                IdentityEndpoint::Imds(url) => format!("imds {url}"),
+                IdentityEndpoint::AppService(url, _) => format!("app service {url}"),
+            })
+        };
+        assert_eq!(read(&[]), Ok(format!("imds {}", IdentityEndpoint::IMDS)));
+        let endpoint = ("identity_endpoint", "http://127.0.0.1:42356/msi/token");
+        let origin = ("identity_origin", "http://127.0.0.1:42356");
+        assert_eq!(
+            read(&[endpoint, origin, ("identity_header", "h")]),
+            Ok("app service http://127.0.0.1:42356/msi/token".to_owned())
+        );
+        assert_eq!(
+            read(&[endpoint, origin]),
+            Ok("imds http://127.0.0.1:42356/msi/token".to_owned())
+        );
+        for (changes, name) in [
+            (&[endpoint][..], "identity_origin"),
+            (
+                &[endpoint, ("identity_origin", "http://127.0.0.1:1")],
+                "identity_origin",
+            ),
+            (
+                &[endpoint, origin, ("identity_header", "two words")],
+                "identity_header",
+            ),
+        ] {
+            let error = read(changes).unwrap_err();
+            assert!(
+                matches!(&error, VaultError::Operator(error) if error.setting() == Some(name)),
+                "{error:?}"
+            );
         }
     }
 
@@ -577,10 +806,28 @@ pub(crate) mod tests {
             );
             names.push(name);
         }
-        let values = least();
-        let asked = Asked(std::cell::RefCell::default(), &values);
-        Settings::read(&asked).unwrap();
-        let mut asked = asked.0.into_inner();
+        let mut asked = Vec::new();
+        // What only some choices need is asked for by these.
+        for values in [
+            least(),
+            with(&[
+                ("credential", "certificate"),
+                ("certificate_pem", crate::credential::tests::CERTIFICATE),
+                ("private_key_pem", crate::credential::tests::PRIVATE_KEY),
+            ]),
+            with(&[
+                ("credential", "federated-token"),
+                ("federated_token", "a.b.c"),
+            ]),
+            with(&[
+                ("identity_endpoint", "http://127.0.0.1:1/token"),
+                ("identity_origin", "http://127.0.0.1:1"),
+            ]),
+        ] {
+            let config = Asked(std::cell::RefCell::default(), &values);
+            Settings::read(&config).unwrap();
+            asked.append(&mut config.0.into_inner());
+        }
         asked.sort_unstable();
         asked.dedup();
         names.sort_unstable();

@@ -2,28 +2,36 @@
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::{Request, Response};
 use lru::LruCache;
 use serde_json::json;
 
 use crate::caller::{Claims, SigningKeys, Unverified};
-use crate::entra::{self, Class, Grant, Granted, Refusal, read_token_response, token_request};
+use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
+use crate::entra::{
+    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, read_token_response, token_endpoint,
+    token_request,
+};
 use crate::error::{
     CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
     UserError, VaultError,
 };
-use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
+use crate::identity::{Guid, KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
+use crate::managed_identity;
+use crate::outbound::{Deadline, Repeat, send};
+use crate::pause::{Paused, Pauses};
 use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Limits, Log, Policy, Random,
-    SealedToken, SecretBody, StoredToken, SweepLimits, User, VaultPort,
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Policy, Random, SealedToken,
+    SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
 };
-use crate::sealing::{Binding, Envelope, Payload, seal};
-use crate::secret::{AccessToken, Bearer};
-use crate::settings::{Scope, Settings};
+use crate::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
+use crate::secret::{AccessToken, Bearer, ClientAssertion, RefreshToken};
+use crate::settings::{KeyVaultCredential, Scope, Settings};
+use crate::single_flight::SingleFlight;
 
 /// Role of an app that may sweep.
 const SWEEP_ROLE: &str = "Behalf.Sweep";
@@ -42,12 +50,20 @@ const LONGEST_CLAIMS: usize = 4096;
 /// Signing-key documents hold about ten keys of 2 to 3 KiB.
 const LONGEST_SIGNING_KEYS: usize = 512 * 1024;
 
+/// Seconds before its expiry at which a signed assertion is replaced.
+const ASSERTION_MARGIN: u64 = 120;
+/// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's `msal`).
+const PAUSE: u32 = 5;
+
 const VERIFIED_TOKENS: NonZeroUsize = capacity(1024);
+/// One a tenant, if it is signed.
+const ASSERTIONS: NonZeroUsize = capacity(256);
+const PAUSES: NonZeroUsize = capacity(4096);
 const KEYS: NonZeroUsize = capacity(1024);
 
 /// What a vault needs of the world.
-pub trait Environment: Http + Clock + Random + Config + Log {}
-impl<E: Http + Clock + Random + Config + Log> Environment for E {}
+pub trait Environment: Http + Clock + Timer + Random + Config + Log {}
+impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
 
 /// The vault. What it remembers is a cache, bounded, and gone with it.
 pub struct Vault<E> {
@@ -58,19 +74,26 @@ pub struct Vault<E> {
     verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
+    uses: RefCell<Uses>,
     key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
     key_vault_tenant: RefCell<Option<TenantId>>,
+    assertions: RefCell<LruCache<String, Cached<Rc<ClientAssertion>>>>,
+    pauses: RefCell<Pauses>,
+    grants: SingleFlight<Same, Result<Rc<Granted>, VaultError>>,
+    key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Result<Rc<Key>, VaultError>>,
+    signing_key_fetches: SingleFlight<(), Result<Rc<SigningKeys>, VaultError>>,
+    key_vault_token_fetches: SingleFlight<(), Result<Rc<AccessToken>, VaultError>>,
 }
 
 impl<E: Environment> VaultPort for Vault<E> {
     fn check_settings(&self) -> Result<(), VaultError> {
-        self.settings().map(drop)
+        self.call().map(drop)
     }
 
     async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError> {
-        let settings = self.settings()?;
-        let (_, user) = self.user(&settings, bearer).await?;
-        Ok((user, policy(&settings)))
+        let call = self.call()?;
+        let (_, user) = self.user(&call, bearer).await?;
+        Ok((user, policy(&call)))
     }
 
     async fn enroll(
@@ -79,25 +102,25 @@ impl<E: Environment> VaultPort for Vault<E> {
         nonce: &Nonce,
         scope: Option<&str>,
     ) -> Result<Enrolment, VaultError> {
-        let settings = self.settings()?;
-        let (user_id, user) = self.user(&settings, bearer).await?;
-        let scope = granted_scope(&settings, scope)?;
+        let call = self.call()?;
+        let (user_id, user) = self.user(&call, bearer).await?;
+        let scope = granted_scope(&call, scope)?;
         // Before Entra ID is asked: without a key its answer could not be kept.
-        let (secret, key) = self.sealing_key(&settings, &user.tenant).await?;
+        let (secret, key) = self.sealing_key(&call, &user.tenant).await?;
         let grant = Grant::OnBehalfOf {
             assertion: bearer,
             scope: &scope,
         };
-        let granted = self.token(&settings, &user.tenant, &grant).await?;
+        let granted = self.grant(&call, &user, &grant).await?;
         let payload = Payload {
-            refresh_token: granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?,
+            refresh_token: successor(&granted)?,
             user_id,
             scope: scope.as_str().into(),
         };
-        let sealed = self.seal(&settings, &payload, &user.tenant, nonce, (&secret, &key))?;
+        let sealed = self.seal(&call, &payload, &user.tenant, nonce, (&secret, &key))?;
         Ok(Enrolment {
             user,
-            policy: policy(&settings),
+            policy: policy(&call),
             sealed,
             scope: payload.scope,
         })
@@ -110,22 +133,22 @@ impl<E: Environment> VaultPort for Vault<E> {
         token: &str,
         draw: Draw,
     ) -> Result<Issued, VaultError> {
-        let settings = self.settings()?;
-        let (user_id, user) = self.user(&settings, bearer).await?;
-        let scope = granted_scope(&settings, draw.scope.as_deref())?;
+        let call = self.call()?;
+        let (user_id, user) = self.user(&call, bearer).await?;
+        let scope = granted_scope(&call, draw.scope.as_deref())?;
         check_claims(draw.claims.as_deref())?;
 
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
         if !envelope.is_bound_to(&Binding::new(
-            &settings.client_id,
+            &call.client_id,
             &user.tenant,
             &user_id,
             nonce,
         )) {
             return Err(StoredError::NotBound.into());
         }
-        let payload = self.open(&settings, envelope, &user.tenant).await?;
+        let payload = self.open(&call, envelope, &user.tenant).await?;
         if payload.user_id != user_id {
             return Err(StoredError::NotBound.into());
         }
@@ -135,11 +158,11 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: &scope,
             claims: draw.claims.as_deref(),
         };
-        let granted = self.token(&settings, &user.tenant, &grant).await?;
-        let replacement = match granted.refresh_token {
-            Some(refresh_token) if draw.replace => {
+        let granted = self.grant(&call, &user, &grant).await?;
+        let replacement = match successor(&granted) {
+            Ok(refresh_token) if draw.replace => {
                 self.replacement(
-                    &settings,
+                    &call,
                     Payload {
                         refresh_token,
                         ..payload
@@ -149,35 +172,34 @@ impl<E: Environment> VaultPort for Vault<E> {
                 )
                 .await
             }
-            Some(_) | None => None,
+            Ok(_) | Err(_) => None,
         };
         Ok(Issued {
-            access_token: granted.access_token,
-            token_type: granted.token_type,
+            access_token: AccessToken::new(granted.access_token.expose().into()),
+            token_type: granted.token_type.clone(),
             expires_in: granted.expires_in,
-            scope: granted.scope,
+            scope: granted.scope.clone(),
             replacement,
         })
     }
 
     async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError> {
-        let settings = self.settings()?;
-        let payload = self.open_stored(&settings, stored).await?;
+        let call = self.call()?;
+        let payload = self.open_stored(&call, stored).await?;
         let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
-        let (secret, key) = self.sealing_key(&settings, &stored.user.tenant).await?;
+        let (secret, key) = self.sealing_key(&call, &stored.user.tenant).await?;
         let grant = Grant::Refresh {
             token: &payload.refresh_token,
             scope: &scope,
             claims: None,
         };
-        let granted = self.token(&settings, &stored.user.tenant, &grant).await?;
-        let refresh_token = granted.refresh_token.ok_or(OperatorError::NoRefreshToken)?;
+        let granted = self.grant(&call, &stored.user, &grant).await?;
         let payload = Payload {
-            refresh_token,
+            refresh_token: successor(&granted)?,
             ..payload
         };
         self.seal(
-            &settings,
+            &call,
             &payload,
             &stored.user.tenant,
             &stored.nonce,
@@ -186,15 +208,15 @@ impl<E: Environment> VaultPort for Vault<E> {
     }
 
     async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
-        let settings = self.settings()?;
+        let call = self.call()?;
         let envelope = Envelope::parse(&stored.token)?;
-        let (secret, key) = self.sealing_key(&settings, &stored.user.tenant).await?;
+        let (secret, key) = self.sealing_key(&call, &stored.user.tenant).await?;
         if envelope.secret == secret && envelope.version == key.version {
             return Ok(None);
         }
-        let payload = self.open_stored(&settings, stored).await?;
+        let payload = self.open_stored(&call, stored).await?;
         self.seal(
-            &settings,
+            &call,
             &payload,
             &stored.user.tenant,
             &stored.nonce,
@@ -204,20 +226,16 @@ impl<E: Environment> VaultPort for Vault<E> {
     }
 
     async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
-        let settings = self.settings()?;
-        allowed(&settings, tenant)?;
-        let secret = settings.secret_id.secret_name(tenant);
-        Ok(self
-            .fetch_key(&settings, &secret, None)
-            .await?
-            .version
-            .clone())
+        let call = self.call()?;
+        allowed(&call, tenant)?;
+        let secret = call.secret_id.secret_name(tenant);
+        Ok(self.fetch_key(&call, &secret, None).await?.version.clone())
     }
 
     async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
-        let settings = self.settings()?;
+        let call = self.call()?;
         // Every key is tried, so that the time does not tell which one was right.
-        let by_key = settings
+        let by_key = call
             .sweep_keys
             .iter()
             .fold(false, |matched, key| key.matches(bearer) | matched);
@@ -226,13 +244,13 @@ impl<E: Environment> VaultPort for Vault<E> {
             if !bearer.expose().contains('.') {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
-            let claims = self.authenticate(&settings, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, &settings, self.env.now())?;
+            let claims = self.authenticate(&call, bearer).await?;
+            claims.accept_app(SWEEP_ROLE, &call, self.env.now())?;
         }
         Ok(SweepLimits {
-            policy: policy(&settings),
-            seconds: settings.sweep_seconds,
-            concurrency: settings.sweep_concurrency,
+            policy: policy(&call),
+            seconds: call.sweep_seconds,
+            concurrency: call.sweep_concurrency,
         })
     }
 }
@@ -249,40 +267,44 @@ impl<E: Environment> Vault<E> {
             verified: RefCell::new(LruCache::new(VERIFIED_TOKENS)),
             keys: RefCell::new(LruCache::new(KEYS)),
             newest: RefCell::new(LruCache::new(KEYS)),
+            uses: RefCell::new(Uses::new(KEYS)),
             key_vault_token: RefCell::default(),
             key_vault_tenant: RefCell::default(),
+            assertions: RefCell::new(LruCache::new(ASSERTIONS)),
+            pauses: RefCell::new(Pauses::new(PAUSES)),
+            grants: SingleFlight::new(),
+            key_fetches: SingleFlight::new(),
+            signing_key_fetches: SingleFlight::new(),
+            key_vault_token_fetches: SingleFlight::new(),
         }
     }
 
-    fn settings(&self) -> Result<Rc<Settings>, VaultError> {
+    /// What a call of the vault needs from its start: the settings, and its deadline.
+    fn call(&self) -> Result<Call, VaultError> {
+        let deadline = Deadline::start(&self.env);
         let now = self.env.now();
-        if let Some(settings) = self
-            .settings
-            .borrow()
-            .as_ref()
-            .and_then(|cached| cached.at(now))
-        {
-            return Ok(Rc::clone(settings));
+        let mut cached = self.settings.borrow_mut();
+        if let Some(settings) = cached.as_ref().and_then(|cached| cached.at(now)) {
+            return Ok(Call {
+                settings: Rc::clone(settings),
+                deadline,
+            });
         }
         let settings = Rc::new(Settings::read(&self.env)?);
-        *self.settings.borrow_mut() = Some(Cached::new(
+        *cached = Some(Cached::new(
             Rc::clone(&settings),
             now.saturating_add(SETTINGS_SECONDS),
         ));
-        Ok(settings)
+        Ok(Call { settings, deadline })
     }
 
     // ---- Callers ----
 
-    async fn user(
-        &self,
-        settings: &Settings,
-        bearer: &Bearer,
-    ) -> Result<(UserId, User), VaultError> {
-        let claims = self.authenticate(settings, bearer).await?;
-        claims.accept_user(settings, self.env.now())?;
-        let user_id = settings.user_id.user_id(&claims.subject);
-        let id = user_id.storage_id(settings.pseudonym_key.as_ref());
+    async fn user(&self, call: &Call, bearer: &Bearer) -> Result<(UserId, User), VaultError> {
+        let claims = self.authenticate(call, bearer).await?;
+        claims.accept_user(call, self.env.now())?;
+        let user_id = call.user_id.user_id(&claims.subject);
+        let id = user_id.storage_id(call.pseudonym_key.as_ref());
         Ok((
             user_id,
             User {
@@ -293,11 +315,7 @@ impl<E: Environment> Vault<E> {
     }
 
     /// Verifies signature and issuer, or knows that it has.
-    async fn authenticate(
-        &self,
-        settings: &Settings,
-        bearer: &Bearer,
-    ) -> Result<Claims, VaultError> {
+    async fn authenticate(&self, call: &Call, bearer: &Bearer) -> Result<Claims, VaultError> {
         let digest = bearer.digest();
         let now = self.env.now();
         if let Some(claims) = self
@@ -310,12 +328,12 @@ impl<E: Environment> Vault<E> {
         }
         let token = Unverified::parse(bearer)?;
         // Before anything is fetched for it.
-        if settings.operator_tenant.as_ref() != Some(token.tenant()) {
-            allowed(settings, token.tenant())?;
+        if call.operator_tenant.as_ref() != Some(token.tenant()) {
+            allowed(call, token.tenant())?;
         }
-        let keys = self.signing_keys(settings, token.key_id()).await?;
+        let keys = self.signing_keys(call, token.key_id()).await?;
         let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
-        let claims = token.verify(key, &settings.issuers)?;
+        let claims = token.verify(key, &call.issuers)?;
         let until = claims
             .good_until()
             .min(now.saturating_add(SIGNING_KEYS_FRESH));
@@ -327,11 +345,7 @@ impl<E: Environment> Vault<E> {
 
     /// The signing keys: fetched when old, or for a `kid` that they lack, but for that at most once in five minutes; the
     /// last ones known when they cannot be fetched.
-    async fn signing_keys(
-        &self,
-        settings: &Settings,
-        id: &str,
-    ) -> Result<Rc<SigningKeys>, VaultError> {
+    async fn signing_keys(&self, call: &Call, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
         let now = self.env.now();
         let known = self
             .signing_keys
@@ -348,34 +362,39 @@ impl<E: Environment> Vault<E> {
                 return Ok(Rc::clone(keys));
             }
         }
-        self.signing_keys_asked_at.set(now);
-        match self.fetch_signing_keys(settings).await {
-            Ok(keys) => {
-                let keys = Rc::new(keys);
+        let fetched = self
+            .signing_key_fetches
+            .run(&self.env, &(), async || {
+                self.signing_keys_asked_at.set(now);
+                let keys = Rc::new(self.fetch_signing_keys(call).await?);
                 *self.signing_keys.borrow_mut() = Some(Cached::new(
                     Rc::clone(&keys),
                     now.saturating_add(SIGNING_KEYS_FRESH),
                 ));
                 Ok(keys)
+            })
+            .await;
+        match (fetched, known) {
+            (Ok(keys), _) => Ok(keys),
+            (Err(_), Some((keys, until)))
+                if now
+                    < until
+                        .saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH)) =>
+            {
+                Ok(keys)
             }
-            Err(error) => known
-                .filter(|(_, until)| {
-                    now < until
-                        .saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH))
-                })
-                .map(|(keys, _)| keys)
-                .ok_or(error),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// From one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its choice.
-    async fn fetch_signing_keys(&self, settings: &Settings) -> Result<SigningKeys, VaultError> {
+    async fn fetch_signing_keys(&self, call: &Call) -> Result<SigningKeys, VaultError> {
         let unavailable = || VaultError::upstream(System::SigningKeys);
-        let request = Request::get(format!("{}common/discovery/v2.0/keys", settings.authority))
+        let request = Request::get(format!("{}common/discovery/v2.0/keys", call.authority))
             .body(SecretBody::default())
             .map_err(|_| unavailable())?;
         let response = self
-            .send(request, LONGEST_SIGNING_KEYS, System::SigningKeys)
+            .send(call, request, LONGEST_SIGNING_KEYS, System::SigningKeys)
             .await?;
         if !response.status().is_success() {
             return Err(unavailable());
@@ -385,27 +404,202 @@ impl<E: Environment> Vault<E> {
 
     // ---- Entra ID ----
 
+    /// A grant of a user. The same one is asked for once at a time: identical requests side by side are what Entra ID takes
+    /// for a loop (§A.8).
+    async fn grant(
+        &self,
+        call: &Call,
+        user: &User,
+        grant: &Grant<'_>,
+    ) -> Result<Rc<Granted>, VaultError> {
+        let same = Same::new(user, grant);
+        self.grants
+            .run(&self.env, &same, async || {
+                let granted = self.token(call, &user.tenant, Some(user), grant).await?;
+                Ok(Rc::new(granted))
+            })
+            .await
+    }
+
     async fn token(
         &self,
-        settings: &Settings,
+        call: &Call,
         tenant: &TenantId,
+        user: Option<&User>,
         grant: &Grant<'_>,
     ) -> Result<Granted, VaultError> {
-        let request = token_request(settings, tenant, grant)
+        self.check_pauses(tenant, user)?;
+        let assertion = self.assertion(call, tenant).await?;
+        let proof = match (&call.credential, &assertion) {
+            (Credential::ClientSecret(secret), _) => Proof::Secret(secret),
+            (Credential::FederatedToken(token), _) => Proof::Assertion(token),
+            (Credential::Certificate(_) | Credential::ManagedIdentity, Some(assertion)) => {
+                Proof::Assertion(assertion)
+            }
+            (Credential::Certificate(_) | Credential::ManagedIdentity, None) => {
+                return Err(self.credential_refused(call, None));
+            }
+        };
+        let request = token_request(call, tenant, proof, grant)
             .map_err(|_| VaultError::setting("authority", "makes no URL"))?;
         let response = self
-            .send(request, entra::LONGEST_ANSWER, System::Entra)
+            .send(call, request, entra::LONGEST_ANSWER, System::Entra)
             .await?;
-        read_token_response(&response, grant).map_err(|refusal| {
+        let now = self.env.now();
+        read_token_response(&response, grant, now).map_err(|refusal| {
             self.env.line(
                 &json!({
-                    "event": "entra_refused", "grant": grant_name(grant), "tenant": tenant.as_str(),
+                    "event": "entra_refused", "grant": grant.name(), "tenant": tenant.as_str(),
                     "status": response.status().as_u16(), "aadsts": refusal.code, "trace_id": refusal.trace_id,
                 })
                 .to_string(),
             );
-            refused(refusal, grant)
+            self.heed(&refusal.class, tenant, user);
+            self.refused(call, refusal, grant)
         })
+    }
+
+    fn check_pauses(&self, tenant: &TenantId, user: Option<&User>) -> Result<(), VaultError> {
+        let now = self.env.now();
+        let mut pauses = self.pauses.borrow_mut();
+        let of_user = user.and_then(|user| pauses.left(&Paused::User(user.clone()), now));
+        let left = of_user.max(pauses.left(&Paused::Tenant(tenant.clone()), now));
+        if left.is_some() {
+            return Err(UpstreamError {
+                system: System::Entra,
+                retry_after_seconds: left,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Keeps away whom Entra ID wants to keep away.
+    fn heed(&self, class: &Class, tenant: &TenantId, user: Option<&User>) {
+        let Class::Transient {
+            retry_after_seconds,
+            holds_up,
+        } = class
+        else {
+            return;
+        };
+        let whom = match (holds_up, user) {
+            (HoldsUp::Nobody, _) => return,
+            (HoldsUp::User, Some(user)) => Paused::User(user.clone()),
+            // This app's own requests have no user.
+            (HoldsUp::User, None) | (HoldsUp::Tenant, _) => Paused::Tenant(tenant.clone()),
+        };
+        let seconds = retry_after_seconds.unwrap_or(PAUSE);
+        self.pauses
+            .borrow_mut()
+            .pause(whom, self.env.now(), seconds);
+    }
+
+    /// The assertion that proves who this app is, if its credential is one that has to be made or fetched.
+    async fn assertion(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+    ) -> Result<Option<Rc<ClientAssertion>>, VaultError> {
+        let audience = match &call.credential {
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+            Credential::Certificate(_) => token_endpoint(call, tenant),
+            Credential::ManagedIdentity => call.federation_audience.clone(),
+        };
+        let now = self.env.now();
+        if let Some(assertion) = self
+            .assertions
+            .borrow_mut()
+            .get(&audience)
+            .and_then(|cached| cached.at(now))
+        {
+            return Ok(Some(Rc::clone(assertion)));
+        }
+        let (assertion, until) = match &call.credential {
+            Credential::Certificate(certificate) => {
+                let assertion = certificate.assertion(&call.client_id, &audience, now, &self.env);
+                let Some(assertion) = assertion else {
+                    return Ok(None);
+                };
+                let until = now.saturating_add(ASSERTION_SECONDS.saturating_sub(ASSERTION_MARGIN));
+                (assertion, until)
+            }
+            Credential::ManagedIdentity => {
+                let (token, expires_at) = self.identity_token(call, &audience).await?;
+                let assertion = ClientAssertion::new(token.expose().into());
+                (assertion, expires_at.saturating_sub(EXPIRY_MARGIN))
+            }
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+        };
+        let assertion = Rc::new(assertion);
+        self.assertions
+            .borrow_mut()
+            .put(audience, Cached::new(Rc::clone(&assertion), until));
+        Ok(Some(assertion))
+    }
+
+    /// A token of the platform's managed identity, and until when it is good.
+    async fn identity_token(
+        &self,
+        call: &Call,
+        resource: &str,
+    ) -> Result<(AccessToken, u64), VaultError> {
+        let client_id = call.managed_identity_client_id.as_ref().map(Guid::as_str);
+        let request = call
+            .identity
+            .request(resource, client_id)
+            .map_err(|_| VaultError::setting("identity_header", "makes no header"))?;
+        let longest = managed_identity::LONGEST_ANSWER;
+        let response = self
+            .send(call, request, longest, System::ManagedIdentity)
+            .await?;
+        call.identity.read(&response, self.env.now())
+    }
+
+    /// What was made of a credential that is refused is forgotten: it may have been replaced.
+    fn credential_refused(&self, call: &Call, code: Option<u32>) -> VaultError {
+        self.assertions.borrow_mut().clear();
+        OperatorError::CredentialRefused {
+            setting: call.credential.setting().into(),
+            code,
+        }
+        .into()
+    }
+
+    #[expect(clippy::match_same_arms, reason = "one arm a reason")]
+    fn refused(&self, call: &Call, refusal: Refusal, grant: &Grant<'_>) -> VaultError {
+        let code = refusal.code;
+        let operator = || OperatorError::EntraRefused(code).into();
+        let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, code }).into();
+        match (refusal.class, grant) {
+            (
+                Class::Transient {
+                    retry_after_seconds,
+                    holds_up: _,
+                },
+                _,
+            ) => UpstreamError {
+                system: System::Entra,
+                retry_after_seconds,
+            }
+            .into(),
+            (Class::Operator(Suspect::Credential), _) => self.credential_refused(call, code),
+            (Class::Operator(Suspect::App), _) => operator(),
+            // This app itself has no user who could act.
+            (
+                Class::Interaction { .. } | Class::Dead | Class::Assertion,
+                Grant::ClientCredentials { .. },
+            ) => operator(),
+            (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+                ask_user(claims)
+            }
+            // The sign-in behind the caller's token was revoked.
+            (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
+            (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(code).into(),
+            (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
+            // There was no assertion.
+            (Class::Assertion, Grant::Refresh { .. }) => operator(),
+        }
     }
 
     // ---- Key Vault ----
@@ -413,11 +607,11 @@ impl<E: Environment> Vault<E> {
     /// The newest key of a tenant, to seal under.
     async fn sealing_key(
         &self,
-        settings: &Settings,
+        call: &Call,
         tenant: &TenantId,
     ) -> Result<(SecretName, Rc<Key>), VaultError> {
         let now = self.env.now();
-        let secret = settings.secret_id.secret_name(tenant);
+        let secret = call.secret_id.secret_name(tenant);
         let version = self
             .newest
             .borrow_mut()
@@ -425,8 +619,8 @@ impl<E: Environment> Vault<E> {
             .and_then(|cached| cached.at(now))
             .cloned();
         let key = match version {
-            Some(version) => self.key(settings, &secret, &version).await?,
-            None => self.fetch_key(settings, &secret, None).await?,
+            Some(version) => self.key(call, &secret, &version).await?,
+            None => self.fetch_key(call, &secret, None).await?,
         };
         if key.is_valid_at(now) {
             Ok((secret, key))
@@ -438,7 +632,7 @@ impl<E: Environment> Vault<E> {
     /// A key by its exact version.
     async fn key(
         &self,
-        settings: &Settings,
+        call: &Call,
         secret: &SecretName,
         version: &KeyVersion,
     ) -> Result<Rc<Key>, VaultError> {
@@ -451,21 +645,35 @@ impl<E: Environment> Vault<E> {
         {
             return Ok(Rc::clone(key));
         }
-        self.fetch_key(settings, secret, Some(version)).await
+        self.fetch_key(call, secret, Some(version)).await
     }
 
     /// Past the caches, and into them.
     async fn fetch_key(
         &self,
-        settings: &Settings,
+        call: &Call,
         secret: &SecretName,
         version: Option<&KeyVersion>,
     ) -> Result<Rc<Key>, VaultError> {
-        let mut outcome = self.ask_key_vault(settings, secret, version).await;
+        let id = (secret.clone(), version.cloned());
+        self.key_fetches
+            .run(&self.env, &id, async || {
+                self.fetch_key_now(call, secret, version).await
+            })
+            .await
+    }
+
+    async fn fetch_key_now(
+        &self,
+        call: &Call,
+        secret: &SecretName,
+        version: Option<&KeyVersion>,
+    ) -> Result<Rc<Key>, VaultError> {
+        let mut outcome = self.ask_key_vault(call, secret, version).await;
         if matches!(outcome, Err(SecretError::Unauthorized)) {
             // The token was revoked or is too old after all: once more with a new one.
             *self.key_vault_token.borrow_mut() = None;
-            outcome = self.ask_key_vault(settings, secret, version).await;
+            outcome = self.ask_key_vault(call, secret, version).await;
         }
         let key = Rc::new(outcome.map_err(|error| match error {
             SecretError::Unauthorized => OperatorError::KeyVaultRefused.into(),
@@ -473,12 +681,12 @@ impl<E: Environment> Vault<E> {
         })?);
         let now = self.env.now();
         let id = (secret.clone(), key.version.clone());
-        let until = now.saturating_add(settings.key_cache_seconds.into());
+        let until = now.saturating_add(call.key_cache_seconds.into());
         self.keys
             .borrow_mut()
             .put(id, Cached::new(Rc::clone(&key), until));
         if version.is_none() {
-            let until = now.saturating_add(settings.key_latest_seconds.into());
+            let until = now.saturating_add(call.key_latest_seconds.into());
             self.newest
                 .borrow_mut()
                 .put(secret.clone(), Cached::new(key.version.clone(), until));
@@ -488,28 +696,25 @@ impl<E: Environment> Vault<E> {
 
     async fn ask_key_vault(
         &self,
-        settings: &Settings,
+        call: &Call,
         secret: &SecretName,
         version: Option<&KeyVersion>,
     ) -> Result<Key, SecretError> {
         let other = SecretError::Other;
-        let token = self
-            .key_vault_token(settings, secret)
-            .await
-            .map_err(other)?;
+        let token = self.key_vault_token(call, secret).await.map_err(other)?;
         let request =
-            secret_request(settings, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+            secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
         let response = self
-            .send(request, key_vault::LONGEST_ANSWER, System::KeyVault)
+            .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
             .await
             .map_err(other)?;
-        read_secret(&response, secret, version)
+        read_secret(&response, secret, version, self.env.now())
     }
 
     /// This app's own access token for Key Vault.
     async fn key_vault_token(
         &self,
-        settings: &Settings,
+        call: &Call,
         secret: &SecretName,
     ) -> Result<Rc<AccessToken>, VaultError> {
         if let Some(token) = self
@@ -520,40 +725,55 @@ impl<E: Environment> Vault<E> {
         {
             return Ok(Rc::clone(token));
         }
-        let tenant = self.key_vault_tenant(settings, secret).await?;
-        let granted = self
-            .token(
-                settings,
-                &tenant,
-                &Grant::ClientCredentials {
-                    scope: &settings.key_vault_scope,
-                },
-            )
-            .await?;
-        let token = Rc::new(granted.access_token);
-        let until = self
-            .env
-            .now()
-            .saturating_add(u64::from(granted.expires_in).saturating_sub(EXPIRY_MARGIN));
-        *self.key_vault_token.borrow_mut() = Some(Cached::new(Rc::clone(&token), until));
-        Ok(token)
+        self.key_vault_token_fetches
+            .run(&self.env, &(), async || {
+                let (token, expires_at) = self.fetch_key_vault_token(call, secret).await?;
+                let token = Rc::new(token);
+                let until = expires_at.saturating_sub(EXPIRY_MARGIN);
+                *self.key_vault_token.borrow_mut() = Some(Cached::new(Rc::clone(&token), until));
+                Ok(token)
+            })
+            .await
+    }
+
+    async fn fetch_key_vault_token(
+        &self,
+        call: &Call,
+        secret: &SecretName,
+    ) -> Result<(AccessToken, u64), VaultError> {
+        match call.key_vault_credential {
+            KeyVaultCredential::ManagedIdentity => {
+                // A resource is a scope without its end (§E).
+                let resource = call.key_vault_scope.trim_end_matches("/.default");
+                self.identity_token(call, resource).await
+            }
+            KeyVaultCredential::App => {
+                let tenant = self.key_vault_tenant(call, secret).await?;
+                let grant = Grant::ClientCredentials {
+                    scope: &call.key_vault_scope,
+                };
+                let granted = self.token(call, &tenant, None, &grant).await?;
+                let expires_at = self.env.now().saturating_add(granted.expires_in.into());
+                Ok((granted.access_token, expires_at))
+            }
+        }
     }
 
     async fn key_vault_tenant(
         &self,
-        settings: &Settings,
+        call: &Call,
         secret: &SecretName,
     ) -> Result<TenantId, VaultError> {
-        if let Some(tenant) = settings
+        if let Some(tenant) = call
             .key_vault_tenant
             .as_ref()
             .or(self.key_vault_tenant.borrow().as_ref())
         {
             return Ok(tenant.clone());
         }
-        let request = secret_request(settings, secret, None, None).map_err(|_| no_url())?;
+        let request = secret_request(call, secret, None, None).map_err(|_| no_url())?;
         let response = self
-            .send(request, key_vault::LONGEST_ANSWER, System::KeyVault)
+            .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
             .await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
@@ -563,25 +783,21 @@ impl<E: Environment> Vault<E> {
 
     async fn send(
         &self,
+        call: &Call,
         request: Request<SecretBody>,
-        body: usize,
+        longest: usize,
         system: System,
     ) -> Result<Response<SecretBody>, VaultError> {
-        let limits = Limits {
-            connect: Duration::from_secs(3),
-            first_byte: Duration::from_secs(10),
-            between_bytes: Duration::from_secs(5),
-            body,
+        let (repeat, setting) = match system {
+            System::Entra | System::SigningKeys => (Repeat::Outage, "authority"),
+            System::KeyVault => (Repeat::Outage, "key_vault_url"),
+            System::ManagedIdentity => (Repeat::ManagedIdentity, "identity_origin"),
         };
-        self.env.send(request, limits).await.map_err(|error| {
+        send(&self.env, request, longest, call.deadline, repeat).await.map_err(|error| {
             self.env.line(&json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}).to_string());
             match error {
                 HttpError::Denied => {
-                    let name = match system {
-                        System::Entra | System::SigningKeys => "authority",
-                        System::KeyVault => "key_vault_url",
-                    };
-                    VaultError::setting(name, "names a host that spin.toml does not allow (allowed_outbound_hosts)")
+                    VaultError::setting(setting, "names a host that spin.toml does not allow (allowed_outbound_hosts)")
                 }
                 HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => VaultError::upstream(system),
             }
@@ -592,13 +808,17 @@ impl<E: Environment> Vault<E> {
 
     fn seal(
         &self,
-        settings: &Settings,
+        call: &Call,
         payload: &Payload,
         tenant: &TenantId,
         nonce: &Nonce,
         (secret, key): (&SecretName, &Key),
     ) -> Result<SealedToken, VaultError> {
-        let binding = Binding::new(&settings.client_id, tenant, &payload.user_id, nonce);
+        self.uses
+            .borrow_mut()
+            .count(secret, &key.version)
+            .map_err(|WornOut| OperatorError::KeyWornOut(OperatorError::name(secret)))?;
+        let binding = Binding::new(&call.client_id, tenant, &payload.user_id, nonce);
         // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
         seal(
             payload,
@@ -614,58 +834,91 @@ impl<E: Environment> Vault<E> {
     /// had now is no reason to keep the access token from the caller.
     async fn replacement(
         &self,
-        settings: &Settings,
+        call: &Call,
         payload: Payload,
         tenant: &TenantId,
         nonce: &Nonce,
     ) -> Option<SealedToken> {
-        let (secret, key) = self.sealing_key(settings, tenant).await.ok()?;
-        self.seal(settings, &payload, tenant, nonce, (&secret, &key))
+        let (secret, key) = self.sealing_key(call, tenant).await.ok()?;
+        self.seal(call, &payload, tenant, nonce, (&secret, &key))
             .ok()
     }
 
     /// Opens with the key that the envelope names, if it is one of this tenant's.
     async fn open(
         &self,
-        settings: &Settings,
+        call: &Call,
         envelope: Envelope<'_>,
         tenant: &TenantId,
     ) -> Result<Payload, VaultError> {
-        if envelope.secret != settings.secret_id.secret_name(tenant) {
+        if envelope.secret != call.secret_id.secret_name(tenant) {
             return Err(StoredError::NotBound.into());
         }
-        let key = self
-            .key(settings, &envelope.secret, &envelope.version)
-            .await?;
+        let key = self.key(call, &envelope.secret, &envelope.version).await?;
         Ok(envelope.open(&key.key)?)
     }
 
     /// Opens without a caller: the user is the one sealed inside, and must be the one it is stored under.
-    async fn open_stored(
-        &self,
-        settings: &Settings,
-        stored: &StoredToken,
-    ) -> Result<Payload, VaultError> {
-        allowed(settings, &stored.user.tenant)?;
+    async fn open_stored(&self, call: &Call, stored: &StoredToken) -> Result<Payload, VaultError> {
+        allowed(call, &stored.user.tenant)?;
         let payload = self
-            .open(
-                settings,
-                Envelope::parse(&stored.token)?,
-                &stored.user.tenant,
-            )
+            .open(call, Envelope::parse(&stored.token)?, &stored.user.tenant)
             .await?;
         let binding = Binding::new(
-            &settings.client_id,
+            &call.client_id,
             &stored.user.tenant,
             &payload.user_id,
             &stored.nonce,
         );
         let bound = Envelope::parse(&stored.token)?.is_bound_to(&binding)
-            && payload.user_id.storage_id(settings.pseudonym_key.as_ref()) == stored.user.id;
+            && payload.user_id.storage_id(call.pseudonym_key.as_ref()) == stored.user.id;
         if bound {
             Ok(payload)
         } else {
             Err(StoredError::NotBound.into())
+        }
+    }
+}
+
+/// One call of the vault.
+struct Call {
+    settings: Rc<Settings>,
+    deadline: Deadline,
+}
+
+impl Deref for Call {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// What makes two grants the same: who, with which token, for what.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Same {
+    user: User,
+    token: [u8; 32],
+    scope: String,
+    claims: Option<String>,
+}
+
+impl Same {
+    fn new(user: &User, grant: &Grant<'_>) -> Self {
+        let (token, scope, claims) = match grant {
+            Grant::OnBehalfOf { assertion, scope } => (assertion.digest(), scope.as_str(), None),
+            Grant::Refresh {
+                token,
+                scope,
+                claims,
+            } => (token.digest(), scope.as_str(), *claims),
+            Grant::ClientCredentials { scope } => ([0; 32], *scope, None),
+        };
+        Self {
+            user: user.clone(),
+            token,
+            scope: scope.into(),
+            claims: claims.map(Into::into),
         }
     }
 }
@@ -731,46 +984,13 @@ fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
     }
 }
 
-#[expect(clippy::match_same_arms, reason = "one arm a reason")]
-fn refused(refusal: Refusal, grant: &Grant<'_>) -> VaultError {
-    let code = refusal.code;
-    let operator = || OperatorError::EntraRefused(code).into();
-    let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, code }).into();
-    match (refusal.class, grant) {
-        (
-            Class::Transient {
-                retry_after_seconds,
-            },
-            _,
-        ) => UpstreamError {
-            system: System::Entra,
-            retry_after_seconds,
-        }
-        .into(),
-        (Class::Operator, _) => operator(),
-        // This app itself has no user who could act.
-        (
-            Class::Interaction { .. } | Class::Dead | Class::Assertion,
-            Grant::ClientCredentials { .. },
-        ) => operator(),
-        (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-            ask_user(claims)
-        }
-        // The sign-in behind the caller's token was revoked.
-        (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
-        (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(code).into(),
-        (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
-        // There was no assertion.
-        (Class::Assertion, Grant::Refresh { .. }) => operator(),
-    }
-}
-
-fn grant_name(grant: &Grant<'_>) -> &'static str {
-    match grant {
-        Grant::OnBehalfOf { .. } => "on_behalf_of",
-        Grant::Refresh { .. } => "refresh_token",
-        Grant::ClientCredentials { .. } => "client_credentials",
-    }
+/// The refresh token that came with an answer, to be sealed. The answer itself may be shared.
+fn successor(granted: &Granted) -> Result<RefreshToken, OperatorError> {
+    granted
+        .refresh_token
+        .as_ref()
+        .map(|token| RefreshToken::new(token.expose().into()))
+        .ok_or(OperatorError::NoRefreshToken)
 }
 
 fn no_url() -> VaultError {
@@ -786,11 +1006,12 @@ const fn capacity(entries: usize) -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
     use pollster::block_on;
     use serde_json::json;
 
     use super::*;
-    use crate::identity::Guid;
+    use crate::credential::tests::{CERTIFICATE, PRIVATE_KEY};
     use crate::settings::tests::TENANT;
     use crate::world::{SWEEP_KEY, Shared, World};
 
@@ -1134,6 +1355,31 @@ mod tests {
         drop(user);
     }
 
+    #[test]
+    fn a_key_that_is_worn_out_opens_but_does_not_seal() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        *vault.uses.borrow_mut() = Uses::worn_out();
+        let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
+        assert_eq!(
+            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            error.clone().into()
+        );
+        let asked = Draw {
+            replace: true,
+            ..Draw::default()
+        };
+        let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+        assert_eq!(issued.replacement, None);
+        let stored = StoredToken {
+            user,
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        assert_eq!(block_on(vault.refresh(&stored)).unwrap_err(), error.into());
+    }
+
     /// base64 of 32 bytes 7, the world's first key.
     const STANDARD_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
@@ -1265,9 +1511,14 @@ mod tests {
                 VaultError::upstream(System::Entra),
             ),
             (
+                700_016,
+                OperatorError::EntraRefused(Some(700_016)).into(),
+                OperatorError::EntraRefused(Some(700_016)).into(),
+            ),
+            (
                 7_000_215,
-                OperatorError::EntraRefused(Some(7_000_215)).into(),
-                OperatorError::EntraRefused(Some(7_000_215)).into(),
+                credential_refused("client_secret", Some(7_000_215)),
+                credential_refused("client_secret", Some(7_000_215)),
             ),
         ] {
             world
@@ -1278,6 +1529,7 @@ mod tests {
                 block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
                 on_enrol
             );
+            world.advance(PAUSE.into());
             world
                 .entra_answers
                 .borrow_mut()
@@ -1286,6 +1538,7 @@ mod tests {
                 draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err(),
                 on_draw
             );
+            world.advance(PAUSE.into());
         }
         let log = world.log.borrow().join("\n");
         assert!(
@@ -1306,5 +1559,375 @@ mod tests {
             block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
             OperatorError::NoRefreshToken.into()
         );
+    }
+
+    // ---- Pauses, side by side, time ----
+
+    fn left(error: VaultError) -> Option<u32> {
+        match error {
+            VaultError::Upstream(UpstreamError {
+                system: System::Entra,
+                retry_after_seconds,
+            }) => retry_after_seconds,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_loop_pauses_its_user_and_no_other() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.entra_answers.borrow_mut().push_back((
+            400,
+            json!({"error": "invalid_grant", "error_codes": [50_196], "suberror": "bad_token"}),
+        ));
+        let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+        assert_eq!(left(error), Some(300));
+        world.take_calls();
+        world.advance(100);
+        // For whatever the user asks, and nothing reaches Entra ID.
+        let asked = Draw {
+            scope: Some("https://graph.microsoft.com/Mail.Read".into()),
+            ..Draw::default()
+        };
+        let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
+        assert_eq!(left(error), Some(200));
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        assert_eq!(left(error), Some(200));
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+        let other = world.bearer_of(OTHER_USER);
+        block_on(vault.enroll(&other, &nonce(), None)).unwrap();
+        world.advance(200);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+    }
+
+    #[test]
+    fn throttling_and_outages_pause_the_tenant_and_no_other() {
+        let other_tenant = "55555555-5555-5555-5555-555555555555";
+        for (answer, tries, seconds) in [
+            ((429, json!({})), 1, 5),
+            ((503, json!("<html>")), 2, 5),
+            (
+                (
+                    429,
+                    json!({"error": "temporarily_unavailable", "error_codes": [90_055]}),
+                ),
+                1,
+                5,
+            ),
+        ] {
+            let world = World::new();
+            world
+                .settings
+                .borrow_mut()
+                .insert("tenants", format!("{TENANT},{other_tenant}"));
+            let vault = Vault::new(Rc::clone(&world));
+            let (_, sealed) = enrolled(&vault, &world);
+            world
+                .entra_answers
+                .borrow_mut()
+                .extend(std::iter::repeat_n(answer, tries));
+            draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+            world.take_calls();
+            // Another user of the tenant, who needs nothing but Entra ID.
+            let other = world.bearer_of(OTHER_USER);
+            let error = block_on(vault.enroll(&other, &nonce(), None)).unwrap_err();
+            assert_eq!(left(error), Some(seconds));
+            assert_eq!(world.take_calls(), Vec::<String>::new());
+            let stored = StoredToken {
+                user: User {
+                    tenant: Guid::parse(other_tenant).unwrap(),
+                    id: UserId::from_sealed("x").storage_id(None),
+                },
+                nonce: nonce(),
+                token: sealed.token.clone(),
+            };
+            // Not held up: it fails at its own seal.
+            assert_eq!(
+                block_on(vault.refresh(&stored)).unwrap_err(),
+                StoredError::NotBound.into()
+            );
+            vault
+                .check_pauses(&stored.user.tenant, Some(&stored.user))
+                .unwrap();
+            world.advance(seconds.into());
+            draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_outage_of_a_moment_is_not_noticed() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.take_calls();
+        world
+            .entra_answers
+            .borrow_mut()
+            .push_back((502, json!("<html>")));
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        assert_eq!(
+            world.take_calls(),
+            ["entra refresh_token", "entra refresh_token"]
+        );
+    }
+
+    #[test]
+    fn the_same_grant_is_asked_for_once_at_a_time() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.take_calls();
+        world.slow.set(true);
+        let bearer = world.bearer();
+        let (scopes, nonce) = (
+            [
+                None,
+                None,
+                Some("https://graph.microsoft.com/Mail.Read"),
+                None,
+            ],
+            nonce(),
+        );
+        let draws = scopes.map(|scope| {
+            let draw = Draw {
+                scope: scope.map(Into::into),
+                replace: true,
+                ..Draw::default()
+            };
+            vault.access_token(&bearer, &nonce, &sealed.token, draw)
+        });
+        let issued: Vec<_> = block_on(join_all(draws))
+            .into_iter()
+            .map(|issued| issued.unwrap())
+            .collect();
+        assert_eq!(
+            world.take_calls(),
+            ["entra refresh_token", "entra refresh_token"]
+        );
+        let token = |at: usize| issued[at].access_token.expose();
+        assert!(token(0) == token(1) && token(0) == token(3) && token(0) != token(2));
+        assert!(issued.iter().all(|issued| issued.replacement.is_some()));
+        // One after another, each is asked for.
+        draw(&vault, &bearer, &sealed.token, Draw::default()).unwrap();
+        draw(&vault, &bearer, &sealed.token, Draw::default()).unwrap();
+        assert_eq!(world.take_calls().len(), 2);
+    }
+
+    #[test]
+    fn a_cold_crowd_asks_for_each_thing_once() {
+        let world = World::new();
+        world.slow.set(true);
+        let vault = Vault::new(Rc::clone(&world));
+        let users: Vec<_> = (0..5)
+            .map(|n| world.bearer_of(&format!("{n}4444444-4444-4444-8444-444444444444")))
+            .collect();
+        let nonce = nonce();
+        let enrolments = users.iter().map(|user| vault.enroll(user, &nonce, None));
+        for enrolment in block_on(join_all(enrolments)) {
+            enrolment.unwrap();
+        }
+        let mut calls = world.take_calls();
+        calls.retain(|call| call != "entra jwt-bearer");
+        assert_eq!(calls, ["keys", "entra client_credentials", "key vault "]);
+    }
+
+    #[test]
+    fn a_failure_is_shared_and_not_remembered() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.slow.set(true);
+        world.entra_answers.borrow_mut().push_back((
+            400,
+            json!({"error": "invalid_grant", "error_codes": [65_001]}),
+        ));
+        let bearer = world.bearer();
+        let nonce = nonce();
+        let draws =
+            (0..3).map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default()));
+        for outcome in block_on(join_all(draws)) {
+            assert!(matches!(
+                outcome,
+                Err(VaultError::User(UserError::InteractionRequired(_)))
+            ));
+        }
+        draw(&vault, &bearer, &sealed.token, Draw::default()).unwrap();
+    }
+
+    // ---- Credentials ----
+
+    fn credential_refused(setting: &str, code: Option<u32>) -> VaultError {
+        OperatorError::CredentialRefused {
+            setting: setting.into(),
+            code,
+        }
+        .into()
+    }
+
+    /// A world with this credential: `credential`, and what belongs to it.
+    fn with_credential(credential: &str) -> Shared {
+        let world = World::new();
+        {
+            let mut settings = world.settings.borrow_mut();
+            settings.remove("client_secret");
+            settings.insert("credential", credential.to_owned());
+            settings.insert("certificate_pem", CERTIFICATE.to_owned());
+            settings.insert("private_key_pem", PRIVATE_KEY.to_owned());
+            settings.insert("federated_token", "federated-canary.b.c".to_owned());
+        }
+        world
+    }
+
+    #[test]
+    fn a_certificate_signs_one_assertion_for_ten_minutes() {
+        let world = with_credential("certificate");
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.advance(479);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        let proofs = world.proofs.take();
+        assert_eq!(proofs.len(), 3);
+        assert!(proofs[0].starts_with("eyJ") && proofs.iter().all(|proof| *proof == proofs[0]));
+        world.advance(1);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        assert_ne!(world.proofs.take(), [proofs[0].clone()]);
+    }
+
+    #[test]
+    fn a_federated_token_is_sent_as_it_is() {
+        let world = with_credential("federated-token");
+        enrolled(&Vault::new(Rc::clone(&world)), &world);
+        assert_eq!(world.proofs.take(), ["federated-canary.b.c"; 2]);
+        assert_eq!(
+            world.take_calls(),
+            [
+                "keys",
+                "entra client_credentials",
+                "key vault ",
+                "entra jwt-bearer"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_managed_identity_is_the_app_and_its_token_is_kept() {
+        let world = with_credential("managed-identity");
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        assert_eq!(
+            world.take_calls(),
+            [
+                "keys",
+                "identity api://AzureADTokenExchange",
+                "entra client_credentials",
+                "key vault ",
+                "entra jwt-bearer"
+            ]
+        );
+        let proofs = world.proofs.take();
+        assert!(proofs[0].starts_with("identity-canary") && proofs[0] == proofs[1]);
+        world.advance(3000);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        assert_eq!(world.take_calls(), ["entra refresh_token"]);
+    }
+
+    #[test]
+    fn key_vault_is_asked_as_the_managed_identity_whatever_the_app_is() {
+        let world = World::new();
+        world
+            .settings
+            .borrow_mut()
+            .insert("key_vault_credential", "managed-identity".to_owned());
+        // An upgrade of the endpoint.
+        world
+            .identity_answers
+            .borrow_mut()
+            .push_back((410, json!({})));
+        enrolled(&Vault::new(Rc::clone(&world)), &world);
+        assert_eq!(
+            world.take_calls(),
+            [
+                "keys",
+                "identity https://vault.azure.net",
+                "identity https://vault.azure.net",
+                "key vault ",
+                "entra jwt-bearer"
+            ]
+        );
+        assert_eq!(world.proofs.take(), ["client-secret-canary"]);
+    }
+
+    #[test]
+    fn a_wrong_credential_is_named_with_its_number_and_made_anew() {
+        for (credential, setting, code) in [
+            ("certificate", "certificate_pem", 700_027),
+            ("federated-token", "federated_token", 700_213),
+            ("managed-identity", "managed_identity_client_id", 70_021),
+        ] {
+            let world = with_credential(credential);
+            let vault = Vault::new(Rc::clone(&world));
+            let (_, sealed) = enrolled(&vault, &world);
+            let refusal = (
+                401,
+                json!({"error": "invalid_client", "error_codes": [code]}),
+            );
+            world.entra_answers.borrow_mut().push_back(refusal);
+            let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+            assert_eq!(error, credential_refused(setting, Some(code)));
+            let told = error.to_string();
+            assert!(
+                told.contains(setting) && told.contains(&format!("AADSTS{code}")),
+                "{told}"
+            );
+            world.proofs.take();
+            draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+            let log = world.log.borrow().join("\n");
+            assert!(!log.contains("canary") && !log.contains("eyJ"), "{log}");
+        }
+        let world = with_credential("managed-identity");
+        let vault = Vault::new(Rc::clone(&world));
+        world.identity_answers.borrow_mut().push_back((
+            400,
+            json!({"error": "invalid_request", "error_description": "Identity not found"}),
+        ));
+        assert_eq!(
+            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            credential_refused("managed_identity_client_id", None)
+        );
+        world.down.borrow_mut().push("identity");
+        assert_eq!(
+            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            VaultError::upstream(System::ManagedIdentity)
+        );
+    }
+
+    #[test]
+    fn a_guest_is_served_in_the_tenant_of_the_token() {
+        // Multi-tenant: any organisation, Key Vault in its own tenant (§A.1, design §3).
+        let guest_tenant = "55555555-5555-5555-5555-555555555555";
+        let world = World::new();
+        {
+            let mut settings = world.settings.borrow_mut();
+            settings.insert("tenants", "*".to_owned());
+            settings.insert("key_vault_tenant", TENANT.to_owned());
+        }
+        let mut claims = crate::caller::tests::claims();
+        claims["tid"] = json!(guest_tenant);
+        claims["iss"] = json!(format!(
+            "https://login.microsoftonline.com/{guest_tenant}/v2.0"
+        ));
+        claims["acct"] = json!(1);
+        claims["idp"] = json!(format!("https://sts.windows.net/{TENANT}/"));
+        let bearer = crate::caller::tests::sign(
+            &json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}),
+            &claims,
+        );
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, _) = block_on(vault.identify(&bearer)).unwrap();
+        assert_eq!(user.tenant.as_str(), guest_tenant);
+        block_on(vault.enroll(&bearer, &nonce(), None)).unwrap_err();
+        assert!(world.take_calls().contains(&"key vault ".to_owned()));
     }
 }

@@ -3,7 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
@@ -12,7 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::caller::tests::{NOW, claims, jwks, sign};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store, StoreError,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    StoreError, Timer,
 };
 use crate::secret::Bearer;
 use crate::settings::tests::{TENANT, Values, least};
@@ -26,12 +30,16 @@ pub(crate) struct World {
     pub(crate) settings: RefCell<Values>,
     pub(crate) rows: RefCell<BTreeMap<String, Vec<u8>>>,
     pub(crate) log: RefCell<Vec<String>>,
-    /// `entra <grant>`, `keys`, `key vault <version or empty>`, in order.
+    /// `entra <grant>`, `keys`, `key vault <version or empty>`, `identity <resource>`, in order.
     pub(crate) calls: RefCell<Vec<String>>,
     /// Refresh tokens that were redeemed, in order.
     pub(crate) redeemed: RefCell<Vec<String>>,
     /// Answers that the token endpoint gives to grants of users before it behaves again.
     pub(crate) entra_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// How this app proved who it is at the token endpoint, in order: its secret, or its assertion.
+    pub(crate) proofs: RefCell<Vec<String>>,
+    /// Answers that the managed identity endpoint gives before it behaves again.
+    pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that Key Vault gives before it behaves again.
     pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Systems that do not answer.
@@ -42,6 +50,11 @@ pub(crate) struct World {
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
     pub(crate) before_store: RefCell<Option<(u32, Box<dyn FnOnce(&World)>)>>,
+    pub(crate) elapsed: Cell<Duration>,
+    /// Whether requests take a turn, in which others are sent.
+    pub(crate) slow: Cell<bool>,
+    /// Listings of keys.
+    pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
 }
 
@@ -63,11 +76,16 @@ impl World {
             calls: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
+            proofs: RefCell::default(),
+            identity_answers: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
+            elapsed: Cell::default(),
+            slow: Cell::default(),
+            listings: Cell::default(),
             counter: Cell::default(),
         })
     }
@@ -123,6 +141,13 @@ impl World {
             .collect()
     }
 
+    /// What is stored, without what sweeps remember.
+    pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut rows = self.rows.borrow().clone();
+        rows.remove("sweep.state");
+        rows
+    }
+
     fn next(&self) -> u64 {
         self.counter.set(self.counter.get() + 1);
         self.counter.get()
@@ -159,6 +184,8 @@ impl World {
             .collect();
         let grant = form["grant_type"].rsplit(':').next().unwrap();
         self.calls.borrow_mut().push(format!("entra {grant}"));
+        let proof = form.get("client_secret").or(form.get("client_assertion"));
+        self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
             return (
                 200,
@@ -178,6 +205,23 @@ impl World {
                 "token_type": "Bearer", "expires_in": 3599, "scope": form["scope"],
                 "access_token": format!("at-canary-{number}"), "refresh_token": format!("rt-canary-{number}"),
             }),
+        )
+    }
+
+    fn identity(&self, request: &Request<SecretBody>) -> (u16, Value) {
+        assert_eq!(request.headers()["metadata"], "true");
+        let query = request.uri().query().unwrap().as_bytes();
+        let query: BTreeMap<_, _> = url::form_urlencoded::parse(query).into_owned().collect();
+        self.calls
+            .borrow_mut()
+            .push(format!("identity {}", query["resource"]));
+        if let Some(answer) = self.identity_answers.borrow_mut().pop_front() {
+            return answer;
+        }
+        let number = self.next();
+        (
+            200,
+            json!({"access_token": format!("identity-canary-{number}"), "expires_in": "86399", "token_type": "Bearer"}),
         )
     }
 
@@ -226,12 +270,17 @@ impl Http for Shared {
                 ("entra", "token")
             }
             "login.microsoftonline.com" => ("keys", "keys"),
+            "169.254.169.254" => ("identity", "identity"),
             _ => ("key vault", "secret"),
         };
         if self.down.borrow().contains(&system) {
             return Err(HttpError::Unreachable);
         }
+        if self.slow.get() {
+            turn().await;
+        }
         let (status, body) = match path {
+            "identity" => self.identity(&request),
             "token" => self.token_endpoint(&request),
             "keys" => {
                 self.calls.borrow_mut().push("keys".into());
@@ -249,6 +298,19 @@ impl Http for Shared {
             .body(Zeroizing::new(body.to_string().into_bytes()))
             .unwrap())
     }
+}
+
+/// Comes back to the other futures once.
+pub(crate) async fn turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Store for Shared {
@@ -269,8 +331,25 @@ impl Store for Shared {
         Ok(())
     }
 
+    /// Fails half-way.
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        for (key, value) in pairs {
+            self.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails half-way.
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
         self.store_operation()?;
+        self.listings.set(self.listings.get() + 1);
         Ok(self.rows.borrow().keys().cloned().collect())
     }
 }
@@ -278,6 +357,20 @@ impl Store for Shared {
 impl Clock for Shared {
     fn now(&self) -> u64 {
         self.now.get()
+    }
+}
+
+impl Timer for Shared {
+    fn elapsed(&self) -> Duration {
+        self.elapsed.get()
+    }
+
+    /// Over when everything else has had a turn for every millisecond.
+    async fn sleep(&self, duration: Duration) {
+        for _ in 0..duration.as_millis() {
+            turn().await;
+        }
+        self.elapsed.set(self.elapsed.get() + duration);
     }
 }
 

@@ -384,10 +384,11 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage(_) | Self::Manifest(_) | Self::Settings(_) | Self::Tls(_) => {
-                ExitCode::from(2)
-            }
-            Self::Load(
+            Self::Usage(_)
+            | Self::Manifest(_)
+            | Self::Settings(_)
+            | Self::Tls(_)
+            | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
                 | LoadError::OutboundCa(_)

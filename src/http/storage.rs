@@ -22,6 +22,20 @@ impl Store for SpinStore {
         open().await?.delete(key).await.map_err(failed)
     }
 
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        for (key, value) in pairs {
+            self.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
         let listing = draft::open("default")
             .and_then(|bucket| bucket.list_keys(None))

@@ -197,8 +197,13 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),
                 wit::OperatorError::KeyMalformed(secret) => OperatorError::KeyMalformed(secret),
+                wit::OperatorError::KeyWornOut(secret) => OperatorError::KeyWornOut(secret),
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
                 wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
+                wit::OperatorError::CredentialRefused(fault) => OperatorError::CredentialRefused {
+                    setting: fault.setting,
+                    code: fault.code,
+                },
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
             }),
             wit::Error::Upstream(error) => Self::Upstream(UpstreamError {
@@ -206,6 +211,7 @@ impl From<wit::Error> for VaultError {
                     wit::System::Entra => System::Entra,
                     wit::System::SigningKeys => System::SigningKeys,
                     wit::System::KeyVault => System::KeyVault,
+                    wit::System::ManagedIdentity => System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
             }),

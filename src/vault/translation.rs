@@ -133,8 +133,12 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),
                 OperatorError::KeyNotValid(secret) => wit::OperatorError::KeyNotValid(secret),
                 OperatorError::KeyMalformed(secret) => wit::OperatorError::KeyMalformed(secret),
+                OperatorError::KeyWornOut(secret) => wit::OperatorError::KeyWornOut(secret),
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
                 OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
+                OperatorError::CredentialRefused { setting, code } => {
+                    wit::OperatorError::CredentialRefused(wit::CredentialFault { setting, code })
+                }
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
             }),
             VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {
@@ -142,6 +146,7 @@ impl From<VaultError> for wit::Error {
                     System::Entra => wit::System::Entra,
                     System::SigningKeys => wit::System::SigningKeys,
                     System::KeyVault => wit::System::KeyVault,
+                    System::ManagedIdentity => wit::System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
             }),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use behalf_core::Vault;
 use behalf_core::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
 use futures_util::future::join;
 use http::{HeaderMap, Request, Response};
-use wasip3::clocks::system_clock;
+use wasip3::clocks::{monotonic_clock, system_clock};
 use wasip3::http::client;
 use wasip3::http::types::{self, ErrorCode, Fields, RequestOptions};
 use wasip3::{wit_future, wit_stream};
@@ -34,6 +34,16 @@ pub(crate) struct Wasi;
 impl Clock for Wasi {
     fn now(&self) -> u64 {
         u64::try_from(system_clock::now().seconds).unwrap_or(0)
+    }
+}
+
+impl Timer for Wasi {
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_clock::now())
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        monotonic_clock::wait_for(nanoseconds(duration)).await;
     }
 }
 

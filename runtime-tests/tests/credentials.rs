@@ -1,0 +1,193 @@
+//! Every way in which the app proves who it is, to Entra ID and to Key Vault.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
+
+use reqwest::Method;
+use runtime_tests::app::{self, App};
+use runtime_tests::emulators::{Answer, Emulators, Fault, Options, Target};
+use runtime_tests::scene::Scene;
+
+type Result = anyhow::Result<()>;
+type Settings = Vec<(String, String)>;
+/// Settings that depend on the emulators.
+type Make = Box<dyn FnOnce(&Emulators) -> Settings>;
+
+/// A scene whose app has these settings besides, which depend on the emulators.
+async fn scene(settings: impl FnOnce(&Emulators) -> Settings) -> anyhow::Result<Scene> {
+    let emulators = Emulators::start(Options::default()).await?;
+    let mut options = app::Options::for_emulators(&emulators);
+    options.settings.extend(settings(&emulators));
+    let app = App::start(options).await?;
+    Ok(Scene::of(emulators, app))
+}
+
+fn named(settings: Vec<(&'static str, String)>) -> Settings {
+    settings
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
+/// How the app proved itself, at each request to the token endpoint.
+fn proofs(scene: &Scene) -> Vec<String> {
+    let entries = scene.emulators.journal().into_iter();
+    entries.filter_map(|entry| entry.proof).collect()
+}
+
+fn identity_requests(scene: &Scene) -> usize {
+    let entries = scene.emulators.journal().into_iter();
+    entries
+        .filter(|entry| entry.target == Target::ManagedIdentity)
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_enough() -> Result {
+    let scene = scene(|emulators| emulators.credential("certificate")).await?;
+    scene.enrol().await?;
+    scene.draw().await?;
+    assert_eq!(proofs(&scene), ["PS256"; 3]);
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_issuer_is_enough() -> Result {
+    let scene = scene(|emulators| emulators.credential("federated-token")).await?;
+    scene.enrol().await?;
+    scene.draw().await?;
+    assert_eq!(proofs(&scene), ["RS256"; 3]);
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_managed_identity_is_enough_for_both() -> Result {
+    let scene = scene(|emulators| {
+        let mut settings = emulators.credential("managed-identity");
+        settings.push((
+            "key_vault_credential".to_owned(),
+            "managed-identity".to_owned(),
+        ));
+        settings
+    })
+    .await?;
+    scene.enrol().await?;
+    scene.draw().await?;
+    // Key Vault's token did not come from Entra ID.
+    assert_eq!(proofs(&scene), ["RS256"; 2]);
+    assert_eq!(identity_requests(&scene), 2, "one token a resource");
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metadata_service_that_is_being_upgraded_is_waited_for() -> Result {
+    let scene = scene(|emulators| {
+        let mut settings = named(emulators.metadata_service());
+        settings.push((
+            "key_vault_credential".to_owned(),
+            "managed-identity".to_owned(),
+        ));
+        settings
+    })
+    .await?;
+    let answer = Answer::Status {
+        status: 410,
+        body: String::new(),
+        content_type: "text/plain".to_owned(),
+    };
+    scene
+        .emulators
+        .fault(Fault::new(Target::ManagedIdentity, answer));
+    scene.enrol().await?;
+    assert_eq!(proofs(&scene), ["secret"]);
+    assert_eq!(identity_requests(&scene), 2);
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_one_names_the_setting_and_changes_nothing() -> Result {
+    let set = |mut settings: Settings, name: &str, value: &str| {
+        settings.push((name.to_owned(), value.to_owned()));
+        settings
+    };
+    let cases: [(Make, &str, Option<&str>); 4] = [
+        (
+            Box::new(move |emulators| {
+                set(
+                    emulators.credential("certificate"),
+                    "client_id",
+                    "99999999-3333-4333-8333-333333333333",
+                )
+            }),
+            "client_id",
+            Some("AADSTS700016"),
+        ),
+        (
+            Box::new(move |emulators| {
+                let token = emulators.caller().mint();
+                set(
+                    emulators.credential("federated-token"),
+                    "federated_token",
+                    &token,
+                )
+            }),
+            "federated_token",
+            Some("AADSTS700212"),
+        ),
+        (
+            Box::new(move |emulators| {
+                set(
+                    emulators.credential("managed-identity"),
+                    "identity_header",
+                    "another",
+                )
+            }),
+            "identity_header",
+            None,
+        ),
+        (
+            Box::new(move |emulators| {
+                let mut settings = named(emulators.metadata_service());
+                settings.push(("credential".to_owned(), "managed-identity".to_owned()));
+                set(
+                    settings,
+                    "managed_identity_client_id",
+                    "99999999-3333-4333-8333-333333333333",
+                )
+            }),
+            "managed_identity_client_id",
+            None,
+        ),
+    ];
+    for (settings, name, number) in cases {
+        let scene = scene(settings).await?;
+        let mut caller = scene.emulators.caller();
+        if name == "client_id" {
+            caller = caller.claim("aud", "99999999-3333-4333-8333-333333333333");
+        }
+        let token = caller.mint();
+        let before = scene.rows()?;
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(&token), None)
+            .await?;
+        let code = if name == "client_id" {
+            "entra_refused"
+        } else {
+            "credential_refused"
+        };
+        scene.refused(&answer, 500, code, &before)?;
+        let detail = answer.json["detail"].as_str().unwrap();
+        assert!(
+            detail.contains(name) && number.is_none_or(|number| detail.contains(number)),
+            "{detail}"
+        );
+        scene.end().await?;
+    }
+    Ok(())
+}

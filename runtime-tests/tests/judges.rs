@@ -1,0 +1,197 @@
+//! Others' code judges the emulator of Entra ID: Microsoft's own clients, unmodified and pinned, complete their flows.
+//!
+//! They want HTTPS and the real names, and get both from a proxy. None of their checks is switched off: they are told
+//! which proxy to use and which authority to trust, as by an administrator of a company network.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use runtime_tests::app::root;
+use runtime_tests::emulators::{Emulators, Options, TENANT, Target};
+
+type Result = anyhow::Result<()>;
+
+const OBO: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn msal_for_python() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    judge(
+        &emulators,
+        &python(),
+        &root().join("runtime-tests/peers/msal_entra.py"),
+    )
+    .await?;
+    granted(
+        &emulators,
+        &[
+            (OBO, "secret", 1),
+            ("refresh_token", "secret", 2),
+            ("client_credentials", "secret", 1),
+        ],
+    );
+    granted(
+        &emulators,
+        &[
+            (OBO, "PS256", 1),
+            ("refresh_token", "PS256", 2),
+            ("client_credentials", "PS256", 1),
+        ],
+    );
+    refused(&emulators, &[50_013, 50_013, 7_000_215]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_identity() -> Result {
+    let emulators = Emulators::start(Options {
+        access_token_seconds: 2,
+        // This client does not ask for one.
+        always_refreshable: true,
+        ..Options::default()
+    })
+    .await?;
+    judge(
+        &emulators,
+        &python(),
+        &root().join("runtime-tests/peers/azure_identity_entra.py"),
+    )
+    .await?;
+    granted(
+        &emulators,
+        &[
+            (OBO, "secret", 2),
+            ("refresh_token", "secret", 1),
+            ("client_credentials", "secret", 1),
+        ],
+    );
+    granted(
+        &emulators,
+        &[
+            (OBO, "PS256", 2),
+            ("refresh_token", "PS256", 1),
+            ("client_credentials", "PS256", 1),
+        ],
+    );
+    refused(&emulators, &[7_000_215]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn msal_for_node() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    judge(
+        &emulators,
+        Path::new("node"),
+        &root().join("target/peers/node/msal_node_entra.mjs"),
+    )
+    .await?;
+    granted(
+        &emulators,
+        &[
+            (OBO, "secret", 1),
+            ("refresh_token", "secret", 1),
+            ("client_credentials", "secret", 1),
+        ],
+    );
+    granted(
+        &emulators,
+        &[
+            (OBO, "PS256", 1),
+            ("refresh_token", "PS256", 1),
+            ("client_credentials", "PS256", 1),
+        ],
+    );
+    refused(&emulators, &[7_000_215]);
+    Ok(())
+}
+
+/// Runs a script, which has to end well, behind a proxy of its own.
+async fn judge(emulators: &Emulators, program: &Path, script: &Path) -> Result {
+    runtime_tests::peers::installed()?;
+    let proxy = emulators.proxy().await?;
+    let directory = tempfile::tempdir()?;
+    let authority = directory.path().join("authority.pem");
+    proxy.write_authority(&authority)?;
+    let refresh_token = emulators.refresh_token();
+    let certificate = emulators.credential("certificate");
+    let setting = |name: &str| {
+        let found = certificate.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    };
+    let options = emulators.options();
+    let in_an_hour = jiff::Timestamp::now().as_second().saturating_add(3600);
+
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg(script)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory.path())
+        .env("HTTPS_PROXY", proxy.url())
+        .env("REQUESTS_CA_BUNDLE", &authority)
+        .env("NODE_EXTRA_CA_CERTS", &authority)
+        .env("TENANT", TENANT)
+        .env("CLIENT_ID", &options.client_id)
+        .env("CLIENT_SECRET", &options.client_secret)
+        .env("CERTIFICATE", setting("certificate_pem"))
+        .env("PRIVATE_KEY", setting("private_key_pem"))
+        .env(
+            "ASSERTION",
+            emulators.caller().claim("exp", in_an_hour).mint(),
+        )
+        .env("REFRESH_TOKEN", refresh_token)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let run = command.output();
+    let output = tokio::time::timeout(Duration::from_mins(2), run)
+        .await
+        .context("the judge takes too long")?
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{} ended with {}:\n{}\n{}",
+        script.display(),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Grants of the token endpoint, by grant and proof.
+fn granted(emulators: &Emulators, expected: &[(&str, &str, usize)]) {
+    let journal = emulators.journal();
+    for (grant, proof, count) in expected {
+        let seen = journal
+            .iter()
+            .filter(|entry| {
+                entry.target == Target::EntraToken
+                    && entry.status == Some(200)
+                    && entry.grant.as_deref() == Some(*grant)
+                    && entry.proof.as_deref() == Some(*proof)
+            })
+            .count();
+        assert_eq!(seen, *count, "{grant} with {proof}: {journal:#?}");
+    }
+}
+
+/// Refusals of the token endpoint, by number, and no others.
+fn refused(emulators: &Emulators, expected: &[u32]) {
+    let journal = emulators.journal();
+    let mut seen: Vec<_> = journal.iter().filter_map(|entry| entry.aadsts).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, expected);
+}
+
+/// `scripts/peers` installs it.
+fn python() -> PathBuf {
+    root().join("target/peers/python/bin/python")
+}
