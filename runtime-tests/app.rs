@@ -46,6 +46,10 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
     pub environment: bool,
+    /// Whether what is on a schedule runs too. On Spin it needs the cron plugin.
+    pub cron: bool,
+    /// The manifest; none: the workspace's.
+    pub manifest: Option<PathBuf>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -58,6 +62,8 @@ impl Default for Options {
             state_dir: None,
             settings: Vec::new(),
             environment: false,
+            cron: false,
+            manifest: None,
             echo: false,
         }
     }
@@ -123,7 +129,7 @@ impl std::error::Error for StartFailure {}
 
 impl App {
     /// Starts the app and waits until it serves. An error of type [`StartFailure`] is the app's own.
-    pub async fn start(options: Options) -> anyhow::Result<Self> {
+    pub async fn start(mut options: Options) -> anyhow::Result<Self> {
         let (temporary, state_dir) = if let Some(path) = options.state_dir {
             (None, path)
         } else {
@@ -134,10 +140,31 @@ impl App {
         std::fs::create_dir_all(&state_dir)
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
         let state_dir = std::path::absolute(state_dir)?;
-        let mut command = match std::env::var_os("SPIN_BIN") {
-            Some(spin) => on_spin(&spin, options.listen, &state_dir)?,
-            None => embedded(options.listen, &state_dir)?,
+        let mut listen = options.listen;
+        let spin = std::env::var_os("SPIN_BIN");
+        if listen.port() == 0 && (options.cron || spin.is_some()) {
+            // The doorbell has to know it; and Spin cannot say which it found.
+            listen = TcpListener::bind(listen)?.local_addr()?;
+        }
+        let mut command = match spin {
+            Some(spin) => on_spin(&spin),
+            None => embedded()?,
         };
+        command
+            .arg("-f")
+            .arg(options.manifest.unwrap_or_else(|| root().join("spin.toml")));
+        command.arg("--state-dir").arg(&state_dir);
+        if !options.cron {
+            command.args(["-c", "http"]);
+        }
+        // Not as --listen, which Spin passes on to the cron plugin.
+        command.env("SPIN_HTTP_LISTEN_ADDR", listen.to_string());
+        for (name, value) in [
+            ("sweep_origin", format!("http://{listen}")),
+            ("sweep_url", format!("http://{listen}/v1/sweep")),
+        ] {
+            options.settings.insert(0, (name.to_owned(), value));
+        }
         if options.environment {
             command.current_dir(root());
         } else {
@@ -300,16 +327,9 @@ impl Answer {
     }
 }
 
-fn embedded(listen: SocketAddr, state_dir: &Path) -> anyhow::Result<Command> {
+fn embedded() -> anyhow::Result<Command> {
     let mut command = Command::new(behalf()?);
-    command
-        .args(["up", "--exit-on-stdin-close", "-f"])
-        .arg(root().join("spin.toml"));
-    command
-        .arg("--listen")
-        .arg(listen.to_string())
-        .arg("--state-dir")
-        .arg(state_dir);
+    command.args(["up", "--exit-on-stdin-close"]);
     Ok(command)
 }
 
@@ -334,27 +354,15 @@ fn behalf() -> anyhow::Result<PathBuf> {
         )
 }
 
-/// Spin has no way to end with its parent, and cannot say which free port it found; the shell and we do that for it.
-fn on_spin(spin: &OsString, mut listen: SocketAddr, state_dir: &Path) -> anyhow::Result<Command> {
-    if listen.port() == 0 {
-        listen = TcpListener::bind(listen)?.local_addr()?;
-    }
+/// Spin has no way to end with its parent; the shell does that for it.
+fn on_spin(spin: &OsString) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(
         r#"exec 3<&0; "$@" </dev/null & app=$!; { cat <&3 >/dev/null; kill "$app"; } & exec 3<&-
            trap 'kill "$app"' TERM; wait "$app"; wait "$app""#,
     );
+    command.arg("sh").arg(spin).arg("up");
     command
-        .arg("sh")
-        .arg(spin)
-        .args(["up", "-f"])
-        .arg(root().join("spin.toml"));
-    command
-        .arg("--listen")
-        .arg(listen.to_string())
-        .arg("--state-dir")
-        .arg(state_dir);
-    Ok(command)
 }
 
 struct Process {

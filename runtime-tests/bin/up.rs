@@ -105,6 +105,8 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
         listen,
         state_dir: arguments.state_dir.clone(),
         environment: real,
+        // The cron plugin may not be there.
+        cron: std::env::var_os("SPIN_BIN").is_none(),
         echo: true,
         ..app::Options::default()
     };

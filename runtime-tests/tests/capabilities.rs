@@ -34,6 +34,15 @@ const VAULT_NEVER: &[&str] = &[
     "wasi:http/handler@",
 ];
 
+const CRON_NEVER: &[&str] = &[
+    "spin:",
+    "wasi:keyvalue/",
+    "wasi:sockets/",
+    "wasi:filesystem/",
+    "wasi:random/random@",
+    "behalf:",
+];
+
 #[test]
 fn http_imports_storage_and_the_vault_and_no_network_settings_or_files() {
     check(
@@ -53,6 +62,24 @@ fn vault_imports_network_and_settings_and_no_storage_or_files() {
             "wasi:config/store@0.2.0-draft-2024-09-27",
         ],
     );
+}
+
+#[test]
+fn cron_imports_network_and_settings_of_wasi_0_2_and_no_storage_or_files() {
+    check(
+        "cron",
+        CRON_NEVER,
+        &[
+            "wasi:http/outgoing-handler@0.2.12",
+            "wasi:config/store@0.2.0-draft-2024-09-27",
+        ],
+    );
+    // The cron plugin has no WASI 0.3.
+    let newer: Vec<_> = capabilities("cron")
+        .into_iter()
+        .filter(|name| name.contains("@0.3"))
+        .collect();
+    assert_eq!(newer, Vec::<String>::new());
 }
 
 fn check(component: &str, never: &[&str], always: &[&str]) {

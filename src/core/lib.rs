@@ -26,6 +26,7 @@
 pub mod api;
 pub mod caller;
 pub mod credential;
+pub mod doorbell;
 pub mod entra;
 pub mod error;
 pub mod identity;

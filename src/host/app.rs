@@ -1,15 +1,19 @@
-//! An app, loaded: from a request to the component that answers it.
+//! An app, loaded: from a request, or a time, to the component that it is for.
 
 use crate::allow_list::{AllowList, AllowListError};
-use crate::composition::{ComposeError, compose};
+use crate::bindings::cron::SpinCronPre;
+use crate::cache::Cache;
+use crate::composition::{ComposeError, Dependency, compose};
 use crate::console;
+use crate::cron::{self, Job};
 use crate::engine;
-use crate::instance::{Guest, Instances, Lifetime, ReuseLimits, cause};
-use crate::key_value::{FILE_NAME, OpenError, Store};
-use crate::manifest::{self, Manifest};
+use crate::instance::{Grants, Guest, Instances, Lifetime, ReuseLimits, cause};
+use crate::manifest::Manifest;
 use crate::outbound::{Outbound, OutboundClient};
 use crate::routes::Routes;
-use crate::variables::{ComponentVariables, Environment, Variables, environment_name};
+use crate::store::{FILE_NAME, OpenError, Store};
+use crate::tls::{self, PemError};
+use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, Scheme, Uri};
@@ -18,12 +22,12 @@ use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use wasmtime::component::{Component, Linker};
-use wasmtime::{Engine, Trap};
+use wasmtime::Trap;
+use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::handler::{
     ExpirationError, InstantiationError, ProxyHandler, TrapOrPanicError,
@@ -47,6 +51,12 @@ pub(crate) struct Options {
     pub(crate) state_dir: Option<PathBuf>,
     /// How instances are reused.
     pub(crate) limits: ReuseLimits,
+    /// How many instances may live at once.
+    pub(crate) max_instances: u32,
+    /// The folder for compiled components; none: they are compiled at every start.
+    pub(crate) cache: Option<PathBuf>,
+    /// A file with certificate authorities that requests to others trust besides.
+    pub(crate) outbound_ca: Option<PathBuf>,
     /// The environment that variables are read from.
     pub(crate) environment: Environment,
 }
@@ -55,6 +65,7 @@ pub(crate) struct Options {
 pub(crate) struct App {
     routes: Routes,
     handlers: BTreeMap<String, ProxyHandler<Instances>>,
+    jobs: Vec<Arc<Job>>,
     admission: Semaphore,
     allow_list_fault: Option<(String, AllowListError)>,
 }
@@ -72,11 +83,10 @@ impl App {
         lifetime: &Lifetime,
     ) -> Result<Self, LoadError> {
         let variables = Arc::new(Variables::new(manifest.variables, options.environment));
-        if let Some(name) = variables.missing().first() {
-            return Err(LoadError::MissingVariable {
-                name: (*name).to_owned(),
-            });
+        if let Some(name) = variables.unknown() {
+            return Err(LoadError::UnknownVariable(name.to_owned()));
         }
+        variables.check()?;
         let key_value = if manifest
             .components
             .values()
@@ -92,16 +102,29 @@ impl App {
         } else {
             None
         };
-        let client = OutboundClient::new().map_err(|error| LoadError::Engine(error.to_string()))?;
-        let engine = engine::engine(options.limits.interruptible())
+        let authorities = match &options.outbound_ca {
+            Some(file) => tls::certificates(file)?,
+            None => Vec::new(),
+        };
+        let client = OutboundClient::new(authorities)
+            .map_err(|error| LoadError::Engine(error.to_string()))?;
+        let engine = engine::engine(options.max_instances, options.limits.interruptible())
             .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
         let linker =
             engine::linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
 
+        let cache = Cache::open(options.cache);
         let mut handlers = BTreeMap::new();
+        let mut jobs = Vec::new();
         let mut allow_list_fault = None;
         for (id, component) in manifest.components {
-            let pre = prepare(&engine, &linker, &id, &component)?;
+            let prepared = Prepared::new(
+                &linker,
+                &cache,
+                &id,
+                &component.source,
+                &component.dependencies,
+            )?;
             // A wrong allow-list denies everything, as in Spin, until the app has had its say about its settings.
             let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &variables)
                 .unwrap_or_else(|fault| {
@@ -109,25 +132,46 @@ impl App {
                     AllowList::default()
                 });
             let name: Arc<str> = id.as_str().into();
-            let instances = Instances {
+            let grants = Grants {
                 component: Arc::clone(&name),
-                pre,
-                limits: options.limits,
-                lifetime: lifetime.clone(),
+                interruptible: options.limits.interruptible(),
                 outbound: Arc::new(Outbound::new(client.clone(), name, allowed)),
                 key_value: key_value.clone(),
                 key_value_stores: Arc::new(component.key_value_stores),
                 variables: ComponentVariables::new(Arc::clone(&variables), component.variables),
-                failed: Arc::default(),
             };
-            handlers.insert(id, ProxyHandler::new(instances));
+            for trigger in manifest.crons.iter().filter(|it| it.component == id) {
+                jobs.push(Arc::new(Job {
+                    schedule: trigger.schedule.clone(),
+                    pre: prepared.cron()?,
+                    grants: grants.clone(),
+                }));
+            }
+            if manifest.routes.iter().any(|route| route.component == id) {
+                let instances = Instances {
+                    grants,
+                    pre: prepared.service()?,
+                    limits: options.limits,
+                    lifetime: lifetime.clone(),
+                    failed: Arc::default(),
+                };
+                handlers.insert(id, ProxyHandler::new(instances));
+            }
         }
         Ok(Self {
             routes: manifest.routes,
             handlers,
+            jobs,
             admission: Semaphore::new(MAX_REQUESTS),
             allow_list_fault,
         })
+    }
+
+    /// Runs what is on a schedule, until `lifetime` says to stop.
+    pub(crate) async fn keep_schedules(&self, lifetime: &Lifetime) {
+        cron::run(&self.jobs, lifetime).await;
+        // Without a schedule there is nothing to do, which is no reason to stop.
+        lifetime.stopping.cancelled().await;
     }
 
     /// Asks the app itself whether its settings are right, at `/healthz`.
@@ -158,7 +202,7 @@ impl App {
 
     async fn problem(&self, request: Request<WasiBody>) -> Option<String> {
         let response = self
-            .handle(request, SocketAddr::from(([127, 0, 0, 1], 0)))
+            .handle(request, Scheme::HTTP, SocketAddr::from(([127, 0, 0, 1], 0)))
             .await;
         let media_type = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
         if !response.status().is_server_error()
@@ -179,6 +223,7 @@ impl App {
     pub(crate) async fn handle(
         &self,
         mut request: Request<WasiBody>,
+        scheme: Scheme,
         client: SocketAddr,
     ) -> Response<WasiBody> {
         // Between the client and this host alone; a component that forwards requests must not forward it.
@@ -186,7 +231,7 @@ impl App {
         if request.uri().path() == "/.well-known/spin/health" {
             return plain(StatusCode::OK, "OK");
         }
-        if let Err(reason) = complete_uri(&mut request) {
+        if let Err(reason) = complete_uri(&mut request, scheme) {
             return plain(StatusCode::BAD_REQUEST, reason);
         }
         let uri = request.uri().clone();
@@ -209,9 +254,15 @@ impl App {
 /// Why an app cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// A required variable has no value.
-    #[error("the variable {name} is required and has no value; set {}", environment_name(.name))]
-    MissingVariable { name: String },
+    /// A variable has no value.
+    #[error(transparent)]
+    Variable(#[from] LookupError),
+    /// The command line has a value for a variable that is not declared.
+    #[error("the variable {0} of the command line is not in [variables] of the manifest")]
+    UnknownVariable(String),
+    /// The file of --outbound-ca is of no use.
+    #[error(transparent)]
+    OutboundCa(#[from] PemError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -250,33 +301,51 @@ struct Problem {
     title: Option<String>,
 }
 
-fn prepare(
-    engine: &Engine,
-    linker: &Linker<Guest>,
-    id: &str,
-    component: &manifest::Component,
-) -> Result<ServicePre<Guest>, LoadError> {
-    let bytes = compose(&component.source, &component.dependencies).map_err(|source| {
-        LoadError::Compose {
+/// A component with everything that it imports, not yet known to be of any kind.
+struct Prepared<'a> {
+    id: &'a str,
+    source: &'a Path,
+    pre: InstancePre<Guest>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        linker: &Linker<Guest>,
+        cache: &Cache,
+        id: &'a str,
+        source: &'a Path,
+        dependencies: &[Dependency],
+    ) -> Result<Self, LoadError> {
+        let bytes = compose(source, dependencies).map_err(|error| LoadError::Compose {
             component: id.to_owned(),
-            source,
-        }
-    })?;
-    let fail = |what: &str, error: wasmtime::Error| LoadError::Component {
+            source: error,
+        })?;
+        let compiled = cache
+            .compile(linker.engine(), &bytes)
+            .map_err(|error| unfit(id, source, "does not compile", &error))?;
+        let pre = linker
+            .instantiate_pre(&compiled)
+            .map_err(|error| unfit(id, source, "imports what this host does not have", &error))?;
+        Ok(Self { id, source, pre })
+    }
+
+    fn service(&self) -> Result<ServicePre<Guest>, LoadError> {
+        let what = "is no WASI 0.3 HTTP component, the only kind for an HTTP trigger of this host";
+        ServicePre::new(self.pre.clone()).map_err(|error| unfit(self.id, self.source, what, &error))
+    }
+
+    fn cron(&self) -> Result<SpinCronPre<Guest>, LoadError> {
+        let what = "does not export handle-cron-event, as a component of a cron trigger must";
+        SpinCronPre::new(self.pre.clone())
+            .map_err(|error| unfit(self.id, self.source, what, &error))
+    }
+}
+
+fn unfit(id: &str, source: &Path, what: &str, error: &wasmtime::Error) -> LoadError {
+    LoadError::Component {
         component: id.to_owned(),
-        reason: format!("{} {what}: {error:#}", component.source.display()),
-    };
-    let compiled =
-        Component::new(engine, bytes).map_err(|error| fail("does not compile", error))?;
-    let resolved = linker
-        .instantiate_pre(&compiled)
-        .map_err(|error| fail("imports what this host does not have", error))?;
-    ServicePre::new(resolved).map_err(|error| {
-        fail(
-            "is no WASI 0.3 HTTP component, the only kind for this host",
-            error,
-        )
-    })
+        reason: format!("{} {what}: {error:#}", source.display()),
+    }
 }
 
 /// Gives a request's URI its scheme and authority, from the `Host` header where the request line has none.
@@ -284,7 +353,7 @@ fn prepare(
 /// # Errors
 ///
 /// There is no authority, or there are two; as text for the client.
-fn complete_uri(request: &mut Request<WasiBody>) -> Result<(), &'static str> {
+fn complete_uri(request: &mut Request<WasiBody>, scheme: Scheme) -> Result<(), &'static str> {
     let header = match request.headers().get(HOST) {
         Some(host) => {
             let host = host
@@ -303,7 +372,7 @@ fn complete_uri(request: &mut Request<WasiBody>) -> Result<(), &'static str> {
         (Some(authority), _) | (None, Some(authority)) => authority,
         (None, None) => return Err("There is no Host header.\n"),
     });
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| "The URI is malformed.\n")?;
     Ok(())
 }
@@ -319,6 +388,7 @@ fn failure(component: &str, error: &wasmtime::Error) -> Response<WasiBody> {
         ));
         status(StatusCode::INTERNAL_SERVER_ERROR)
     } else if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
+        // The pool was full for long, or the component's own start failed.
         console::warn(format_args!(
             "component {component} cannot be instantiated: {}",
             cause(&error.error)
@@ -387,7 +457,7 @@ mod tests {
                 request = request.header(HOST, host);
             }
             let mut request = request.body(empty()).unwrap();
-            complete_uri(&mut request).map(|()| request.uri().to_string())
+            complete_uri(&mut request, Scheme::HTTP).map(|()| request.uri().to_string())
         };
         assert_eq!(
             complete("/a?b", Some("h.test:3000")).unwrap(),

@@ -1,11 +1,13 @@
 //! The command line.
 
 use crate::app::{App, LoadError, Options, SettingsError};
-use crate::console;
+use crate::console::{self, Format};
+use crate::engine;
 use crate::instance::{Lifetime, ReuseLimits};
 use crate::manifest::{Manifest, ManifestError};
-use crate::serve::{BindError, bind, serve};
-use crate::variables::Environment;
+use crate::serve::{BindError, allow_many_connections, bind, serve};
+use crate::tls::{self, PemError};
+use crate::variables::{Environment, Given, check_name};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
@@ -23,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Command::Up(up) = CommandLine::parse().command;
+    let command = CommandLine::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -34,7 +36,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(up.run());
+    let result = match command {
+        Command::Up(up) => runtime.block_on(up.run()),
+        Command::Check(check) => runtime.block_on(check.run()),
+    };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
     match result {
@@ -62,20 +67,39 @@ enum Command {
     /// components write, goes to standard error. Stops on SIGINT and SIGTERM after requests in hand are answered (30
     /// seconds at most; a second signal stops at once).
     #[command(after_help = EXAMPLES)]
-    Up(Up),
+    Up(Box<Up>),
+
+    /// Check the manifest, the components and the settings without serving.
+    ///
+    /// Compiles everything and asks the app whether its settings are right, as `up` does before it serves. Listens on no
+    /// address, opens no store and runs no schedule.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(Check),
 }
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  behalf check                                   the spin.toml of this folder, with the settings of `behalf up`
+  behalf check -f app/spin.toml --variable-file client_secret=/run/secrets/client
+
+Exit codes: 0 all is well, 1 cannot run, 2 the command line, the manifest or a setting is wrong.";
 
 const EXAMPLES: &str = "\
 Examples:
   behalf up                                      the spin.toml of this folder, on 127.0.0.1:3000
   behalf up -f app/spin.toml --listen 0.0.0.0:80
   SPIN_VARIABLE_CLIENT_ID=… behalf up            sets the variable client_id; a file .env works too
+  behalf up --variable-file federated_token=/var/run/token
+                                                 a file that somebody else renews
+  behalf up -c http                              without what is on a schedule
+  behalf up --tls-cert cert.pem --tls-key key.pem --listen 0.0.0.0:443
   behalf up --listen 127.0.0.1:0 --state-dir ''  a free port and storage in memory, for tests
 
 Exit codes: 0 stopped, 1 cannot run, 2 the command line, the manifest or a setting is wrong.";
 
+/// What makes an app: `up` and `check` have it in common.
 #[derive(Debug, Args)]
-struct Up {
+struct Source {
     /// The manifest, or the folder that it is in.
     #[arg(
         short = 'f',
@@ -86,6 +110,120 @@ struct Up {
     )]
     manifest: PathBuf,
 
+    /// Run only the triggers of this component; may be given again.
+    #[arg(
+        short = 'c',
+        long = "component",
+        visible_alias = "component-id",
+        value_name = "ID"
+    )]
+    components: Vec<String>,
+
+    /// The value of a variable, before the environment; others on this machine can see it. May be given again.
+    #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = assignment)]
+    variables: Vec<(String, String)>,
+
+    /// A file that holds the value of a variable, read each time the app asks for it. May be given again.
+    #[arg(long = "variable-file", value_name = "NAME=PATH", value_parser = assignment)]
+    variable_files: Vec<(String, String)>,
+
+    /// Certificate authorities in PEM that requests of components trust besides the platform's.
+    #[arg(long, value_name = "FILE")]
+    outbound_ca: Option<PathBuf>,
+
+    /// The folder for compiled components; empty: none [default: behalf in the user's cache folder].
+    #[arg(long, value_name = "DIR", env = "BEHALF_CACHE_DIR")]
+    cache_dir: Option<OsString>,
+
+    /// How what is said on standard error looks.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: Format,
+}
+
+impl Source {
+    /// Reads the manifest.
+    fn manifest(&self) -> Result<Manifest, Failure> {
+        console::set_format(self.log_format);
+        let mut manifest = Manifest::load(&self.file())?;
+        manifest.keep(&self.components).map_err(Failure::Usage)?;
+        Ok(manifest)
+    }
+
+    fn file(&self) -> PathBuf {
+        if self.manifest.is_dir() {
+            self.manifest.join("spin.toml")
+        } else {
+            self.manifest.clone()
+        }
+    }
+
+    fn environment(&self) -> Result<Environment, Failure> {
+        let values = self.variables.iter().cloned();
+        let files = self.variable_files.iter().cloned();
+        let given = values
+            .map(|(name, value)| (name, Given::Value(value)))
+            .chain(files.map(|(name, path)| (name, Given::File(path.into()))));
+        let environment = Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?;
+        Ok(environment.with(given))
+    }
+
+    fn cache(&self) -> Option<PathBuf> {
+        match &self.cache_dir {
+            Some(folder) if folder.is_empty() => None,
+            Some(folder) => Some(PathBuf::from(folder)),
+            None => {
+                let user = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+                let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+                let folder = user.filter(|path| path.is_absolute()).or_else(home)?;
+                Some(folder.join("behalf"))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    source: Source,
+}
+
+impl Check {
+    async fn run(self) -> Result<(), Failure> {
+        let manifest = self.source.manifest()?;
+        let lifetime = Lifetime::default();
+        let of_instances = lifetime.clone();
+        let load = move || {
+            let options = Options {
+                state_dir: None,
+                limits: ReuseLimits::default(),
+                max_instances: engine::MAX_INSTANCES,
+                cache: self.source.cache(),
+                outbound_ca: self.source.outbound_ca.clone(),
+                environment: self.source.environment()?,
+            };
+            Ok::<_, Failure>(App::load(manifest, options, &of_instances)?)
+        };
+        let app = tokio::task::spawn_blocking(load)
+            .await
+            .map_err(|error| Failure::Io(error.into()))??;
+        let checked = app
+            .check_settings(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await;
+        lifetime.stopping.cancel();
+        lifetime.at_work.close();
+        // An instance that does not end is no fault of the settings.
+        let _ = tokio::time::timeout(GRACE, lifetime.at_work.wait()).await;
+        checked?;
+        console::note("all is well");
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    #[command(flatten)]
+    source: Source,
+
     /// The address to listen on; port 0 chooses a free one.
     #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     listen: SocketAddr,
@@ -94,14 +232,17 @@ struct Up {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<OsString>,
 
-    /// Run only the routes of this component; may be given again.
-    #[arg(
-        short = 'c',
-        long = "component",
-        visible_alias = "component-id",
-        value_name = "ID"
-    )]
-    components: Vec<String>,
+    /// The certificate to serve HTTPS with, and those above it, in PEM.
+    #[arg(long, value_name = "FILE", env = "SPIN_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key that belongs to it, in PEM.
+    #[arg(long, value_name = "FILE", env = "SPIN_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// How many instances may live at once; requests wait for a free place.
+    #[arg(long, value_name = "N", default_value_t = engine::MAX_INSTANCES, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_instances: u32,
 
     /// Requests that one instance of a component serves in its life.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
@@ -147,38 +288,56 @@ impl Up {
     }
 
     async fn start_and_serve(self, lifetime: &Lifetime) -> Result<(), Failure> {
+        let manifest = self.source.manifest()?;
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(tls::server(certificate, key)?),
+            _ => None,
+        };
+        allow_many_connections();
         // Early, so that an address in use is told at once; clients wait until the app is ready.
-        let listener = bind(self.listen).await?;
-        let address = listener.local_addr().map_err(Failure::Io)?;
+        let listener = match manifest.routes.iter().next() {
+            Some(_) => Some(bind(self.listen).await?),
+            None => None,
+        };
+        let address = match &listener {
+            Some(listener) => listener.local_addr().map_err(Failure::Io)?,
+            None => self.listen,
+        };
         let load = {
             let lifetime = lifetime.clone();
-            move || self.load(&lifetime)
+            move || self.load(manifest, &lifetime)
         };
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
         app.check_settings(address).await?;
 
-        let mut stdout = io::stdout();
-        writeln!(stdout, "Serving http://{address}")
-            .and_then(|()| stdout.flush())
-            .map_err(Failure::Io)?;
-        serve(listener, Arc::new(app), lifetime).await;
+        let app = Arc::new(app);
+        let serving = async {
+            if let Some(listener) = listener {
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                let mut stdout = io::stdout();
+                writeln!(stdout, "Serving {scheme}://{address}")
+                    .and_then(|()| stdout.flush())
+                    .map_err(Failure::Io)?;
+                serve(listener, tls, Arc::clone(&app), lifetime).await;
+            }
+            Ok::<_, Failure>(())
+        };
+        let scheduled = async {
+            app.keep_schedules(lifetime).await;
+            Ok::<_, Failure>(())
+        };
+        tokio::try_join!(serving, scheduled)?;
         Ok(())
     }
 
-    /// Reads the manifest and loads its app, telling on the way what it is.
-    fn load(self, lifetime: &Lifetime) -> Result<App, Failure> {
-        let file = if self.manifest.is_dir() {
-            self.manifest.join("spin.toml")
-        } else {
-            self.manifest
-        };
-        let mut manifest = Manifest::load(&file)?;
-        manifest.keep(&self.components).map_err(Failure::Usage)?;
+    /// Loads the app, telling on the way what it is.
+    fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<App, Failure> {
         console::note(format_args!("{} {}", manifest.name, manifest.version));
         manifest.tell();
-        let state_dir = match self.state_dir {
+        let file = self.source.file();
+        let state_dir = match &self.state_dir {
             Some(folder) if folder.is_empty() => None,
             Some(folder) => Some(PathBuf::from(folder)),
             None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
@@ -194,7 +353,10 @@ impl Up {
                 request_timeout: self.request_timeout,
                 idle_timeout: self.idle_instance_timeout,
             },
-            environment: Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?,
+            max_instances: self.max_instances,
+            cache: self.source.cache(),
+            outbound_ca: self.source.outbound_ca.clone(),
+            environment: self.source.environment()?,
         };
         Ok(App::load(manifest, options, lifetime)?)
     }
@@ -212,6 +374,8 @@ enum Failure {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
+    Tls(#[from] PemError),
+    #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
     Io(io::Error),
@@ -223,8 +387,11 @@ impl Failure {
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::Settings(_)
+            | Self::Tls(_)
             | Self::Load(
-                LoadError::MissingVariable { .. }
+                LoadError::Variable(_)
+                | LoadError::UnknownVariable(_)
+                | LoadError::OutboundCa(_)
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
@@ -313,6 +480,12 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     first
         .copied()
         .ok_or_else(|| "this name has no address".to_owned())
+}
+
+fn assignment(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    check_name(name)?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn positive(text: &str) -> Result<usize, &'static str> {

@@ -80,9 +80,11 @@ const CAPABILITIES: [(&str, Capability); 7] = [
 ];
 
 /// The interfaces that need a capability to be inherited. All others of this host give access to nothing.
-const GUARDED: [(&str, &str); 8] = [
+const GUARDED: [(&str, &str); 10] = [
     ("wasi:http/client", "allowed_outbound_hosts"),
     ("wasi:http/outgoing-handler", "allowed_outbound_hosts"),
+    ("fermyon:spin/key-value", "key_value_stores"),
+    ("fermyon:spin/variables", "variables"),
     ("spin:key-value/key-value", "key_value_stores"),
     ("wasi:keyvalue/atomics", "key_value_stores"),
     ("wasi:keyvalue/batch", "key_value_stores"),
@@ -457,6 +459,10 @@ mod tests {
             ("wasi:http/outgoing-handler@0.2.6", "allowed_outbound_hosts"),
             ("wasi:config/store@0.2.0-draft-2024-09-27", "variables"),
             ("spin:variables/variables@3.0.0", "variables"),
+            ("fermyon:spin/variables@2.0.0", "variables"),
+            ("fermyon:spin/key-value@2.0.0", "key_value_stores"),
+            ("wasi:keyvalue/batch@0.2.0-draft2", "key_value_stores"),
+            ("wasi:keyvalue/atomics@0.2.0-draft2", "key_value_stores"),
             ("spin:key-value/key-value@3.0.0", "key_value_stores"),
             ("wasi:keyvalue/store@0.2.0-draft2", "key_value_stores"),
         ] {

@@ -1,45 +1,92 @@
-//! What this host says on standard error: one line a time, coloured on a terminal only.
+//! What this host says on standard error, one line a time: text, coloured on a terminal only, or JSON.
 
 use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+use serde_json::json;
 use std::fmt::{Arguments, Display};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const BOLD: Style = Style::new().bold();
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
 
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line, with `time`, `level`, `message`, and `component` where one says it.
+    Json,
+}
+
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Chooses how lines look from now on.
+pub(crate) fn set_format(format: Format) {
+    JSON.store(format == Format::Json, Ordering::Relaxed);
+}
+
 /// Says how things are.
 pub(crate) fn note(message: impl Display) {
-    line(format_args!("{message}"));
+    say("info", &message, format_args!("{message}"));
 }
 
 /// Says a fact under a heading, aligned with others.
 pub(crate) fn fact(heading: &str, message: impl Display) {
-    line(format_args!("  {BOLD}{heading:<8}{BOLD:#} {message}"));
+    say(
+        "info",
+        &format_args!("{heading} {message}"),
+        format_args!("  {BOLD}{heading:<8}{BOLD:#} {message}"),
+    );
 }
 
 /// Says what somebody should look into.
 pub(crate) fn warn(message: impl Display) {
-    line(format_args!(
-        "{YELLOW}behalf:{YELLOW:#} {}",
-        one_line(&message.to_string())
-    ));
+    let message = one_line(&message.to_string());
+    say(
+        "warning",
+        &message,
+        format_args!("{YELLOW}behalf:{YELLOW:#} {message}"),
+    );
 }
 
 /// Says why this process ends.
 pub(crate) fn fail(message: impl Display) {
-    line(format_args!(
-        "{RED}behalf:{RED:#} {}",
-        one_line(&message.to_string())
-    ));
+    let message = one_line(&message.to_string());
+    say(
+        "error",
+        &message,
+        format_args!("{RED}behalf:{RED:#} {message}"),
+    );
 }
 
 /// Says what a component wrote, one line of it.
 pub(crate) fn guest(component: &str, message: &str) {
-    line(format_args!(
-        "{BOLD}{component}:{BOLD:#} {}",
-        one_line(message)
-    ));
+    let message = one_line(message);
+    if JSON.load(Ordering::Relaxed) {
+        // A component's own JSON stays what it is.
+        let message = serde_json::from_str(&message).unwrap_or_else(|_| json!(message));
+        let (time, level) = (now(), "info");
+        let object =
+            json!({"time": time, "level": level, "component": component, "message": message});
+        line(format_args!("{object}"));
+    } else {
+        line(format_args!("{BOLD}{component}:{BOLD:#} {message}"));
+    }
+}
+
+fn say(level: &str, message: &dyn Display, text: Arguments<'_>) {
+    if JSON.load(Ordering::Relaxed) {
+        let object = json!({"time": now(), "level": level, "message": message.to_string()});
+        line(format_args!("{object}"));
+    } else {
+        line(text);
+    }
+}
+
+fn now() -> String {
+    chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
 }
 
 fn line(text: Arguments<'_>) {

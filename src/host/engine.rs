@@ -1,18 +1,21 @@
 //! The engine that compiles components, and the linker that says what they may import.
 
-use crate::bindings;
+use crate::bindings::{fermyon, spin, wasi};
 use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolConcurrencyLimitError, PoolingAllocationConfig,
+    Store,
+};
 
-/// How many instances may live at once.
-const MAX_INSTANCES: u32 = 1000;
+/// How many instances may live at once, unless the command line says otherwise: Spin's.
+pub(crate) const MAX_INSTANCES: u32 = 1000;
 
 /// A component and one dependency: two memories per instance. A composition of more parts has fewer instances.
-const MAX_MEMORIES: u32 = 2 * MAX_INSTANCES;
+const MEMORIES_PER_INSTANCE: u32 = 2;
 
 /// How much of a memory stays mapped for the next instance, cleared. Both of our components fit.
 const KEEP_RESIDENT: usize = 1024 * 1024;
@@ -20,16 +23,22 @@ const KEEP_RESIDENT: usize = 1024 * 1024;
 /// How often a component that computes lets others run, if it can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
 
+/// How long to wait for a place in the pool. Idle instances leave theirs after a second by default.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// How often to look for one.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// An engine with a pool of instances, or without one where there is not enough address space for it.
 ///
 /// If components can be interrupted, which slows them down by some percent, one that computes for ever can be given up.
-pub(crate) fn engine(interruptible: bool) -> wasmtime::Result<Engine> {
+pub(crate) fn engine(max_instances: u32, interruptible: bool) -> wasmtime::Result<Engine> {
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(MAX_INSTANCES)
-        .total_core_instances(16 * MAX_INSTANCES)
-        .total_memories(MAX_MEMORIES)
-        .total_tables(4 * MAX_INSTANCES)
-        .total_stacks(MAX_INSTANCES)
+    pool.total_component_instances(max_instances)
+        .total_core_instances(max_instances.saturating_mul(16))
+        .total_memories(max_instances.saturating_mul(MEMORIES_PER_INSTANCE))
+        .total_tables(max_instances.saturating_mul(4))
+        .total_stacks(max_instances)
         .table_elements(100_000)
         .max_component_instance_size(10 * 1024 * 1024)
         .max_core_instance_size(10 * 1024 * 1024)
@@ -61,6 +70,30 @@ pub(crate) fn engine(interruptible: bool) -> wasmtime::Result<Engine> {
     Ok(engine)
 }
 
+/// For an instantiation that failed because the pool has no place: waits for another instance to end, but not for ever.
+pub(crate) struct Patience(Option<Instant>);
+
+impl Patience {
+    /// From now on.
+    pub(crate) fn new() -> Self {
+        Self(Instant::now().checked_add(MAX_WAIT))
+    }
+
+    /// Waits a little, if trying again is of use.
+    ///
+    /// # Errors
+    ///
+    /// `error` itself, if it is not.
+    pub(crate) async fn after(&self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        let in_time = self.0.is_some_and(|until| Instant::now() < until);
+        if !in_time || !error.is::<PoolConcurrencyLimitError>() {
+            return Err(error);
+        }
+        tokio::time::sleep(RETRY).await;
+        Ok(())
+    }
+}
+
 /// Lets an instance run in turns with others, if its engine can interrupt it.
 pub(crate) fn take_turns<T>(store: &mut Store<T>, interruptible: bool) {
     if interruptible {
@@ -77,19 +110,14 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    bindings::spin::key_value::key_value::add_to_linker::<_, HasKeyValue>(
-        &mut linker,
-        Guest::key_value,
-    )?;
-    bindings::wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(
-        &mut linker,
-        Guest::key_value,
-    )?;
-    bindings::spin::variables::variables::add_to_linker::<_, HasVariables>(
-        &mut linker,
-        Guest::variables,
-    )?;
-    bindings::wasi::config::store::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    spin::key_value::key_value::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    fermyon::spin::key_value::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    wasi::keyvalue::batch::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    wasi::keyvalue::atomics::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    spin::variables::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    fermyon::spin::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
+    wasi::config::store::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
     Ok(linker)
 }
 
@@ -100,6 +128,6 @@ mod tests {
 
     #[test]
     fn all_interfaces_fit_into_one_linker() {
-        linker(&engine(false).unwrap()).unwrap();
+        linker(&engine(1, false).unwrap()).unwrap();
     }
 }

@@ -4,9 +4,10 @@
 //! serving; the next request gets a new instance.
 
 use crate::console;
-use crate::engine;
-use crate::key_value::{KeyValueGrant, KeyValueView, Store};
+use crate::engine::{self, Patience};
+use crate::key_value::{KeyValueGrant, KeyValueView};
 use crate::outbound::{Outbound, OutboundHooks};
+use crate::store::Store;
 use crate::variables::ComponentVariables;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -22,7 +23,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use wasmtime::component::ResourceTable;
-use wasmtime::{StoreContextMut, Trap};
+use wasmtime::{Engine, StoreContextMut, Trap};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -45,6 +46,17 @@ pub(crate) struct ReuseLimits {
     pub(crate) idle_timeout: Duration,
 }
 
+impl Default for ReuseLimits {
+    fn default() -> Self {
+        Self {
+            requests: 128,
+            concurrent_requests: 16,
+            request_timeout: None,
+            idle_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
 impl ReuseLimits {
     /// Whether a component must be interruptible for these limits to hold.
     pub(crate) fn interruptible(&self) -> bool {
@@ -61,16 +73,13 @@ pub(crate) struct Lifetime {
     pub(crate) at_work: TaskTracker,
 }
 
-/// What one component's instances have in common.
-pub(crate) struct Instances {
+/// What every instance of one component gets.
+#[derive(Clone)]
+pub(crate) struct Grants {
     /// The component's id.
     pub(crate) component: Arc<str>,
-    /// The component, ready to be instantiated.
-    pub(crate) pre: ServicePre<Guest>,
-    /// How instances are reused.
-    pub(crate) limits: ReuseLimits,
-    /// How to stop.
-    pub(crate) lifetime: Lifetime,
+    /// Whether instances must be interruptible.
+    pub(crate) interruptible: bool,
     /// Where the component may send requests.
     pub(crate) outbound: Arc<Outbound>,
     /// The store, if any component uses it.
@@ -79,44 +88,13 @@ pub(crate) struct Instances {
     pub(crate) key_value_stores: Arc<BTreeSet<String>>,
     /// What the component may read.
     pub(crate) variables: ComponentVariables,
-    /// How many instances have failed.
-    pub(crate) failed: Arc<AtomicU64>,
 }
 
-impl HandlerState for Instances {
-    type StoreData = Guest;
-    type WorkerExpiration = Expiration;
-    type WorkerState = Worker;
-
-    async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
-        let mut store = wasmtime::Store::new(self.pre.engine(), self.guest());
-        engine::take_turns(&mut store, self.limits.interruptible());
-        let proxy = Proxy::P3(self.pre.instantiate_async(&mut store).await?);
-        Ok(Instance {
-            store,
-            proxy,
-            view: Guest::http,
-            expiration: Expiration {
-                limits: self.limits,
-                sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-                stopping: Box::pin(self.lifetime.stopping.clone().cancelled_owned()),
-            },
-            state: Worker {
-                component: Arc::clone(&self.component),
-                limits: self.limits,
-                failed: Arc::clone(&self.failed),
-                stopping: self.lifetime.stopping.clone(),
-                _at_work: self.lifetime.at_work.token(),
-            },
-        })
-    }
-}
-
-impl Instances {
+impl Grants {
     /// The state of a new instance. No arguments, environment, files, sockets or input: nothing grants them.
-    fn guest(&self) -> Guest {
+    pub(crate) fn store(&self, engine: &Engine) -> wasmtime::Store<Guest> {
         let output = GuestOutput::new(&self.component);
-        Guest {
+        let guest = Guest {
             table: ResourceTable::new(),
             wasi: WasiCtx::builder()
                 .stdout(output.clone())
@@ -129,7 +107,59 @@ impl Instances {
                 Arc::clone(&self.key_value_stores),
             ),
             variables: self.variables.clone(),
-        }
+        };
+        let mut store = wasmtime::Store::new(engine, guest);
+        engine::take_turns(&mut store, self.interruptible);
+        store
+    }
+}
+
+/// What one component's instances for HTTP requests have in common.
+pub(crate) struct Instances {
+    /// What each of them gets.
+    pub(crate) grants: Grants,
+    /// The component, ready to be instantiated.
+    pub(crate) pre: ServicePre<Guest>,
+    /// How instances are reused.
+    pub(crate) limits: ReuseLimits,
+    /// How to stop.
+    pub(crate) lifetime: Lifetime,
+    /// How many instances have failed.
+    pub(crate) failed: Arc<AtomicU64>,
+}
+
+impl HandlerState for Instances {
+    type StoreData = Guest;
+    type WorkerExpiration = Expiration;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
+        let patience = Patience::new();
+        let (store, service) = loop {
+            let mut store = self.grants.store(self.pre.engine());
+            match self.pre.instantiate_async(&mut store).await {
+                Ok(service) => break (store, service),
+                Err(error) => patience.after(error).await?,
+            }
+        };
+        let proxy = Proxy::P3(service);
+        Ok(Instance {
+            store,
+            proxy,
+            view: Guest::http,
+            expiration: Expiration {
+                limits: self.limits,
+                sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+                stopping: Box::pin(self.lifetime.stopping.clone().cancelled_owned()),
+            },
+            state: Worker {
+                component: Arc::clone(&self.grants.component),
+                limits: self.limits,
+                failed: Arc::clone(&self.failed),
+                stopping: self.lifetime.stopping.clone(),
+                _at_work: self.lifetime.at_work.token(),
+            },
+        })
     }
 }
 

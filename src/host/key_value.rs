@@ -1,201 +1,16 @@
-//! Key-value storage: one `SQLite` file, in the place and the table that Spin uses, so that either host reads the other's
-//! data (facts/spin.md §4).
-//!
-//! One thread owns the connection. Whoever waits for it waits without blocking a thread that serves requests.
+//! The interfaces through which components use the store: Spin's two and `wasi:keyvalue`, one behaviour behind all
+//! (facts/spin.md §4).
 
+use crate::bindings::fermyon::spin::key_value as spin2;
 use crate::bindings::spin::key_value::key_value as spin;
-use crate::bindings::wasi::keyvalue::store as wasi;
-use rusqlite::{Connection, OptionalExtension as _};
+use crate::bindings::wasi::keyvalue::{atomics, batch, store as wasi};
+use crate::store::{Bucket, CompareAndSwap, Store};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
-use tokio::sync::oneshot;
+use std::sync::Arc;
 use wasmtime::component::{Accessor, FutureReader, HasData, Resource, ResourceTable, StreamReader};
 
-/// The label of the one store that this host has.
-pub(crate) const LABEL: &str = "default";
-
-/// The name of the file that holds it.
-pub(crate) const FILE_NAME: &str = "sqlite_key_value.db";
-
-/// How long to wait for another process that holds the file's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The most that one call may return, in bytes as counted by [`size`]: Spin's limit.
-const MAX_RESULT_BYTES: usize = 128 * 1024 * 1024;
-
-/// How many open handles one instance may have: Spin's limit.
+/// How many open handles one instance may have, of either kind: Spin's limit.
 const MAX_OPEN: usize = 256;
-
-/// The store's file, opened. Cheap to clone; the file is closed after the last clone is gone.
-#[derive(Debug, Clone)]
-pub(crate) struct Store {
-    work: mpsc::Sender<Work>,
-}
-
-type Work = Box<dyn FnOnce(&Connection) + Send>;
-
-impl Store {
-    /// Opens the store's file, and makes it if there is none. Without a path, data live in memory until the process
-    /// ends.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self, OpenError> {
-        let name = path.unwrap_or(Path::new(":memory:"));
-        let fail = |reason: String| OpenError {
-            path: name.to_owned(),
-            reason,
-        };
-        if let Some(folder) = path.and_then(Path::parent) {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| fail(format!("cannot make its folder: {error}")))?;
-        }
-        let connection = match path {
-            Some(path) => Connection::open(path),
-            None => Connection::open_in_memory(),
-        }
-        .and_then(prepare)
-        .map_err(|error| fail(error.to_string()))?;
-
-        let (work, queue) = mpsc::channel::<Work>();
-        let serve = move || queue.iter().for_each(|job| job(&connection));
-        std::thread::Builder::new()
-            .name("key-value".to_owned())
-            .spawn(serve)
-            .map_err(|error| fail(format!("cannot start a thread: {error}")))?;
-        Ok(Self { work })
-    }
-
-    /// Runs `job` with the connection. An error is a text for the component.
-    async fn run<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&Connection) -> Result<T, JobError> + Send + 'static,
-    ) -> Result<T, String> {
-        let (reply, result) = oneshot::channel();
-        let job = move |connection: &Connection| {
-            // Nobody waits any more if the instance has failed meanwhile.
-            let _ = reply.send(job(connection).map_err(|error| error.to_string()));
-        };
-        let gone = || "the key-value store has stopped".to_owned();
-        self.work.send(Box::new(job)).map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
-    }
-}
-
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the key-value store {}: {reason}; choose another folder with --state-dir", .path.display())]
-pub(crate) struct OpenError {
-    path: PathBuf,
-    reason: String,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum JobError {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("query result exceeds limit of {MAX_RESULT_BYTES} bytes")]
-    TooLarge,
-}
-
-fn prepare(connection: Connection) -> rusqlite::Result<Connection> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS spin_key_value (
-            store TEXT NOT NULL,
-            key TEXT NOT NULL,
-            value BLOB NOT NULL,
-            PRIMARY KEY (store, key)
-        )",
-        [],
-    )?;
-    Ok(connection)
-}
-
-/// An open handle to a store, as a component holds it.
-#[derive(Debug, Clone)]
-#[allow(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct Bucket {
-    store: Store,
-    label: Arc<str>,
-}
-
-impl Bucket {
-    async fn get(&self, key: String) -> Result<Option<Vec<u8>>, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            let value: Option<Vec<u8>> = connection
-                .prepare_cached("SELECT value FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                .query_row((&label, &key), |row| row.get(0))
-                .optional()?;
-            match &value {
-                Some(bytes) if size(bytes.len()) > MAX_RESULT_BYTES => Err(JobError::TooLarge),
-                _ => Ok(value),
-            }
-        };
-        self.store.run(job).await
-    }
-
-    async fn set(&self, key: String, value: Vec<u8>) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "INSERT INTO spin_key_value (store, key, value) VALUES (?1, ?2, ?3)
-                     ON CONFLICT (store, key) DO UPDATE SET value = excluded.value",
-                )?
-                .execute((&label, &key, &value))?;
-            Ok(())
-        };
-        self.store.run(job).await
-    }
-
-    async fn delete(&self, key: String) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            connection
-                .prepare_cached("DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                .execute((&label, &key))?;
-            Ok(())
-        };
-        self.store.run(job).await
-    }
-
-    async fn exists(&self, key: String) -> Result<bool, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            Ok(connection
-                .prepare_cached("SELECT 1 FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                .exists((&label, &key))?)
-        };
-        self.store.run(job).await
-    }
-
-    async fn keys(&self) -> Result<Vec<String>, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT key FROM spin_key_value WHERE store = ?1")?;
-            let mut rows = statement.query((&label,))?;
-            let mut keys = Vec::new();
-            let mut total = size(0);
-            while let Some(row) = rows.next()? {
-                let key: String = row.get(0)?;
-                total = total.saturating_add(size(key.len()));
-                if total > MAX_RESULT_BYTES {
-                    return Err(JobError::TooLarge);
-                }
-                keys.push(key);
-            }
-            Ok(keys)
-        };
-        self.store.run(job).await
-    }
-}
-
-/// What a value or a list of this length counts for: its bytes, and a `Vec`'s own.
-fn size(length: usize) -> usize {
-    length.saturating_add(size_of::<Vec<u8>>())
-}
 
 /// What one instance may do with the store.
 #[derive(Debug)]
@@ -203,6 +18,7 @@ pub(crate) struct KeyValueGrant {
     store: Option<Store>,
     labels: Arc<BTreeSet<String>>,
     open: usize,
+    swaps: usize,
 }
 
 impl KeyValueGrant {
@@ -212,6 +28,7 @@ impl KeyValueGrant {
             store,
             labels,
             open: 0,
+            swaps: 0,
         }
     }
 }
@@ -249,10 +66,7 @@ impl KeyValueView<'_> {
         if self.grant.open >= MAX_OPEN {
             return Ok(Err(Refusal::TooManyOpen));
         }
-        let bucket = self.table.push(Bucket {
-            store: store.clone(),
-            label: label.into(),
-        })?;
+        let bucket = self.table.push(store.bucket(label))?;
         self.grant.open = self.grant.open.saturating_add(1);
         Ok(Ok(bucket))
     }
@@ -268,6 +82,8 @@ impl KeyValueView<'_> {
         Ok(())
     }
 }
+
+// ---- spin:key-value@3.0.0 --------------------------------------------------------------------------------------------
 
 impl spin::Host for KeyValueView<'_> {}
 
@@ -358,6 +174,75 @@ impl<T: Send> spin::HostStoreWithStore<T> for HasKeyValue {
     }
 }
 
+// ---- fermyon:spin/key-value@2.0.0: its twin, synchronous to the component --------------------------------------------
+
+impl spin2::Host for KeyValueView<'_> {}
+
+impl spin2::HostStore for KeyValueView<'_> {
+    async fn open(
+        &mut self,
+        label: String,
+    ) -> wasmtime::Result<Result<Resource<Bucket>, spin2::Error>> {
+        Ok(
+            KeyValueView::open(self, &label)?.map_err(|refusal| match refusal {
+                Refusal::AccessDenied => spin2::Error::AccessDenied,
+                Refusal::TooManyOpen => spin2::Error::StoreTableFull,
+            }),
+        )
+    }
+
+    async fn get(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, spin2::Error>> {
+        let value = self.bucket(&handle)?.get(key).await;
+        Ok(value.map_err(spin2::Error::Other))
+    }
+
+    async fn set(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), spin2::Error>> {
+        let done = self.bucket(&handle)?.set(key, value).await;
+        Ok(done.map_err(spin2::Error::Other))
+    }
+
+    async fn delete(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<(), spin2::Error>> {
+        let done = self.bucket(&handle)?.delete(key).await;
+        Ok(done.map_err(spin2::Error::Other))
+    }
+
+    async fn exists(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<bool, spin2::Error>> {
+        let exists = self.bucket(&handle)?.exists(key).await;
+        Ok(exists.map_err(spin2::Error::Other))
+    }
+
+    async fn get_keys(
+        &mut self,
+        handle: Resource<Bucket>,
+    ) -> wasmtime::Result<Result<Vec<String>, spin2::Error>> {
+        let keys = self.bucket(&handle)?.keys().await;
+        Ok(keys.map_err(spin2::Error::Other))
+    }
+
+    async fn drop(&mut self, handle: Resource<Bucket>) -> wasmtime::Result<()> {
+        self.close(handle)
+    }
+}
+
+// ---- wasi:keyvalue@0.2.0-draft2 --------------------------------------------------------------------------------------
+
 impl wasi::Host for KeyValueView<'_> {
     async fn open(
         &mut self,
@@ -444,101 +329,115 @@ impl wasi::HostBucket for KeyValueView<'_> {
     }
 }
 
+impl batch::Host for KeyValueView<'_> {
+    async fn get_many(
+        &mut self,
+        handle: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> wasmtime::Result<Result<Vec<(String, Option<Vec<u8>>)>, wasi::Error>> {
+        let pairs = self.bucket(&handle)?.get_many(keys).await;
+        Ok(pairs.map_err(wasi::Error::Other))
+    }
+
+    async fn set_many(
+        &mut self,
+        handle: Resource<Bucket>,
+        pairs: Vec<(String, Vec<u8>)>,
+    ) -> wasmtime::Result<Result<(), wasi::Error>> {
+        let done = self.bucket(&handle)?.set_many(pairs).await;
+        Ok(done.map_err(wasi::Error::Other))
+    }
+
+    async fn delete_many(
+        &mut self,
+        handle: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> wasmtime::Result<Result<(), wasi::Error>> {
+        let done = self.bucket(&handle)?.delete_many(keys).await;
+        Ok(done.map_err(wasi::Error::Other))
+    }
+}
+
+impl KeyValueView<'_> {
+    fn hold(
+        &mut self,
+        swap: CompareAndSwap,
+    ) -> wasmtime::Result<Result<Resource<CompareAndSwap>, wasi::Error>> {
+        if self.grant.swaps >= MAX_OPEN {
+            let reason = "too many compare_and_swaps opened".to_owned();
+            return Ok(Err(wasi::Error::Other(reason)));
+        }
+        self.grant.swaps = self.grant.swaps.saturating_add(1);
+        Ok(Ok(self.table.push(swap)?))
+    }
+}
+
+impl atomics::Host for KeyValueView<'_> {
+    async fn increment(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> wasmtime::Result<Result<i64, wasi::Error>> {
+        let sum = self.bucket(&handle)?.increment(key, delta).await;
+        Ok(sum.map_err(wasi::Error::Other))
+    }
+
+    async fn swap(
+        &mut self,
+        handle: Resource<CompareAndSwap>,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), atomics::CasError>> {
+        // Spin forgets to count it as closed, so an instance can swap 256 times at most; a test should notice here.
+        let swap = self.table.delete(handle)?;
+        let failed = |reason| atomics::CasError::StoreError(wasi::Error::Other(reason));
+        match swap.swap(value).await {
+            Ok(true) => Ok(Ok(())),
+            Ok(false) => {
+                let again = swap.again();
+                if let Err(reason) = again.current().await {
+                    return Ok(Err(failed(reason)));
+                }
+                Ok(Err(match self.hold(again)? {
+                    Ok(again) => atomics::CasError::CasFailed(again),
+                    Err(error) => atomics::CasError::StoreError(error),
+                }))
+            }
+            Err(reason) => Ok(Err(failed(reason))),
+        }
+    }
+}
+
+impl atomics::HostCas for KeyValueView<'_> {
+    async fn new(
+        &mut self,
+        handle: Resource<Bucket>,
+        key: String,
+    ) -> wasmtime::Result<Result<Resource<CompareAndSwap>, wasi::Error>> {
+        let bucket = self.bucket(&handle)?;
+        self.hold(CompareAndSwap::new(bucket, key))
+    }
+
+    async fn current(
+        &mut self,
+        handle: Resource<CompareAndSwap>,
+    ) -> wasmtime::Result<Result<Option<Vec<u8>>, wasi::Error>> {
+        let swap = self.table.get(&handle)?.clone();
+        Ok(swap.current().await.map_err(wasi::Error::Other))
+    }
+
+    async fn drop(&mut self, handle: Resource<CompareAndSwap>) -> wasmtime::Result<()> {
+        self.table.delete(handle)?;
+        self.grant.swaps = self.grant.swaps.saturating_sub(1);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn bucket(store: &Store, label: &str) -> Bucket {
-        Bucket {
-            store: store.clone(),
-            label: label.into(),
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_set_can_be_read() {
-        let store = Store::open(None).unwrap();
-        let one = bucket(&store, LABEL);
-        assert_eq!(one.get("k".into()).await, Ok(None));
-        assert_eq!(one.exists("k".into()).await, Ok(false));
-        one.set("k".into(), b"v".to_vec()).await.unwrap();
-        one.set("k".into(), b"w".to_vec()).await.unwrap();
-        one.set("l".into(), Vec::new()).await.unwrap();
-        assert_eq!(one.get("k".into()).await, Ok(Some(b"w".to_vec())));
-        assert_eq!(one.get("l".into()).await, Ok(Some(Vec::new())));
-        assert_eq!(one.exists("l".into()).await, Ok(true));
-        assert_eq!(one.keys().await, Ok(vec!["k".to_owned(), "l".to_owned()]));
-
-        let other = bucket(&store, "other");
-        assert_eq!(other.keys().await, Ok(Vec::new()));
-        assert_eq!(other.get("k".into()).await, Ok(None));
-
-        one.delete("k".into()).await.unwrap();
-        one.delete("k".into()).await.unwrap();
-        assert_eq!(one.get("k".into()).await, Ok(None));
-    }
-
-    #[tokio::test]
-    async fn the_file_is_spins() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(".spin").join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
-        bucket(&store, LABEL)
-            .set("k".into(), b"v".to_vec())
-            .await
-            .unwrap();
-
-        let spin = Connection::open(&path).unwrap();
-        let read = |sql: &str| {
-            spin.query_row(sql, [], |row| row.get::<_, String>(0))
-                .unwrap()
-        };
-        assert_eq!(
-            read("SELECT store || '/' || key || '/' || CAST(value AS TEXT) FROM spin_key_value"),
-            "default/k/v"
-        );
-        assert_eq!(read("PRAGMA journal_mode"), "delete");
-        spin.execute("UPDATE spin_key_value SET value = x'77'", [])
-            .unwrap();
-        assert_eq!(
-            bucket(&store, LABEL).get("k".into()).await,
-            Ok(Some(b"w".to_vec()))
-        );
-    }
-
-    #[tokio::test]
-    async fn another_process_may_hold_the_file_for_a_while() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
-        let other = Connection::open(&path).unwrap();
-        other.execute_batch("BEGIN EXCLUSIVE").unwrap();
-        let one = bucket(&store, LABEL);
-        let waiting = tokio::spawn(async move { one.set("k".into(), b"v".to_vec()).await });
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(!waiting.is_finished());
-        other.execute_batch("COMMIT").unwrap();
-        assert_eq!(waiting.await.unwrap(), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn a_result_has_a_limit() {
-        let store = Store::open(None).unwrap();
-        let one = bucket(&store, LABEL);
-        let too_large = Err(format!(
-            "query result exceeds limit of {MAX_RESULT_BYTES} bytes"
-        ));
-        one.set("k".into(), vec![0; MAX_RESULT_BYTES])
-            .await
-            .unwrap();
-        assert_eq!(one.get("k".into()).await, too_large);
-        assert_eq!(one.exists("k".into()).await, Ok(true));
-        one.set("k".into(), vec![0; MAX_RESULT_BYTES - size(0)])
-            .await
-            .unwrap();
-        assert!(one.get("k".into()).await.unwrap().is_some());
-    }
+    use crate::store::LABEL;
 
     #[test]
     fn only_granted_labels_open() {
@@ -575,17 +474,5 @@ mod tests {
         ));
         view.close(handles.pop().unwrap()).unwrap();
         assert!(view.open(LABEL).unwrap().is_ok());
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Store::open(Some(&file.path().join("x").join(FILE_NAME)))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(FILE_NAME) && error.contains("--state-dir"),
-            "{error}"
-        );
     }
 }

@@ -6,12 +6,14 @@
 use crate::allow_list::OriginPattern;
 use crate::composition::{Dependency, Inheritance};
 use crate::console;
-use crate::key_value;
-use crate::routes::{Route, Routes};
+use crate::cron::Schedule;
+use crate::routes::Routes;
+use crate::store;
 use crate::variables::{Declaration, Template, check_name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
@@ -26,8 +28,19 @@ pub(crate) struct Manifest {
     pub(crate) variables: BTreeMap<String, Declaration>,
     /// Which paths lead to which component.
     pub(crate) routes: Routes,
+    /// Which component is run when.
+    pub(crate) crons: Vec<CronTrigger>,
     /// The components, by id.
     pub(crate) components: BTreeMap<String, Component>,
+}
+
+/// A component on a schedule.
+#[derive(Debug)]
+pub(crate) struct CronTrigger {
+    /// When it is run.
+    pub(crate) schedule: Schedule,
+    /// Its id.
+    pub(crate) component: String,
 }
 
 /// A component, as the manifest describes it.
@@ -62,49 +75,51 @@ impl Manifest {
         Self::parse(path, &text)
     }
 
-    /// Drops every route that leads to none of these components, and every component without a route. None means all.
+    /// Drops every trigger that is for none of these components, and every component without a trigger. None means all.
     ///
     /// # Errors
     ///
-    /// There is no such component, or it has no route.
+    /// There is no such component, or it has no trigger.
     pub(crate) fn keep(&mut self, ids: &[String]) -> Result<(), String> {
-        if let Some(id) = ids
+        let triggered: BTreeSet<_> = self
+            .routes
             .iter()
-            .find(|id| !self.routes.iter().any(|route| &route.component == *id))
-        {
-            let known: BTreeSet<_> = self
-                .routes
-                .iter()
-                .map(|route| route.component.as_str())
-                .collect();
-            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            .map(|it| &it.component)
+            .chain(self.crons.iter().map(|it| &it.component))
+            .cloned()
+            .collect();
+        if let Some(id) = ids.iter().find(|id| !triggered.contains(*id)) {
+            let known = triggered.into_iter().collect::<Vec<_>>().join(", ");
             return Err(format!(
-                "--component {id}: no route leads to it; there is {known}"
+                "--component {id}: no trigger is for it; there is {known}"
             ));
         }
-        if !ids.is_empty() {
-            self.routes.retain(|route| ids.contains(&route.component));
-        }
+        let kept = |id: &String| ids.is_empty() || ids.contains(id);
+        self.routes.retain(|route| kept(&route.component));
+        self.crons.retain(|trigger| kept(&trigger.component));
         self.components
-            .retain(|id, _| self.routes.iter().any(|route| &route.component == id));
+            .retain(|id, _| triggered.contains(id) && kept(id));
         Ok(())
     }
 
-    /// Tells which route leads where.
+    /// Tells what leads where.
     pub(crate) fn tell(&self) {
-        for Route {
-            pattern, component, ..
-        } in self.routes.iter()
-        {
+        let tell = |heading, what: &dyn fmt::Display, component: &String| {
             let description = self
                 .components
                 .get(component)
                 .map_or("", |it| it.description.as_str());
             let gap = if description.is_empty() { "" } else { ": " };
             console::fact(
-                "route",
-                format_args!("{pattern} -> {component}{gap}{description}"),
+                heading,
+                format_args!("{what} -> {component}{gap}{description}"),
             );
+        };
+        for route in self.routes.iter() {
+            tell("route", &route.pattern, &route.component);
+        }
+        for trigger in &self.crons {
+            tell("cron", &trigger.schedule, &trigger.component);
         }
     }
 
@@ -198,14 +213,41 @@ struct Variable {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Triggers {
+    #[serde(default)]
     http: Vec<HttpTrigger>,
+    #[serde(default)]
+    cron: Vec<RawCronTrigger>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HttpTrigger {
-    route: Spanned<String>,
+    route: Spanned<RawRoute>,
     component: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a route is a path, or { private = true } for none"
+)]
+enum RawRoute {
+    Path(String),
+    Private(Private),
+}
+
+/// No path leads to the component: in Spin others reach it through service chaining, which this host does not have.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Private {
+    private: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCronTrigger {
+    component: Spanned<String>,
+    cron_expression: Spanned<String>,
 }
 
 #[derive(Deserialize)]
@@ -241,10 +283,11 @@ struct Build {
 #[derive(Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a table with `path`, the only kind of dependency that this host supports"
+    expecting = "a table with `path` or `component`, the kinds of dependency that this host supports"
 )]
 struct RawDependency {
-    path: PathBuf,
+    path: Option<PathBuf>,
+    component: Option<Spanned<String>>,
     #[serde(default)]
     inherit_configuration: Option<Spanned<RawInheritance>>,
 }
@@ -298,6 +341,11 @@ impl Document {
             };
             variables.insert(name.into_inner(), declaration);
         }
+        let parts: BTreeMap<_, _> = self
+            .component
+            .iter()
+            .map(|(id, component)| (id.get_ref().clone(), Part::of(folder, component)))
+            .collect();
         let mut components = BTreeMap::new();
         for (id, component) in self.component {
             if !is_component_id(id.get_ref()) {
@@ -306,24 +354,48 @@ impl Document {
                     "a component's id is lower-case letters and digits, with single hyphens between",
                 ));
             }
-            let component = component.into_component(folder, &variables)?;
+            let component = component.into_component(folder, &variables, &parts)?;
             components.insert(id.into_inner(), component);
         }
+        let known = |id: &Spanned<String>| {
+            if components.contains_key(id.get_ref()) {
+                return Ok(());
+            }
+            let reason = format!("there is no [component.{}]", id.get_ref());
+            Err(fault(id, reason))
+        };
         let mut routes = Routes::default();
         for trigger in self.trigger.http {
-            if !components.contains_key(trigger.component.get_ref()) {
-                let reason = format!("there is no [component.{}]", trigger.component.get_ref());
-                return Err(fault(&trigger.component, reason));
+            known(&trigger.component)?;
+            match trigger.route.get_ref() {
+                RawRoute::Path(path) => routes
+                    .add(path, trigger.component.get_ref())
+                    .map_err(|reason| fault(&trigger.route, reason))?,
+                RawRoute::Private(Private { private: true }) => {}
+                RawRoute::Private(Private { private: false }) => {
+                    return Err(fault(
+                        &trigger.route,
+                        "a route is a path, or { private = true }",
+                    ));
+                }
             }
-            routes
-                .add(trigger.route.get_ref(), trigger.component.get_ref())
-                .map_err(|reason| fault(&trigger.route, reason))?;
+        }
+        let mut crons = Vec::new();
+        for trigger in self.trigger.cron {
+            known(&trigger.component)?;
+            let schedule = Schedule::parse(trigger.cron_expression.get_ref())
+                .map_err(|reason| fault(&trigger.cron_expression, reason))?;
+            crons.push(CronTrigger {
+                schedule,
+                component: trigger.component.into_inner(),
+            });
         }
         Ok(Manifest {
             name: self.application.name,
             version: self.application.version,
             variables,
             routes,
+            crons,
             components,
         })
     }
@@ -334,6 +406,7 @@ impl RawComponent {
         self,
         folder: &Path,
         declared: &BTreeMap<String, Declaration>,
+        parts: &BTreeMap<String, Part>,
     ) -> Result<Component, Fault> {
         let template = |text: &Spanned<String>| {
             let template = Template::parse(text.get_ref())
@@ -351,13 +424,10 @@ impl RawComponent {
         };
         let mut key_value_stores = BTreeSet::new();
         for label in self.key_value_stores {
-            if label.get_ref() != key_value::LABEL {
+            if label.get_ref() != store::LABEL {
                 return Err(fault(
                     &label,
-                    format!(
-                        "this host has no key-value store but \"{}\"",
-                        key_value::LABEL
-                    ),
+                    format!("this host has no key-value store but \"{}\"", store::LABEL),
                 ));
             }
             key_value_stores.insert(label.into_inner());
@@ -382,7 +452,32 @@ impl RawComponent {
         let mut dependencies = Vec::new();
         for (name, dependency) in self.dependencies {
             let inherits = dependency.inherits()?;
-            let path = folder.join(dependency.path);
+            let path = match (&dependency.path, &dependency.component) {
+                (Some(path), None) => folder.join(path),
+                (None, Some(id)) => match parts.get(id.get_ref()) {
+                    Some(part) if part.owns_nothing => part.source.clone(),
+                    Some(_) => {
+                        let reason = format!(
+                            "[component.{}] is a dependency, so it may have nothing of its own but `source`; the \
+                             component that depends on it shares what it has by `inherit_configuration`",
+                            id.get_ref()
+                        );
+                        return Err(fault(id, reason));
+                    }
+                    None => {
+                        return Err(fault(
+                            id,
+                            format!("there is no [component.{}]", id.get_ref()),
+                        ));
+                    }
+                },
+                (Some(_), Some(_)) | (None, None) => {
+                    return Err(fault(
+                        &name,
+                        "a dependency has either `path` or `component`",
+                    ));
+                }
+            };
             dependencies.push(Dependency {
                 name: name.into_inner(),
                 path,
@@ -397,6 +492,25 @@ impl RawComponent {
             variables,
             dependencies,
         })
+    }
+}
+
+/// A component, as one that fills the imports of another in.
+struct Part {
+    source: PathBuf,
+    /// Whether it has no grants: as a dependency it would not get them (Spin refuses such a manifest too).
+    owns_nothing: bool,
+}
+
+impl Part {
+    fn of(folder: &Path, component: &RawComponent) -> Self {
+        Self {
+            source: folder.join(&component.source),
+            owns_nothing: component.key_value_stores.is_empty()
+                && component.allowed_outbound_hosts.is_empty()
+                && component.variables.is_empty()
+                && component.dependencies.is_empty(),
+        }
     }
 }
 
@@ -532,13 +646,28 @@ mine = "<{{ origin }}>"
             ),
             (
                 "trigger.http",
-                "trigger.cron",
-                ":6: this host does not support the key `cron` here, expected `http`",
+                "trigger.redis",
+                ":6: this host does not support the key `redis` here, expected `http` or `cron`",
+            ),
+            (
+                "[component.web]",
+                "[[trigger.cron]]\ncomponent = \"web\"\ncron_expression = \"* * * * *\"\n[component.web]",
+                ":11: \"* * * * *\" is no cron expression of six fields, seconds first: ",
+            ),
+            (
+                "[component.web]",
+                "[[trigger.cron]]\ncomponent = \"wob\"\ncron_expression = \"* * * * * *\"\n[component.web]",
+                ":10: there is no [component.wob]",
             ),
             (
                 "route = \"/...\"",
-                "route = { private = true }",
-                ":7: invalid type: map, expected a string",
+                "route = { private = false }",
+                ":7: a route is a path, or { private = true }",
+            ),
+            (
+                "route = \"/...\"",
+                "route = { secret = true }",
+                ":7: a route is a path, or { private = true } for none",
             ),
             (
                 "route = \"/...\"",
@@ -588,7 +717,22 @@ mine = "<{{ origin }}>"
             (
                 "{ path = \"dep.wasm\", ",
                 "{ component = \"x\", ",
-                ":16: this host does not support the key `component` here",
+                ":16: there is no [component.x]",
+            ),
+            (
+                "{ path = \"dep.wasm\", ",
+                "{ component = \"web\", ",
+                ":16: [component.web] is a dependency, so it may have nothing of its own but `source`",
+            ),
+            (
+                "{ path = \"dep.wasm\", ",
+                "{ ",
+                ":16: a dependency has either `path` or `component`",
+            ),
+            (
+                "{ path = \"dep.wasm\", ",
+                "{ url = \"x\", ",
+                ":16: this host does not support the key `url` here",
             ),
             (
                 "[\"variables\"]",
@@ -613,8 +757,29 @@ mine = "<{{ origin }}>"
         let error =
             parse(&SMALL.replace("[\"variables\"] }", "[] }\n\"n:q\" = \"1.0\"")).unwrap_err();
         assert!(
-            error.contains("expected a table with `path`, the only kind of dependency"),
+            error.contains("expected a table with `path` or `component`, the kinds of dependency"),
             "{error}"
+        );
+    }
+
+    #[test]
+    fn a_component_can_be_a_dependency_or_private() {
+        let text = SMALL
+            .replace("{ path = \"dep.wasm\",", "{ component = \"part\",")
+            .replace(
+                "[component.web]",
+                "[[trigger.http]]\nroute = { private = true }\ncomponent = \"part\"\n\
+                 [component.part]\nsource = \"part.wasm\"\n[component.web]",
+            );
+        let mut manifest = parse(&text).unwrap();
+        let web = manifest.components.get("web").unwrap();
+        let part = web.dependencies.first().unwrap();
+        assert_eq!(part.path, Path::new("/app/part.wasm"));
+        assert_eq!(manifest.routes.iter().count(), 1);
+        manifest.keep(&[]).unwrap();
+        assert!(
+            !manifest.components.contains_key("part"),
+            "nothing leads to it"
         );
     }
 

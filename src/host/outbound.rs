@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashSet;
 use std::error::Error as StdError;
@@ -41,17 +42,20 @@ pub(crate) struct OutboundClient {
 
 impl OutboundClient {
     /// A client that trusts the platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as
-    /// Spin does.
+    /// Spin does, and these.
     ///
     /// # Errors
     ///
-    /// The TLS library refuses its own defaults.
-    pub(crate) fn new() -> Result<Self, rustls::Error> {
+    /// The TLS library refuses its own defaults, or one of these.
+    pub(crate) fn new(authorities: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
         // A certificate that cannot be read is one authority less to trust; there may be none at all in a container.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        for authority in authorities {
+            roots.add(authority)?;
+        }
         let tls =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()?
@@ -438,7 +442,11 @@ mod tests {
         let variables =
             crate::variables::Variables::new([].into(), crate::variables::Environment::default());
         let allowed = AllowList::resolve(&entries, &variables).unwrap();
-        Outbound::new(OutboundClient::new().unwrap(), "c".into(), allowed)
+        Outbound::new(
+            OutboundClient::new(Vec::new()).unwrap(),
+            "c".into(),
+            allowed,
+        )
     }
 
     fn get(uri: &str) -> Request<WasiBody> {

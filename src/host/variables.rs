@@ -1,16 +1,17 @@
-//! Variables: `{{ templates }}`, where values come from, and the two interfaces through which a component reads them.
+//! Variables: `{{ templates }}`, where values come from, and the interfaces through which a component reads them.
 //!
-//! An application variable is resolved at every lookup: the environment variable `SPIN_VARIABLE_<NAME>`, then `.env` in
-//! the working directory, then the default in the manifest (facts/spin.md §5). Components never see application
+//! An application variable is resolved at every lookup: the command line's value or file, the environment variable
+//! `SPIN_VARIABLE_<NAME>`, then `.env` in the working directory, then the default in the manifest (facts/spin.md §5). Components never see application
 //! variables, only their own, which are templates over them.
 
+use crate::bindings::fermyon::spin::variables as spin2;
 use crate::bindings::spin::variables::variables as spin;
 use crate::bindings::wasi::config::store as wasi;
 use std::collections::{BTreeMap, HashMap};
 use std::env::VarError;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wasmtime::component::{Accessor, HasData};
 
@@ -42,15 +43,21 @@ impl Variables {
         }
     }
 
-    /// The names of variables that have neither a value nor a default.
-    pub(crate) fn missing(&self) -> Vec<&str> {
-        let unresolved =
-            |name: &&String| matches!(self.value(name), Err(LookupError::Unresolved { .. }));
+    /// The name of a value that the command line has for a variable that is not declared.
+    pub(crate) fn unknown(&self) -> Option<&str> {
+        let mut given = self.environment.given.keys().map(String::as_str);
+        given.find(|name| !self.declared.contains_key(*name))
+    }
+
+    /// Looks every variable up.
+    ///
+    /// # Errors
+    ///
+    /// One has no value, or it cannot be read.
+    pub(crate) fn check(&self) -> Result<(), LookupError> {
         self.declared
             .keys()
-            .filter(unresolved)
-            .map(String::as_str)
-            .collect()
+            .try_for_each(|name| self.value(name).map(drop))
     }
 
     /// Fills a template in.
@@ -77,7 +84,7 @@ impl Variables {
             .declared
             .get(name)
             .ok_or_else(|| LookupError::Undefined(name.to_owned()))?;
-        match self.environment.get(&environment_name(name))? {
+        match self.environment.value(name)? {
             Some(value) => Ok(value),
             None => declaration
                 .default
@@ -138,19 +145,40 @@ pub(crate) enum LookupError {
     #[error("undefined variable: {0}")]
     Undefined(String),
     /// It has no default, and the environment has no value.
-    #[error("the variable {name} has no value; set {}", environment_name(.name))]
+    #[error("the variable {name} is required and has no value; set {}", environment_name(.name))]
     Unresolved {
         /// Its name.
         name: String,
+    },
+    /// The file that has the value cannot be read.
+    #[error("the variable {name} cannot be read from {}: {reason}", .path.display())]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: io::ErrorKind,
     },
     /// The environment variable is no Unicode text.
     #[error("the environment variable {0} is not valid UTF-8")]
     NotText(String),
 }
 
+/// A value from the command line.
+#[derive(Debug, Clone)]
+pub(crate) enum Given {
+    /// Itself.
+    Value(String),
+    /// The file that holds it, read at every lookup: for a token that somebody else renews.
+    File(PathBuf),
+}
+
 /// Where values come from.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
+    /// What the command line says, by variable; it goes first.
+    given: BTreeMap<String, Given>,
     /// Whether this process's environment counts.
     process: bool,
     /// What a `.env` file says; the process's environment goes first.
@@ -179,9 +207,35 @@ impl Environment {
             file.insert(name, value);
         }
         Ok(Self {
+            given: BTreeMap::new(),
             process: true,
             file,
         })
+    }
+
+    /// With values from the command line.
+    pub(crate) fn with(mut self, given: impl IntoIterator<Item = (String, Given)>) -> Self {
+        self.given.extend(given);
+        self
+    }
+
+    /// The value of a variable, if there is any besides its default.
+    fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
+        match self.given.get(name) {
+            Some(Given::Value(value)) => Ok(Some(value.clone())),
+            Some(Given::File(path)) => {
+                let mut text =
+                    std::fs::read_to_string(path).map_err(|error| LookupError::Unreadable {
+                        name: name.to_owned(),
+                        path: path.clone(),
+                        reason: error.kind(),
+                    })?;
+                // The line's end that editors add.
+                text.truncate(text.trim_end_matches(['\r', '\n']).len());
+                Ok(Some(text))
+            }
+            None => self.get(&environment_name(name)),
+        }
     }
 
     fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
@@ -313,10 +367,24 @@ impl<T: Send> spin::HostWithStore<T> for HasVariables {
         Ok(value.map_err(|error| match error {
             LookupError::InvalidName(name) => spin::Error::InvalidName(name),
             LookupError::Undefined(name) => spin::Error::Undefined(name),
-            LookupError::Unresolved { .. } | LookupError::NotText(_) => {
-                spin::Error::Provider(error.to_string())
-            }
+            LookupError::Unresolved { .. }
+            | LookupError::Unreadable { .. }
+            | LookupError::NotText(_) => spin::Error::Provider(error.to_string()),
         }))
+    }
+}
+
+impl spin2::Host for ComponentVariables {
+    async fn get(&mut self, name: String) -> wasmtime::Result<Result<String, spin2::Error>> {
+        Ok(
+            ComponentVariables::get(self, &name).map_err(|error| match error {
+                LookupError::InvalidName(name) => spin2::Error::InvalidName(name),
+                LookupError::Undefined(name) => spin2::Error::Undefined(name),
+                LookupError::Unresolved { .. }
+                | LookupError::Unreadable { .. }
+                | LookupError::NotText(_) => spin2::Error::Provider(error.to_string()),
+            }),
+        )
     }
 }
 
@@ -345,6 +413,7 @@ mod tests {
         Arc::new(Variables::new(
             declared.collect(),
             Environment {
+                given: BTreeMap::new(),
                 process: false,
                 file,
             },
@@ -402,7 +471,7 @@ mod tests {
                 .unwrap(),
             "x-z"
         );
-        assert!(variables.missing().is_empty());
+        assert_eq!(variables.check(), Ok(()));
     }
 
     #[test]
@@ -431,15 +500,45 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_read_at_every_lookup() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "one\n").unwrap();
+        let given = [
+            ("token".to_owned(), Given::File(file.path().to_owned())),
+            ("plain".to_owned(), Given::Value("text\n".to_owned())),
+        ];
+        let environment = Environment::default().with(given);
+        let declared = ["token", "plain"].map(|name| (name.to_owned(), Declaration::default()));
+        let variables = Variables::new(BTreeMap::from(declared), environment);
+        assert_eq!(variables.unknown(), None);
+        assert_eq!(variables.check(), Ok(()));
+        let resolve = |text| variables.resolve(&Template::parse(text).unwrap());
+        assert_eq!(
+            resolve("{{ token }} {{ plain }}"),
+            Ok("one text\n".to_owned())
+        );
+        std::fs::write(&file, "two").unwrap();
+        assert_eq!(resolve("{{ token }}"), Ok("two".to_owned()));
+        drop(file);
+        let error = resolve("{{ token }}").unwrap_err().to_string();
+        assert!(
+            error.starts_with("the variable token cannot be read from /"),
+            "{error}"
+        );
+        let other = Environment::default().with([("x".to_owned(), Given::Value(String::new()))]);
+        assert_eq!(Variables::new(BTreeMap::new(), other).unknown(), Some("x"));
+    }
+
+    #[test]
     fn a_variable_without_value_is_named() {
         let variables = variables(&[("client_id", None)], &[]);
-        assert_eq!(variables.missing(), ["client_id"]);
+        assert!(variables.check().is_err());
         let error = variables
             .resolve(&Template::parse("{{ client_id }}").unwrap())
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the variable client_id has no value; set SPIN_VARIABLE_CLIENT_ID"
+            "the variable client_id is required and has no value; set SPIN_VARIABLE_CLIENT_ID"
         );
     }
 

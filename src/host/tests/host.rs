@@ -249,6 +249,29 @@ async fn key_value_data_stay() {
 }
 
 #[tokio::test]
+async fn all_interfaces_to_the_store_show_the_same() {
+    let host = start();
+    let twin = r#"((Ok(Some("1")), Ok(true), Ok(["t"])), Ok(None))"#;
+    assert_eq!(host.text("/twin").await, twin);
+    assert_eq!(
+        host.text("/batch").await,
+        r#"([("a", Some("1")), ("b", Some("2"))], [], Ok(0))"#,
+        "an absent key is left out, as in Spin"
+    );
+    assert_eq!(
+        host.text("/swap").await,
+        r#"((Ok(Some("1")), Ok(Some("1"))), true, true, Ok(Some("4")), Ok(7))"#
+    );
+}
+
+#[tokio::test]
+async fn an_instance_swaps_as_often_as_in_spin() {
+    let host = start();
+    let refused = r#"(256, Some(Error::Other("too many compare_and_swaps opened")))"#;
+    assert_eq!(host.text("/swap/300").await, refused);
+}
+
+#[tokio::test]
 async fn outbound_requests_go_where_they_may() {
     let upstream = start();
     let host = start();
@@ -336,6 +359,228 @@ async fn tls_is_verified_and_agrees_on_a_protocol() {
 }
 
 #[tokio::test]
+async fn an_authority_of_the_operators_is_trusted_besides() {
+    let authority = harness::Authority::new();
+    let port = authority.serve("localhost").await;
+    let setup = Setup::new(&manifest().replace("http://127.0.0.1:*", "https://localhost:*"));
+    std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+    let host = setup.arg(&["--outbound-ca", "ca.pem"]).start();
+    let (status, text) = host.sends(&format!("https://localhost:{port}/")).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+
+    for (text, reason) in [
+        (None, "cannot read certificates"),
+        (Some("x"), "holds no certificate"),
+    ] {
+        let setup = Setup::new(&manifest());
+        if let Some(text) = text {
+            std::fs::write(setup.folder.path().join("ca.pem"), text).unwrap();
+        }
+        let (code, log) = setup.arg(&["--outbound-ca", "ca.pem"]).fails();
+        assert_eq!(code, Some(2));
+        assert!(log.contains(&format!("behalf: ca.pem: {reason}")), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn https_is_served_and_http_2_agreed_on() {
+    let authority = harness::Authority::new();
+    let setup = Setup::new(&manifest());
+    authority.write(setup.folder.path(), "localhost");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let address = host.url.strip_prefix("https://").unwrap().to_owned();
+    for (protocol, version) in [("h2", "HTTP/2"), ("http/1.1", "HTTP/1.1")] {
+        let text = authority.ask(&address, protocol, "/headers").await;
+        let url = format!("spin-full-url: https://{address}/headers\n");
+        assert!(text.contains(&url), "{version}: {text}");
+    }
+
+    let setup = Setup::new(&manifest());
+    authority.write(setup.folder.path(), "localhost");
+    std::fs::rename(
+        setup.folder.path().join("cert.pem"),
+        setup.folder.path().join("key.pem"),
+    )
+    .unwrap();
+    authority.write(setup.folder.path(), "localhost");
+    let (code, log) = setup
+        .arg(&["--tls-cert", "key.pem", "--tls-key", "cert.pem"])
+        .fails();
+    assert_eq!(code, Some(2), "{log}");
+    assert!(
+        log.contains("behalf: key.pem: holds no certificate"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_in_clear_with_who_begins_so() {
+    let host = start();
+    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+    let requests = (0..20).map(|_| client.get(host.uri("/headers").parse().unwrap()));
+    for response in futures_util::future::join_all(requests).await {
+        let response = response.unwrap();
+        assert_eq!(response.version(), http::Version::HTTP_2);
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(
+            text.contains(&format!("spin-full-url: {}/headers\n", host.url)),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_has_a_limit() {
+    let host = start();
+    for (name, count, length) in [("one", 1, 200_000), ("many", 200, 1)] {
+        let mut request = Request::get(host.uri("/headers"));
+        for index in 0..count {
+            request = request.header(format!("x-{name}-{index}"), "x".repeat(length));
+        }
+        let response = host.send(request.body(Bytes::new()).unwrap()).await;
+        assert_eq!(
+            response.status(),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "{name}"
+        );
+    }
+    let request = Request::get(host.uri("/headers")).header("x", "x".repeat(30_000));
+    let response = host.send(request.body(Bytes::new()).unwrap()).await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn thousands_of_idle_and_slow_connections_stop_nobody() {
+    // As many as this process may open, which takes part in the limit; 5,000 where that is allowed.
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let most = limit
+        .current
+        .map_or(5000, |most| most.saturating_sub(200).min(5000));
+    let host = start();
+    let address = host.url.strip_prefix("http://").unwrap();
+    let mut idle = Vec::new();
+    for index in 0..most {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // A third says nothing, a third begins a request, a third begins to speak HTTP/2.
+        let begun: &[u8] =
+            [&b""[..], b"GET / HT", b"PRI * HT"][usize::try_from(index % 3).unwrap()];
+        stream.writable().await.unwrap();
+        assert_eq!(stream.try_write(begun).unwrap_or(0), begun.len());
+        idle.push(stream);
+    }
+    for _ in 0..20 {
+        host.text("/served").await;
+    }
+    drop(idle);
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_place_in_the_pool() {
+    let host = Setup::new(&manifest())
+        .arg(&[
+            "--max-instances",
+            "2",
+            "--max-instance-concurrent-reuse-count",
+            "1",
+        ])
+        .start();
+    let requests = (0..12).map(|_| host.text("/sleep/50"));
+    let answers = futures_util::future::join_all(requests).await;
+    assert!(answers.iter().all(|text| text == "slept"));
+}
+
+#[tokio::test]
+async fn values_come_from_the_command_line_and_from_files() {
+    let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETING", "no");
+    let file = setup.folder.path().join("greeting");
+    std::fs::write(&file, "one\n").unwrap();
+    let host = setup.arg(&["--variable-file", "greeting=greeting"]).start();
+    assert_eq!(host.text("/variable/greeting").await, r#"Ok("<one>")"#);
+    std::fs::write(&file, "two").unwrap();
+    assert_eq!(host.text("/variable/greeting").await, r#"Ok("<two>")"#);
+
+    let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETING", "no");
+    let host = setup.arg(&["--variable", "greeting=a=b"]).start();
+    assert_eq!(host.text("/variable/greeting").await, r#"Ok("<a=b>")"#);
+
+    for (argument, message) in [
+        (
+            ["--variable", "nobody=x"],
+            "the variable nobody of the command line is not in [variables] of the manifest",
+        ),
+        (
+            ["--variable-file", "greeting=none"],
+            "the variable greeting cannot be read from none: entity not found",
+        ),
+    ] {
+        let (code, log) = Setup::new(&manifest()).arg(&argument).fails();
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.ends_with(&format!("behalf: {message}\n")), "{log}");
+    }
+}
+
+#[test]
+fn a_check_serves_nothing() {
+    let check = |setup: Setup| setup.command("check").fails();
+    let setup = Setup::new(&manifest());
+    let (code, log) = check(Setup::new(&manifest()));
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.ends_with("all is well\n"), "{log}");
+    assert!(!setup.folder.path().join(".spin").exists());
+    for setup in [
+        Setup::new(&manifest()).env("SPIN_VARIABLE_PROBLEM", "the setting `x` is wrong"),
+        Setup::new(&manifest().replace("key_value_stores", "files")),
+        Setup::new(&manifest().replace(".wasm", ".wusm")),
+    ] {
+        let (code, log) = check(setup);
+        assert_eq!(code, Some(2), "{log}");
+        assert_eq!(log.matches("behalf: ").count(), 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn lines_can_be_json() {
+    let host = Setup::new(&manifest())
+        .arg(&["--log-format", "json"])
+        .start();
+    host.text("/print").await;
+    let log = host.log_with("to standard error");
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line["time"].is_string() && line["level"] == "info",
+            "{line}"
+        );
+    }
+    let printed = r#""component":"web""#;
+    assert!(log.contains(printed), "{log}");
+}
+
+#[tokio::test]
+async fn a_compiled_component_is_kept_for_the_next_start() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("compiled");
+    let start = || {
+        Setup::new(&manifest())
+            .arg(&["--cache-dir", folder.to_str().unwrap()])
+            .start()
+    };
+    let files = || std::fs::read_dir(&folder).unwrap().count();
+    start().text("/served").await;
+    assert_eq!(files(), 1);
+    start().text("/served").await;
+    assert_eq!(files(), 1);
+}
+
+#[tokio::test]
 async fn a_stop_finishes_what_was_begun() {
     let mut host = start();
     let url = host.uri("/sleep/1000");
@@ -415,6 +660,70 @@ async fn a_request_timeout_holds_even_against_a_busy_component() {
     }
 }
 
+/// The guest on a schedule of every second, with the variable `tick`.
+fn ticking(tick: &str) -> Setup {
+    let trigger = "[[trigger.cron]]\ncomponent = \"web\"\ncron_expression = \"* * * * * *\"\n";
+    let manifest = manifest().replace("[component.web]", &format!("{trigger}[component.web]"));
+    Setup::new(&format!("{manifest}tick = \"{tick}\"\n"))
+}
+
+#[tokio::test]
+async fn each_tick_has_an_instance_of_its_own() {
+    let host = ticking("say").start();
+    let mut log = host.log_with("web: tick 0\n");
+    while log.matches("web: tick 0\n").count() < 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        log = host.log();
+    }
+    assert!(!log.contains("tick 1"), "{log}");
+    assert_eq!(host.text("/served").await, "0", "requests have others");
+}
+
+#[tokio::test]
+async fn a_tick_that_fails_or_traps_is_reported_and_the_next_comes() {
+    for (tick, reason) in [
+        ("fail", "the guest fails"),
+        (
+            "panic",
+            "wasm trap: wasm `unreachable` instruction executed",
+        ),
+    ] {
+        let host = ticking(tick).start();
+        let line = format!("behalf: component web failed at a time of its schedule: {reason}\n");
+        let mut log = host.log_with(&line);
+        while log.matches(&line).count() < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            log = host.log();
+        }
+        assert_eq!(host.text("/served").await, "0");
+    }
+}
+
+#[tokio::test]
+async fn ticks_overlap_and_a_stop_gives_them_up() {
+    let mut host = ticking("wait").start();
+    let mut log = host.log_with("web: begins\n");
+    while log.matches("web: begins\n").count() < 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        log = host.log();
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    assert!(!host.log().contains("behalf:"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn a_schedule_alone_needs_no_address() {
+    let trigger = "[[trigger.cron]]\ncomponent = \"web\"\ncron_expression = \"* * * * * *\"\n";
+    let manifest = manifest();
+    let (before, after) = manifest.split_once("[[trigger.http]]").unwrap();
+    let (_, after) = after.split_once("[component.web]").unwrap();
+    let manifest = format!("{before}{trigger}[component.web]{after}");
+    let mut host = Setup::new(&manifest).start_without_address("web: tick 0\n");
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+}
+
 #[tokio::test]
 async fn only_some_components_can_be_run() {
     let manifest = manifest()
@@ -433,7 +742,7 @@ async fn only_some_components_can_be_run() {
         (code, log.as_str()),
         (
             Some(2),
-            "behalf: --component c: no route leads to it; there is b, web\n"
+            "behalf: --component c: no trigger is for it; there is b, web\n"
         )
     );
 }
@@ -486,6 +795,11 @@ fn what_is_wrong_stops_the_start() {
             2,
             format!("component web: {} is no WASI 0.3 HTTP component", no_handler.path().display()),
         ),
+        (
+            Setup::new(&good.replace("trigger.http", "trigger.cron").replace("route = \"/...\"", "cron_expression = \"* * * * * *\"").replace(guest().to_str().unwrap(), no_handler.path().to_str().unwrap())),
+            2,
+            format!("component web: {} does not export handle-cron-event", no_handler.path().display()),
+        ),
         (Setup::new(&good).arg(&["-f", "none.toml"]), 2, "none.toml: cannot read: ".to_owned()),
         (Setup::new(&good).arg(&["--state-dir", "spin.toml"]), 1, "cannot open the key-value store /".to_owned()),
     ] {
@@ -501,7 +815,10 @@ fn what_is_wrong_stops_the_start() {
 async fn an_address_in_use_is_told() {
     let host = start();
     let address = host.url.strip_prefix("http://").unwrap();
-    let (code, log) = Setup::new(&manifest()).arg(&["--listen", address]).fails();
+    let (code, log) = Setup::new(&manifest())
+        .command("up")
+        .arg(&["--listen", address])
+        .fails();
     let message = format!(
         "behalf: another program listens on {address}; stop it, or choose another address with --listen\n"
     );
@@ -514,8 +831,12 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["--listen", "nonsense"][..],
         &["--request-timeout", "1m"],
         &["--nonsense"],
+        &["--variable", "no-value"],
+        &["--tls-cert", "cert.pem"],
+        &["--max-instances", "0"],
     ] {
-        let (code, log) = Setup::new(&manifest()).arg(arguments).fails();
+        let setup = Setup::new(&manifest()).command("up");
+        let (code, log) = setup.arg(arguments).fails();
         assert_eq!(code, Some(2), "{log}");
     }
 }

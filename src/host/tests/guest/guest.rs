@@ -6,16 +6,40 @@
     reason = "a test's component may trap"
 )]
 
+use crate::bindings::fermyon::spin::{key_value as spin2, variables as variables2};
 use crate::bindings::spin::key_value::key_value::Store;
 use crate::bindings::spin::variables::variables;
 use crate::bindings::wasi::config::store as config;
-use crate::bindings::wasi::keyvalue::store as keyvalue;
+use crate::bindings::wasi::keyvalue::{atomics, batch, store as keyvalue};
+use crate::bindings::{Clock, Error, Guest, Metadata};
 use std::cell::Cell;
 use std::fmt::Debug;
+use std::time::Duration;
 use wasip3::clocks::monotonic_clock;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme};
 use wasip3::{wit_future, wit_stream};
+
+impl Guest for Clock {
+    /// Does what the variable `tick` says.
+    fn handle_cron_event(event: Metadata) -> Result<(), Error> {
+        let served = SERVED.replace(SERVED.get() + 1);
+        assert!(event.timestamp > 1_700_000_000, "in seconds");
+        match config::get("tick").unwrap().unwrap_or_default().as_str() {
+            "fail" => Err(Error::Other("the guest fails".to_owned())),
+            "panic" => panic!("the guest panics"),
+            "wait" => {
+                println!("begins");
+                std::thread::sleep(Duration::from_secs(60));
+                Ok(())
+            }
+            _ => {
+                println!("tick {served}");
+                Ok(())
+            }
+        }
+    }
+}
 
 struct Handler;
 
@@ -80,9 +104,19 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 all
             })),
             ["config", name] => shown(config::get(name)),
-            ["variable", name] => shown(variables::get(name.to_owned()).await),
+            ["variable", name] => {
+                let (twin, it) = (variables2::get(name), variables::get(name.to_owned()).await);
+                assert_eq!(format!("{twin:?}"), format!("{it:?}"), "the two interfaces");
+                shown(it)
+            }
             ["open", label] => {
                 let spin = Store::open(label.to_owned()).await.map(|_| ());
+                let twin = spin2::Store::open(label).map(|_| ());
+                assert_eq!(
+                    format!("{twin:?}"),
+                    format!("{spin:?}"),
+                    "the two interfaces"
+                );
                 shown((spin, keyvalue::open(label).map(|_| ())))
             }
             ["set", key, value] => {
@@ -113,11 +147,78 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 let keys = store.list_keys(None).map(|all| (all.keys, all.cursor));
                 shown((keys, store.list_keys(Some("cursor")).map(|all| all.keys)))
             }
+            ["twin"] => shown(twin()),
+            ["batch"] => shown(many()),
+            ["swap"] => shown(swap()),
+            ["swap", count] => shown(swap_until_refused(number(count))),
             ["send"] => send(request).await,
             ["healthz"] => health(),
             _ => text(404, String::new()),
         })
     }
+}
+
+/// Spin's second interface to the store, once through.
+fn twin() -> impl Debug {
+    let store = spin2::Store::open("default").unwrap();
+    store.set("t", b"1").unwrap();
+    let found = (
+        store.get("t").map(utf8),
+        store.exists("t"),
+        store.get_keys(),
+    );
+    store.delete("t").unwrap();
+    (found, store.get("t").map(utf8))
+}
+
+fn many() -> impl Debug {
+    let store = keyvalue::open("default").unwrap();
+    let pair = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
+    batch::set_many(&store, &[pair("a", "1"), pair("b", "2")]).unwrap();
+    let keys = ["a", "b", "c"].map(str::to_owned);
+    let found: Vec<_> = batch::get_many(&store, &keys)
+        .unwrap()
+        .into_iter()
+        .map(|(key, value)| (key, utf8(value)))
+        .collect();
+    batch::delete_many(&store, &keys).unwrap();
+    let none = batch::get_many(&store, &[]).map(|pairs| pairs.len());
+    (found, store.list_keys(None).unwrap().keys, none)
+}
+
+fn swap() -> impl Debug {
+    let store = keyvalue::open("default").unwrap();
+    store.set("s", b"1").unwrap();
+    let (one, two) = (
+        atomics::Cas::new(&store, "s").unwrap(),
+        atomics::Cas::new(&store, "s").unwrap(),
+    );
+    let seen = (one.current().map(utf8), two.current().map(utf8));
+    let first = atomics::swap(one, b"2");
+    let Err(atomics::CasError::CasFailed(again)) = atomics::swap(two, b"3") else {
+        panic!("the second swap must fail");
+    };
+    // Spin has looked for the component already.
+    let second = atomics::swap(again, b"4").is_ok();
+    let now = store.get("s").map(utf8);
+    (
+        seen,
+        first.is_ok(),
+        second,
+        now,
+        atomics::increment(&store, "i", 7),
+    )
+}
+
+fn swap_until_refused(most: u64) -> impl Debug {
+    let store = keyvalue::open("default").unwrap();
+    for count in 0..most {
+        match atomics::Cas::new(&store, "s") {
+            Ok(swap) => assert!(atomics::swap(swap, b"x").is_ok()),
+            Err(error) => return (count, Some(error)),
+        }
+    }
+    (most, None)
 }
 
 /// Sends a request to where the headers of this one say, and answers what came back.

@@ -83,9 +83,17 @@ impl Setup {
         std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
         Self {
             folder,
-            arguments: vec!["up".to_owned(), "--exit-on-stdin-close".to_owned()],
+            arguments: ["up", "--exit-on-stdin-close", "--listen", "127.0.0.1:0"]
+                .map(str::to_owned)
+                .to_vec(),
             environment: Vec::new(),
         }
+    }
+
+    /// Runs another command than `up`, with no arguments yet.
+    pub fn command(mut self, name: &str) -> Self {
+        self.arguments = vec![name.to_owned()];
+        self
     }
 
     pub fn arg(mut self, arguments: &[&str]) -> Self {
@@ -105,11 +113,6 @@ impl Setup {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(&self.arguments)
-            .args(if self.arguments.iter().any(|it| it == "--listen") {
-                &[][..]
-            } else {
-                &["--listen", "127.0.0.1:0"]
-            })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -136,6 +139,25 @@ impl Setup {
 
     /// Runs a host until it serves.
     pub fn start(self) -> Host {
+        let mut host = self.begin();
+        let mut line = String::new();
+        host.stdout.read_line(&mut line).unwrap();
+        let Some(url) = line.strip_prefix("Serving ").map(str::trim_end) else {
+            host.ended();
+            panic!("the host does not start:\n{}", host.log());
+        };
+        host.url = url.to_owned();
+        host
+    }
+
+    /// Runs a host without an HTTP trigger until it says `what`.
+    pub fn start_without_address(self, what: &str) -> Host {
+        let host = self.begin();
+        host.log_with(what);
+        host
+    }
+
+    fn begin(self) -> Host {
         let mut child = self.spawn();
         let log = Arc::<Mutex<String>>::default();
         let reader = std::thread::spawn({
@@ -152,22 +174,12 @@ impl Setup {
                 }
             }
         });
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let Some(url) = line.strip_prefix("Serving ").map(str::trim_end) else {
-            child.wait().unwrap();
-            reader.join().unwrap();
-            panic!("the host does not start:\n{}", log.lock().unwrap());
-        };
-        let url = url.to_owned();
-        let stdin = child.stdin.take();
         Host {
-            url,
+            url: String::new(),
             setup: self,
+            stdin: child.stdin.take(),
+            stdout: BufReader::new(child.stdout.take().unwrap()),
             child,
-            stdin,
-            stdout,
             log,
             reader: Some(reader),
         }
@@ -313,6 +325,57 @@ impl Authority {
             pem,
             issuer: rcgen::Issuer::new(parameters, key),
         }
+    }
+
+    /// Writes a certificate for `name` and its key into `folder`, as `cert.pem` and `key.pem`.
+    pub fn write(&self, folder: &Path, name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = parameters.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    /// The text at `path` of a server with a certificate of this authority, over TLS and `protocol`.
+    pub async fn ask(&self, address: &str, protocol: &str, path: &str) -> String {
+        use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+        use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+        use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
+            .unwrap();
+        let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+        let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
+        let request = Request::get(format!("https://{address}{path}")).header("host", address);
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        let response = if protocol == "h2" {
+            let (mut send, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+                    .await
+                    .unwrap();
+            tokio::spawn(connection);
+            send.send_request(request).await.unwrap()
+        } else {
+            let (mut send, connection) =
+                hyper::client::conn::http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let (mut parts, body) = request.into_parts();
+            parts.uri = path.parse().unwrap();
+            send.send_request(Request::from_parts(parts, body))
+                .await
+                .unwrap()
+        };
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(text.to_vec()).unwrap()
     }
 
     /// Starts a server with a certificate for `name` that speaks HTTP/2 alone and says what it was asked; returns its

@@ -1,0 +1,465 @@
+//! The doorbell of the sweep: what a component on a schedule does until nothing remains to be swept.
+//!
+//! It holds the sweep key and nothing else of the settings, and decides without input and output: whoever drives it
+//! sends [`Doorbell::request`] and tells [`Doorbell::hear`] what came back, until that says that it is over.
+
+use std::time::Duration;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::port::{Config, HttpError, Limits, SecretBody};
+use crate::secret::SweepKey;
+use crate::settings::is_loopback;
+
+/// For how long it rings again. Less than the five minutes of the schedule in `spin.toml`, so that its next time is the
+/// next try.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// Limits of one call: a sweep works for `sweep_seconds`, 25 at most, and finishes what it has begun.
+pub const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    first_byte: Duration::from_mins(1),
+    between_bytes: Duration::from_secs(10),
+    body: 64 * 1024,
+};
+
+/// A doorbell in use.
+#[derive(Debug)]
+pub struct Doorbell {
+    url: Url,
+    authorization: HeaderValue,
+    sum: Answer,
+    calls: u32,
+}
+
+/// What follows an answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Send the request again.
+    Ring,
+    /// It is over; this line is for the log.
+    Done(String),
+}
+
+/// Why the sweep did not end well. No case holds a secret, or text of an answer.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum DoorbellError {
+    /// A setting is missing or wrong.
+    #[error("the setting `{name}` {expected}")]
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The host forbids the call.
+    #[error("the host does not allow calls of `sweep_url`: set `sweep_origin` to its origin")]
+    Denied,
+    /// There was no answer.
+    #[error("no answer to the sweep's call number {call}: {error}; check `sweep_url`")]
+    NoAnswer {
+        /// Which call, from 1.
+        call: u32,
+        /// Why.
+        error: HttpError,
+    },
+    /// The app refused.
+    #[error("the sweep's call number {call} was answered with status {status}{}", .code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default())]
+    Refused {
+        /// Which call, from 1.
+        call: u32,
+        /// The status.
+        status: StatusCode,
+        /// Its `code`, if it is one of the app's problems.
+        code: Option<String>,
+    },
+    /// What answered is no sweep.
+    #[error(
+        "the answer to the sweep's call number {call} is none of this app's; check `sweep_url`"
+    )]
+    Strange {
+        /// Which call, from 1.
+        call: u32,
+    },
+    /// Calls no longer get anything done.
+    #[error("{remaining} records remain and no call gets further; the log of the sweep says why")]
+    Stuck {
+        /// Records that remain.
+        remaining: u64,
+    },
+    /// Records remain after [`PATIENCE`].
+    #[error(
+        "{remaining} records remain after {calls} calls; sweep more often, or raise `sweep_concurrency`"
+    )]
+    TimeIsUp {
+        /// Records that remain.
+        remaining: u64,
+        /// How many calls were made.
+        calls: u32,
+    },
+}
+
+impl Doorbell {
+    /// A doorbell with these settings; none if there is no sweep key, which switches it off.
+    ///
+    /// # Errors
+    /// [`DoorbellError::Setting`].
+    pub fn new(settings: &impl Config) -> Result<Option<Self>, DoorbellError> {
+        let get = |name| {
+            let value = settings.get(name).map_err(|_| DoorbellError::Setting {
+                name,
+                expected: "is not known to the host",
+            })?;
+            Ok(Zeroizing::new(value.unwrap_or_default().trim().to_owned()))
+        };
+        let key = SweepKey::new(get("sweep_key")?.to_string());
+        if key.expose().is_empty() {
+            return Ok(None);
+        }
+        let wrong = |name, expected| DoorbellError::Setting { name, expected };
+        let authorization = Zeroizing::new(format!("Bearer {}", key.expose()));
+        let mut authorization = HeaderValue::try_from(authorization.as_str())
+            .map_err(|_| wrong("sweep_key", "may hold visible ASCII characters only"))?;
+        authorization.set_sensitive(true);
+
+        let expected = "must be the https:// URL of the app's /v1/sweep (http:// on loopback)";
+        let url = Url::parse(&get("sweep_url")?).map_err(|_| wrong("sweep_url", expected))?;
+        let plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
+        if !plain || !safe {
+            return Err(wrong("sweep_url", expected));
+        }
+        Ok(Some(Self {
+            url,
+            authorization,
+            sum: Answer::default(),
+            calls: 0,
+        }))
+    }
+
+    /// The request to send.
+    #[must_use]
+    pub fn request(&self) -> Request<SecretBody> {
+        let mut request = Request::new(SecretBody::default());
+        *request.method_mut() = Method::POST;
+        // A URL is a URI.
+        if let Ok(uri) = self.url.as_str().parse() {
+            *request.uri_mut() = uri;
+        }
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, self.authorization.clone());
+        request
+    }
+
+    /// Says what follows an answer that came `elapsed` after the first request was sent.
+    ///
+    /// # Errors
+    /// It is over, and not well; see [`DoorbellError`].
+    pub fn hear(
+        &mut self,
+        answer: Result<Response<SecretBody>, HttpError>,
+        elapsed: Duration,
+    ) -> Result<Next, DoorbellError> {
+        self.calls = self.calls.saturating_add(1);
+        let call = self.calls;
+        let response = answer.map_err(|error| match error {
+            HttpError::Denied => DoorbellError::Denied,
+            HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => {
+                DoorbellError::NoAnswer { call, error }
+            }
+        })?;
+        if response.status() != StatusCode::OK {
+            return Err(DoorbellError::Refused {
+                call,
+                status: response.status(),
+                code: code(response.body()),
+            });
+        }
+        let answer: Answer =
+            serde_json::from_slice(response.body()).map_err(|_| DoorbellError::Strange { call })?;
+        let remaining = answer.remaining;
+        let done = answer.done();
+        self.sum.add(&answer);
+        if remaining == 0 {
+            return Ok(Next::Done(self.line()));
+        }
+        if done == 0 {
+            return Err(DoorbellError::Stuck { remaining });
+        }
+        if elapsed >= PATIENCE {
+            let calls = self.calls;
+            return Err(DoorbellError::TimeIsUp { remaining, calls });
+        }
+        Ok(Next::Ring)
+    }
+
+    fn line(&self) -> String {
+        let Answer {
+            refreshed,
+            resealed,
+            interaction_required,
+            quarantined,
+            retrying,
+            damaged,
+            failed,
+            cleared,
+            remaining: _,
+        } = &self.sum;
+        json!({
+            "event": "swept",
+            "calls": self.calls,
+            "refreshed": refreshed,
+            "resealed": resealed,
+            "interaction_required": interaction_required,
+            "quarantined": quarantined,
+            "retrying": retrying,
+            "damaged": damaged,
+            "failed": failed,
+            "cleared": cleared,
+        })
+        .to_string()
+    }
+}
+
+/// What a component says when it is switched off.
+#[must_use]
+pub fn switched_off() -> String {
+    json!({"event": "sweep_off", "reason": "the setting `sweep_key` is empty"}).to_string()
+}
+
+/// What a component says when the sweep did not end well.
+#[must_use]
+pub fn failure(error: &DoorbellError) -> String {
+    json!({"event": "sweep_failed", "reason": error.to_string()}).to_string()
+}
+
+/// A sweep's report, as far as it matters here: its other members may come and go.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
+struct Answer {
+    remaining: u64,
+    #[serde(default)]
+    refreshed: u64,
+    #[serde(default)]
+    resealed: u64,
+    #[serde(default)]
+    interaction_required: u64,
+    #[serde(default)]
+    quarantined: u64,
+    #[serde(default)]
+    retrying: u64,
+    #[serde(default)]
+    damaged: u64,
+    #[serde(default)]
+    failed: u64,
+    #[serde(default)]
+    cleared: u64,
+}
+
+impl Answer {
+    /// How many records will not remain in the next call because of this one. One that failed may be among them again.
+    fn done(&self) -> u64 {
+        [
+            self.refreshed,
+            self.resealed,
+            self.interaction_required,
+            self.quarantined,
+            self.retrying,
+            self.damaged,
+            self.cleared,
+        ]
+        .iter()
+        .fold(0, |sum, count| u64::saturating_add(sum, *count))
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (sum, count) in [
+            (&mut self.refreshed, other.refreshed),
+            (&mut self.resealed, other.resealed),
+            (&mut self.interaction_required, other.interaction_required),
+            (&mut self.quarantined, other.quarantined),
+            (&mut self.retrying, other.retrying),
+            (&mut self.damaged, other.damaged),
+            (&mut self.failed, other.failed),
+            (&mut self.cleared, other.cleared),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
+    }
+}
+
+/// The `code` of a problem, if it looks like one of the app's: anything else could be another system's text.
+fn code(body: &SecretBody) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Problem {
+        code: String,
+    }
+    let problem: Problem = serde_json::from_slice(body).ok()?;
+    let known = problem.code.len() <= 64
+        && problem
+            .code
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    known.then_some(problem.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::tests::Values;
+    use crate::sweep::SweepReport;
+    use crate::world::SWEEP_KEY;
+
+    fn values(url: &str, key: &str) -> Values {
+        Values::from([("sweep_url", url.to_owned()), ("sweep_key", key.to_owned())])
+    }
+
+    fn doorbell() -> Doorbell {
+        let values = values("http://127.0.0.1:3000/v1/sweep", SWEEP_KEY);
+        Doorbell::new(&values).unwrap().unwrap()
+    }
+
+    type Heard = Result<Response<SecretBody>, HttpError>;
+
+    fn answer(status: u16, body: &str) -> Heard {
+        let body = SecretBody::new(body.as_bytes().to_vec());
+        let response = Response::builder().status(status).body(body);
+        response.map_err(|_| HttpError::Unreachable)
+    }
+
+    fn report(report: &SweepReport) -> Heard {
+        answer(200, &serde_json::to_string(report).unwrap())
+    }
+
+    const SOON: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn it_rings_until_nothing_remains() {
+        let mut doorbell = doorbell();
+        let request = doorbell.request();
+        assert_eq!(request.method(), Method::POST);
+        assert_eq!(request.uri(), "http://127.0.0.1:3000/v1/sweep");
+        let authorization = request.headers().get(AUTHORIZATION).unwrap();
+        assert_eq!(authorization, &format!("Bearer {SWEEP_KEY}"));
+        assert!(authorization.is_sensitive());
+        let some = SweepReport {
+            refreshed: 2,
+            failed: 1,
+            remaining: 3,
+            ..SweepReport::default()
+        };
+        assert_eq!(doorbell.hear(report(&some), SOON), Ok(Next::Ring));
+        let last = SweepReport {
+            refreshed: 3,
+            resealed: 4,
+            ..SweepReport::default()
+        };
+        let Next::Done(line) = doorbell.hear(report(&last), SOON).unwrap() else {
+            panic!("nothing remains");
+        };
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            line,
+            json!({
+                "event": "swept", "calls": 2, "refreshed": 5, "resealed": 4, "interaction_required": 0,
+                "quarantined": 0, "retrying": 0, "damaged": 0, "failed": 1, "cleared": 0,
+            })
+        );
+    }
+
+    #[test]
+    fn it_gives_up_when_its_time_is_up_or_nothing_gets_done() {
+        let working = SweepReport {
+            refreshed: 1,
+            remaining: 9,
+            ..SweepReport::default()
+        };
+        let mut bell = doorbell();
+        assert_eq!(bell.hear(report(&working), SOON), Ok(Next::Ring));
+        let late = DoorbellError::TimeIsUp {
+            remaining: 9,
+            calls: 2,
+        };
+        assert_eq!(bell.hear(report(&working), PATIENCE), Err(late));
+        let stuck = SweepReport {
+            failed: 1,
+            remaining: 9,
+            ..SweepReport::default()
+        };
+        assert_eq!(
+            doorbell().hear(report(&stuck), SOON),
+            Err(DoorbellError::Stuck { remaining: 9 })
+        );
+    }
+
+    #[test]
+    fn everything_else_is_an_error_that_quotes_nothing() {
+        for (answer, message) in [
+            (
+                Err(HttpError::Denied),
+                "the host does not allow calls of `sweep_url`: set `sweep_origin` to its origin",
+            ),
+            (
+                Err(HttpError::TimedOut),
+                "no answer to the sweep's call number 1: timed out; check `sweep_url`",
+            ),
+            (
+                answer(401, r#"{"code":"sweep_not_authorized"}"#),
+                "the sweep's call number 1 was answered with status 401 Unauthorized (sweep_not_authorized)",
+            ),
+            (
+                answer(503, r#"{"code":"<secret text>"}"#),
+                "the sweep's call number 1 was answered with status 503 Service Unavailable",
+            ),
+            (
+                answer(302, ""),
+                "the sweep's call number 1 was answered with status 302 Found",
+            ),
+            (
+                answer(200, "<html>"),
+                "the answer to the sweep's call number 1 is none of this app's; check `sweep_url`",
+            ),
+            (
+                answer(200, "{}"),
+                "the answer to the sweep's call number 1 is none of this app's; check `sweep_url`",
+            ),
+        ] {
+            let error = doorbell().hear(answer, SOON).unwrap_err();
+            assert_eq!(error.to_string(), message);
+            assert!(failure(&error).contains("sweep_failed"));
+        }
+    }
+
+    #[test]
+    fn settings() {
+        let off = Doorbell::new(&values("nonsense", " ")).unwrap();
+        assert!(off.is_none());
+        assert!(switched_off().contains("`sweep_key` is empty"));
+        for (url, key, name) in [
+            ("", SWEEP_KEY, "sweep_url"),
+            ("/v1/sweep", SWEEP_KEY, "sweep_url"),
+            ("http://app.example/v1/sweep", SWEEP_KEY, "sweep_url"),
+            ("https://user@app.example/v1/sweep", SWEEP_KEY, "sweep_url"),
+            ("https://app.example/v1/sweep?x", SWEEP_KEY, "sweep_url"),
+            ("https://app.example/v1/sweep", "two\nlines", "sweep_key"),
+        ] {
+            let error = Doorbell::new(&values(url, key)).unwrap_err();
+            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            assert!(!error.to_string().contains("two"), "{error}");
+        }
+        for url in ["https://app.example/v1/sweep", "http://[::1]:1/v1/sweep"] {
+            let bell = Doorbell::new(&values(url, SWEEP_KEY)).unwrap().unwrap();
+            assert_eq!(bell.request().uri(), url);
+            assert!(!format!("{bell:?}").contains(SWEEP_KEY));
+        }
+    }
+}

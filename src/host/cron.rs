@@ -1,0 +1,196 @@
+//! The cron trigger, as the plugin of Spin has it (facts/spin.md §6): six fields, UTC, a fresh instance for each tick.
+//! Ticks overlap, and one that was missed is not made up for.
+//!
+//! It differs in one thing: a component that traps is reported like one that returns an error, where the plugin says
+//! nothing.
+
+use crate::bindings::cron::{Error, Metadata, SpinCronPre};
+use crate::console;
+use crate::engine::Patience;
+use crate::instance::{Grants, Guest, Lifetime, cause};
+use chrono::{DateTime, Utc};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest sleep at a time, so that a clock that is set meanwhile is noticed.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
+/// When a component is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule(croner::Cron);
+
+impl Schedule {
+    /// Reads a cron expression: second, minute, hour, day of the month, month, day of the week. If both days are
+    /// restricted, both have to match.
+    ///
+    /// # Errors
+    ///
+    /// It is none; the text says what is expected.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let parsed = croner::Cron::new(text)
+            .with_seconds_required()
+            .with_dom_and_dow()
+            .parse();
+        parsed.map(Self).map_err(|error| {
+            let reason = error.to_string();
+            let reason = reason.trim_end_matches('.');
+            format!("{text:?} is no cron expression of six fields, seconds first: {reason}")
+        })
+    }
+
+    /// The next time after `now`; none if there is none any more.
+    fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.0.find_next_occurrence(&now, false).ok()
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// A component on a schedule.
+pub(crate) struct Job {
+    /// When it is run.
+    pub(crate) schedule: Schedule,
+    /// The component, ready to be instantiated.
+    pub(crate) pre: SpinCronPre<Guest>,
+    /// What its instances get.
+    pub(crate) grants: Grants,
+}
+
+/// Runs `jobs` until `lifetime` says to stop. A tick in hand is given up then, as by the plugin; what it asked of others
+/// is theirs to finish.
+pub(crate) async fn run(jobs: &[Arc<Job>], lifetime: &Lifetime) {
+    let running = jobs.iter().map(|job| keep_time(job, lifetime));
+    tokio::select! {
+        _ = futures_util::future::join_all(running) => {}
+        () = lifetime.stopping.cancelled() => {}
+    }
+}
+
+async fn keep_time(job: &Arc<Job>, lifetime: &Lifetime) {
+    while let Some(next) = job.schedule.next(Utc::now()) {
+        // None is left once the time has come.
+        while let Ok(left) = next.signed_duration_since(Utc::now()).to_std() {
+            tokio::time::sleep(left.min(MAX_SLEEP)).await;
+        }
+        let (job, stopping) = (Arc::clone(job), lifetime.stopping.clone());
+        lifetime.at_work.spawn(async move {
+            tokio::select! {
+                () = tick(&job) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn tick(job: &Job) {
+    if let Err(reason) = handle_event(job).await {
+        let component = &job.grants.component;
+        console::warn(format_args!(
+            "component {component} failed at a time of its schedule: {reason}"
+        ));
+    }
+}
+
+async fn handle_event(job: &Job) -> Result<(), String> {
+    let timestamp = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let patience = Patience::new();
+    let (mut store, instance) = loop {
+        let mut store = job.grants.store(job.pre.engine());
+        match job.pre.instantiate_async(&mut store).await {
+            Ok(instance) => break (store, instance),
+            Err(error) => patience
+                .after(error)
+                .await
+                .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?,
+        }
+    };
+    let answer = instance
+        .call_handle_cron_event(&mut store, Metadata { timestamp })
+        .await;
+    // First, so that what the component wrote last comes before why it failed.
+    drop(store);
+    answer
+        .map_err(|error| cause(&error))?
+        .map_err(|Error::Other(reason)| reason)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_plugin() {
+        for (expression, now, next) in [
+            (
+                "0 */5 * * * *",
+                "2026-11-24T12:00:00Z",
+                "2026-11-24T12:05:00Z",
+            ),
+            (
+                "0 */5 * * * *",
+                "2026-11-24T12:59:59.5Z",
+                "2026-11-24T13:00:00Z",
+            ),
+            (
+                "*/2 * * * * *",
+                "2026-11-24T12:00:01Z",
+                "2026-11-24T12:00:02Z",
+            ),
+            (
+                "0 0 0 1 JAN *",
+                "2026-11-24T12:00:00Z",
+                "2027-01-01T00:00:00Z",
+            ),
+            (
+                "0 0 0 29 2 *",
+                "2026-11-24T12:00:00Z",
+                "2028-02-29T00:00:00Z",
+            ),
+            // Both days have to match: a Friday that is a 13th.
+            (
+                "0 0 0 13 * FRI",
+                "2026-11-24T12:00:00Z",
+                "2027-08-13T00:00:00Z",
+            ),
+        ] {
+            let schedule = Schedule::parse(expression).unwrap();
+            let now: DateTime<Utc> = now.parse().unwrap();
+            assert_eq!(
+                schedule.next(now),
+                Some(next.parse().unwrap()),
+                "{expression}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_schedule() {
+        for expression in [
+            "",
+            "* * * * *",
+            "0 0 0 1 1 * 2027",
+            "60 * * * * *",
+            "0 0 0 * * *x",
+            "every minute",
+            "é * * * * *",
+        ] {
+            let error = Schedule::parse(expression).unwrap_err();
+            assert!(error.contains("six fields"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_never_comes_ends_the_search() {
+        let never = Schedule::parse("0 0 0 30 2 *").unwrap();
+        assert_eq!(never.next(Utc::now()), None);
+    }
+}
