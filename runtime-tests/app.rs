@@ -233,6 +233,11 @@ impl App {
         Ok(self.process.child.wait().await?)
     }
 
+    /// Sends SIGKILL, as a crash would end it.
+    pub fn kill(&self) {
+        self.process.signal(Signal::KILL);
+    }
+
     /// Sends SIGTERM and waits for the end, which has to be clean. Returns all output.
     pub async fn stop(mut self) -> anyhow::Result<Vec<String>> {
         if let Some(status) = self.process.child.try_wait()? {

@@ -119,6 +119,13 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps everyone else out until the connection is dropped.
+    pub fn lock(&self) -> anyhow::Result<Connection> {
+        let connection = self.open()?;
+        connection.execute_batch("BEGIN EXCLUSIVE")?;
+        Ok(connection)
+    }
+
     fn open(&self) -> anyhow::Result<Connection> {
         let connection = Connection::open(&self.file)?;
         connection.busy_timeout(Duration::from_secs(5))?;

@@ -1,12 +1,13 @@
 //! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CACHE_CONTROL};
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::identity::TenantId;
 use crate::keeper::{Environment, Keeper, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
 use crate::problem::{ApiError, LONGEST_BODY, json_response};
@@ -29,7 +30,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<Response<Bytes>, ApiError> {
         let method = &request.method;
         match request.uri.path() {
-            "/healthz" => match *method {
+            // Neither asks anyone: an outage elsewhere is no reason to take this replica out, since it can still remove.
+            "/healthz" | "/readyz" => match *method {
                 Method::GET | Method::HEAD => {
                     self.vault.check_settings()?;
                     Ok(json_response(StatusCode::OK, &json!({"status": "ok"})))
@@ -92,9 +94,53 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 }
                 _ => Err(ApiError::MethodNotAllowed("POST")),
             },
-            _ => Err(ApiError::NotFound),
+            "/v1/status" => match *method {
+                Method::GET => {
+                    let report = self.status(&bearer(request)).await?;
+                    Ok(if accepts_text(request) {
+                        text_response(report.to_prometheus())
+                    } else {
+                        json_response(StatusCode::OK, &report)
+                    })
+                }
+                _ => Err(ApiError::MethodNotAllowed("GET")),
+            },
+            path => {
+                let tenant = path
+                    .strip_prefix("/v1/tenants/")
+                    .and_then(TenantId::parse)
+                    .ok_or(ApiError::NotFound)?;
+                match *method {
+                    Method::DELETE => {
+                        let removal = self.remove_tenant(&bearer(request), &tenant).await?;
+                        Ok(json_response(StatusCode::OK, &removal))
+                    }
+                    _ => Err(ApiError::MethodNotAllowed("DELETE")),
+                }
+            }
         }
     }
+}
+
+/// Whether a client asks for the text format, as Prometheus does.
+fn accepts_text(request: &Parts) -> bool {
+    let mut values = request.headers.get_all(ACCEPT).iter();
+    values.any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.contains("text/plain"))
+    })
+}
+
+fn text_response(text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 #[derive(Deserialize, Default)]

@@ -152,15 +152,23 @@ impl Claims {
         }
     }
 
-    /// Accepts an app's own token with a role, from the operator tenant: anyone's administrator can assign any role in
-    /// his own tenant (facts/threats.md 1).
+    /// Accepts an app's own token with a role, to act on `tenant`; none: on all. A role acts on the token's own tenant,
+    /// and on others only from the operator tenant: anyone's administrator can assign any role in his own tenant
+    /// (facts/threats.md 1).
     ///
     /// # Errors
     /// [`CallerError`].
-    pub fn accept_app(&self, role: &str, settings: &Settings, now: u64) -> Result<(), CallerError> {
+    pub fn accept_app(
+        &self,
+        role: &str,
+        tenant: Option<&TenantId>,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), CallerError> {
         self.accept(settings, now)?;
-        let from_operator = settings.operator_tenant.as_ref() == Some(&self.subject.tenant);
-        if from_operator && self.is_apps_own && self.roles.iter().any(|held| held == role) {
+        let own = &self.subject.tenant;
+        let reaches = settings.operator_tenant.as_ref() == Some(own) || tenant == Some(own);
+        if reaches && self.is_apps_own && self.roles.iter().any(|held| held == role) {
             Ok(())
         } else {
             Err(CallerError::InsufficientScope(role.into()))
@@ -624,7 +632,7 @@ pub(crate) mod tests {
         let mut said = app.clone();
         said["idtyp"] = json!("app");
         assert_eq!(
-            read(said).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+            read(said).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
             Ok(())
         );
         app["sub"] = app["oid"].clone();
@@ -632,22 +640,22 @@ pub(crate) mod tests {
         users["idtyp"] = json!("user");
         let delegated = with("roles", json!(["Behalf.Sweep"]));
         assert_eq!(
-            read(app.clone()).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+            read(app.clone()).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
             Ok(())
         );
         let refused = Err(CallerError::InsufficientScope("Behalf.Sweep".into()));
         assert_eq!(
-            read(app.clone()).accept_app("Behalf.Sweep", &settings(""), NOW),
+            read(app.clone()).accept_app("Behalf.Sweep", None, &settings(""), NOW),
             refused
         );
         for claims in [delegated, id_token, users] {
             assert_eq!(
-                read(claims).accept_app("Behalf.Sweep", &settings(TENANT), NOW),
+                read(claims).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
                 refused
             );
         }
         assert_eq!(
-            read(app).accept_app("Behalf.Read", &settings(TENANT), NOW),
+            read(app).accept_app("Behalf.Read", None, &settings(TENANT), NOW),
             Err(CallerError::InsufficientScope("Behalf.Read".into()))
         );
     }

@@ -182,6 +182,11 @@ pub enum OperatorError {
         /// The AADSTS number.
         code: Option<u32>,
     },
+    /// The clock of this machine is wrong.
+    #[error(
+        "the clock of this machine is over five minutes off what Entra ID and Key Vault say: set it; no sweep runs meanwhile"
+    )]
+    ClockWrong,
     /// Entra ID answered without a refresh token.
     #[error(
         "Entra ID answered without a refresh token: the app needs the permission offline_access"
@@ -265,6 +270,7 @@ impl OperatorError {
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
             | Self::CredentialRefused { .. }
+            | Self::ClockWrong
             | Self::NoRefreshToken => false,
         }
     }

@@ -59,6 +59,9 @@ pub enum KeeperError {
     /// The head names a record that is not there.
     #[error("the stored record is missing: enrol again with PUT /v1/me")]
     RecordLost,
+    /// All users of the tenant are being removed.
+    #[error("all users of this tenant are being removed; enrol after that has ended")]
+    TenantRemoved,
     /// The user kept enrolling while this was tried.
     #[error("this user is being enrolled right now; try again")]
     Busy,
@@ -107,7 +110,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             due_at: refresh_due_at(now, enrolment.policy.refresh_after_seconds, &user.id),
         };
 
-        let head_key = layout.head(user);
+        let (head_key, bar_key) = (layout.head(user), layout.bar(&user.tenant));
+        if self.store.get(&bar_key).await?.is_some() {
+            return Err(KeeperError::TenantRemoved);
+        }
         let former = match self
             .store
             .get(&head_key)
@@ -133,6 +139,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             created_at: now,
         };
         self.store.set(&head_key, &head.to_json()).await?;
+        // Again, because a removal of the tenant lists the heads once. This is a removal of its own.
+        if self.store.get(&bar_key).await?.is_some() {
+            self.remove_user(&layout, user).await?;
+            return Err(KeeperError::TenantRemoved);
+        }
         let created = former.is_none();
         if let Some(former) = former.flatten() {
             self.forget(&layout, user, &former).await;
@@ -206,7 +217,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 let change = Change {
                     user: user.clone(),
                     nonce: head.nonce.clone(),
-                    visited: None,
+                    visited: Vec::new(),
                     what: What::Replace {
                         new: Box::new(self.refreshed(&user, &record, sealed, &policy)),
                         old: Box::new(record),
@@ -305,8 +316,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .map_err(Into::into)
     }
 
-    /// The head, and the record that it names or why there is none to use.
-    async fn current(
+    /// The head, and the record that it names or why there is none to use, which is an alarm where it should not be.
+    pub(crate) async fn current(
         &self,
         layout: &Layout,
         user: &User,
@@ -331,10 +342,15 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 });
                 return Ok((head, record));
             }
-            // Gone between the reads, because the user enrolled again or was removed; or lost.
+            // Gone between the reads, because the token was removed, the user enrolled again or was removed; or lost. A
+            // removal is looked for before the head, since nothing clears it away while the head names its enrolment.
+            let off = self.store.get(&off_key).await?;
             match self.head(layout, user).await? {
                 None => return Err(KeeperError::NotEnrolled),
                 Some(again) if again.nonce == head.nonce => {
+                    if off.is_some() {
+                        return Ok((head, Err(KeeperError::NoRefreshToken)));
+                    }
                     self.alarm("record_lost", user);
                     return Ok((head, Err(KeeperError::RecordLost)));
                 }

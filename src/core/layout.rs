@@ -7,6 +7,7 @@
 //! | `rec.{id}.{n}` | the record of enrolment `n` |
 //! | `off.{id}.{n}` | "application access was removed for `n`"; never undone |
 //! | `due.{time}.{state}.{key version}.{tenant}.{id}.{n}.{w}` | a marker; empty value |
+//! | `bar.{tenant}` | the tenant is being removed: nobody of it enrols |
 //! | `sweep.state` | what sweeps remember; no sweep needs it |
 //!
 //! `{state}` is a letter and a number: `a3` is active, with three failed refreshes since the last that worked; `q19874` is
@@ -73,6 +74,12 @@ impl Layout {
             marker.nonce.as_str(),
             marker.write.as_str(),
         )
+    }
+
+    /// Key that says that a tenant is being removed.
+    #[must_use]
+    pub fn bar(&self, tenant: &TenantId) -> String {
+        format!("{}bar.{}", self.prefix, tenant.digits())
     }
 
     /// Key of what sweeps remember.

@@ -44,10 +44,13 @@ pub mod sealing;
 pub mod secret;
 pub mod settings;
 mod single_flight;
+pub mod status;
 pub mod sweep;
 pub mod vault;
 mod wave;
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod world;
 

@@ -40,6 +40,13 @@ impl<'a> Listing<'a> {
             .filter_map(|key| Some((key, self.layout.read_marker(key)?)))
     }
 
+    /// The users.
+    pub(crate) fn users(&self) -> impl Iterator<Item = User> {
+        self.keys
+            .iter()
+            .filter_map(|key| self.layout.read_head(key))
+    }
+
     /// Enrolments with too much or too little to them: none or another than the head's user names, two of one user, a
     /// record without a marker. Those younger than [`LITTER_AFTER`] are left out.
     pub(crate) fn litter(&self, now: u64) -> Vec<Litter> {

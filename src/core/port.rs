@@ -212,6 +212,35 @@ pub struct SweepLimits {
     pub concurrency: u32,
 }
 
+/// A role of an app, assigned at Entra ID: `vault.role` of the WIT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// `Behalf.Read`.
+    Read,
+    /// `Behalf.Admin`.
+    Admin,
+}
+
+impl Role {
+    /// As tokens carry it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "Behalf.Read",
+            Self::Admin => "Behalf.Admin",
+        }
+    }
+}
+
+/// What an app with a role may act on: `vault.operator` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operator {
+    /// What storage needs to know.
+    pub policy: Policy,
+    /// The one tenant that it may act on; none: all.
+    pub tenant: Option<TenantId>,
+}
+
 /// The vault as its user sees it: interface `vault` of the WIT, which says what each function does.
 ///
 /// [`crate::Vault`] is one; in `src/http` it is the composed component.
@@ -243,6 +272,13 @@ pub trait VaultPort {
     async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError>;
     /// `authorize-sweep`.
     async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError>;
+    /// `authorize-operator`.
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, VaultError>;
 }
 
 /// What an HTTP request's body is read through.

@@ -78,6 +78,7 @@ impl ApiError {
                 KeeperError::RecordDamaged => (S::INTERNAL_SERVER_ERROR, "record_damaged"),
                 KeeperError::RecordTooNew => (S::INTERNAL_SERVER_ERROR, "record_too_new"),
                 KeeperError::RecordLost => (S::INTERNAL_SERVER_ERROR, "record_lost"),
+                KeeperError::TenantRemoved => (S::FORBIDDEN, "tenant_being_removed"),
                 KeeperError::Busy => (S::SERVICE_UNAVAILABLE, "busy"),
                 KeeperError::Vault(error) => of_vault(error),
             },
@@ -245,6 +246,7 @@ fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
             OperatorError::CredentialRefused { .. } => {
                 (S::INTERNAL_SERVER_ERROR, "credential_refused")
             }
+            OperatorError::ClockWrong => (S::INTERNAL_SERVER_ERROR, "clock_wrong"),
             OperatorError::NoRefreshToken => {
                 (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
             }

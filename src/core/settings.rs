@@ -513,6 +513,7 @@ impl OperatorError {
             | Self::KeyWornOut(_)
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::ClockWrong
             | Self::NoRefreshToken => None,
             Self::CredentialRefused { setting, .. } => Some(setting),
         }

@@ -9,7 +9,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::future::join3;
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -20,7 +19,7 @@ use crate::keeper::{Environment, Keeper, KeeperError, marker_of};
 use crate::layout::{Layout, Marker, Tag};
 use crate::listing::{Listing, Litter};
 use crate::port::{Policy, Store, StoredToken, User, VaultPort};
-use crate::record::{Head, Record, Status};
+use crate::record::{Record, Status};
 use crate::schedule::{
     DAILY, MONTHLY, MOST_FAILURES, RETENTION, least_refresh_age, random_number, retry_at,
 };
@@ -209,7 +208,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     .get(&marker.user.tenant)
                     .is_some_and(|newest| *newest != marker.key_version)
         };
-        let (mut outdated, mut due) = (Vec::new(), Vec::new());
+        let (mut outdated, mut due) = (BTreeMap::new(), BTreeMap::new());
         let mut report = SweepReport {
             lease_held: true,
             ..SweepReport::default()
@@ -217,10 +216,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         for (key, marker) in listing.markers() {
             let is_due = marker.time <= now;
             if is_outdated(&marker) {
-                outdated.push((key.clone(), marker.clone()));
+                Visit::add(&mut outdated, key, &marker);
             }
             if is_due {
-                due.push((key.clone(), marker));
+                Visit::add(&mut due, key, &marker);
             } else {
                 let next = report.next_due_at.unwrap_or(u64::MAX).min(marker.time);
                 report.next_due_at = Some(next);
@@ -228,9 +227,6 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
         let mut litter = listing.litter(now);
         drop(listing);
-        // One marker an enrolment: a second one finds it refreshed, at the next sweep.
-        due.sort_unstable_by(|(_, left), (_, right)| left.nonce.cmp(&right.nonce));
-        due.dedup_by(|(_, left), (_, right)| left.nonce == right.nonce);
         report.due = count(due.len());
 
         state.paused.retain(|_, until| *until > now);
@@ -254,11 +250,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             ),
             failures: RefCell::default(),
         };
-        let moved = self.work(&pass, Work::Reseal, outdated, &mut report).await;
-        for (key, marker) in &mut due {
-            if let Some(fresh) = moved.get(key) {
-                *key = layout.marker(fresh);
-                *marker = fresh.clone();
+        for marker in self.work(&pass, Work::Reseal, outdated, &mut report).await {
+            if let Some(visit) = due.get_mut(&marker.nonce) {
+                visit.keys.push(layout.marker(&marker));
+                visit.marker = marker;
             }
         }
         self.work(&pass, Work::Refresh, due, &mut report).await;
@@ -318,18 +313,18 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// hold up another, and within it an order by chance, so that two sweeps at once do not redeem the same tokens. What
     /// is ready meanwhile is written together.
     ///
-    /// Returns the markers that took the place of visited ones.
+    /// Returns the markers that took the place of others.
     async fn work(
         &self,
         pass: &Pass<'_>,
         work: Work,
-        records: Vec<(String, Marker)>,
+        visits: BTreeMap<Nonce, Visit>,
         report: &mut SweepReport,
-    ) -> BTreeMap<String, Marker> {
-        let mut by_tenant: BTreeMap<TenantId, Vec<(String, Marker)>> = BTreeMap::new();
-        for (key, marker) in records {
-            let tenant = marker.user.tenant.clone();
-            by_tenant.entry(tenant).or_default().push((key, marker));
+    ) -> Vec<Marker> {
+        let mut by_tenant: BTreeMap<TenantId, Vec<Visit>> = BTreeMap::new();
+        for visit in visits.into_values() {
+            let tenant = visit.marker.user.tenant.clone();
+            by_tenant.entry(tenant).or_default().push(visit);
         }
         let mut tenants: Vec<_> = by_tenant.into_values().collect();
         self.shuffle(&mut tenants);
@@ -338,26 +333,26 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .checked_div(tenants.len())
             .unwrap_or(1)
             .max(1);
-        let mut visits = stream::iter(tenants)
-            .map(|mut records| {
-                self.shuffle(&mut records);
-                let records = stream::iter(records);
+        let mut results = stream::iter(tenants)
+            .map(|mut visits| {
+                self.shuffle(&mut visits);
+                let visits = stream::iter(visits);
                 Box::pin(
-                    records
-                        .map(|(key, marker)| self.visit(pass, key, marker, work))
+                    visits
+                        .map(|visit| self.visit(pass, visit, work))
                         .buffer_unordered(share),
                 )
             })
             .flatten_unordered(pass.concurrency)
             .ready_chunks(WAVE);
 
-        let mut moved = BTreeMap::new();
-        while let Some(wave) = visits.next().await {
+        let mut moved = Vec::new();
+        while let Some(wave) = results.next().await {
             let (mut changes, mut outcomes) = (Vec::new(), Vec::new());
-            for visit in wave {
-                match visit {
-                    Visit::Over(outcome) => report.add(outcome),
-                    Visit::Write(change, outcome) => {
+            for result in wave {
+                match result {
+                    Found::Over(outcome) => report.add(outcome),
+                    Found::Write(change, outcome) => {
                         changes.push(*change);
                         outcomes.push(outcome);
                     }
@@ -371,47 +366,47 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     Ok(false) => Outcome::Nothing,
                     Err(error) => self.record_failed(&change.user, &error.into()),
                 });
-                if let (true, What::Replace { new, .. }, Some(visited)) =
-                    (is_made, change.what, change.visited)
-                {
-                    moved.insert(visited, marker_of(&change.user, &change.nonce, &new));
+                if let (true, What::Replace { new, .. }) = (is_made, change.what) {
+                    moved.push(marker_of(&change.user, &change.nonce, &new));
                 }
             }
         }
         moved
     }
 
-    async fn visit(&self, pass: &Pass<'_>, key: String, marker: Marker, work: Work) -> Visit {
+    async fn visit(&self, pass: &Pass<'_>, visit: Visit, work: Work) -> Found {
+        let marker = &visit.marker;
         if pass.leaves_out(&marker.user.tenant, work) || self.env.now() >= pass.until {
-            return Visit::Over(match work {
+            return Found::Over(match work {
                 // If it is due, it is counted when that is looked at.
                 Work::Reseal if marker.time <= self.env.now() => Outcome::Nothing,
                 Work::Reseal | Work::Refresh => Outcome::Remaining,
             });
         }
         let user = marker.user.clone();
-        let visit = match work {
-            Work::Refresh => self.visit_due(pass, key, marker).await,
-            Work::Reseal => self.visit_outdated(pass, key, marker).await,
+        let found = match work {
+            Work::Refresh => self.visit_due(pass, visit).await,
+            Work::Reseal => self.visit_outdated(pass, visit).await,
         };
-        visit.unwrap_or_else(|error| Visit::Over(self.record_failed(&user, &error)))
+        found.unwrap_or_else(|error| Found::Over(self.record_failed(&user, &error)))
     }
 
-    async fn visit_due(
-        &self,
-        pass: &Pass<'_>,
-        key: String,
-        marker: Marker,
-    ) -> Result<Visit, KeeperError> {
-        let record = match self.look(pass, &key, &marker).await? {
+    async fn visit_due(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
+        let Visit { keys, marker } = visit;
+        let record = match self.look(pass, &keys, &marker).await? {
             Look::At(record) => record,
-            Look::Over(visit) => return Ok(visit),
+            Look::Over(found) => return Ok(found),
         };
         let now = self.env.now();
         if record.due_at > now {
             // A second marker of a record that was refreshed meanwhile.
-            return Ok(self.tidy(key, &marker, &record));
+            return Ok(self.tidy(keys, &marker, &record));
         }
+        // A second marker of a record that was re-sealed may still tell of the old key.
+        let marker = Marker {
+            key_version: record.key_version.clone(),
+            ..marker
+        };
         let failed_with = |status: Status| Record {
             status,
             write: Nonce::for_write(&self.env),
@@ -432,9 +427,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 // Entra ID refuses it now, and has forgotten it by its own rules for months.
                 self.remove_token(pass.layout, &marker.user, &marker.nonce)
                     .await?;
-                self.store.delete(&key).await?;
+                self.delete_each(&keys).await?;
                 self.audit("refresh_token_expired", &marker.user);
-                return Ok(Visit::Over(Outcome::Expired));
+                return Ok(Found::Over(Outcome::Expired));
             }
             Err(VaultError::User(UserError::InteractionRequired(interaction))) => (
                 failed_with(Status::InteractionRequired {
@@ -448,18 +443,19 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             Err(VaultError::Upstream(error)) => {
                 pass.failed(&marker.user.tenant, error.retry_after_seconds, now);
                 return Ok(self.put_off(
-                    key,
+                    keys,
                     &marker,
                     error.retry_after_seconds,
                     Outcome::Retrying,
                 ));
             }
             Err(VaultError::Stored(_)) => {
-                return Ok(self.set_aside(key, &marker, "sealed_token_does_not_open"));
+                self.alarm("sealed_token_does_not_open", &marker.user);
+                return Ok(self.set_aside(keys, &marker));
             }
             Err(VaultError::Operator(error)) if error.is_about_one_key() => {
                 self.tenant_failed(&marker.user.tenant, &error.into());
-                return Ok(self.put_off(key, &marker, None, Outcome::Failed));
+                return Ok(self.put_off(keys, &marker, None, Outcome::Failed));
             }
             Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
                 return Ok(self.stop_tenant(pass, &marker, &error));
@@ -468,24 +464,20 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let change = Change {
             user: marker.user,
             nonce: marker.nonce,
-            visited: Some(key),
+            visited: keys,
             what: What::Replace {
                 old: record,
                 new: Box::new(new),
             },
         };
-        Ok(Visit::Write(Box::new(change), outcome))
+        Ok(Found::Write(Box::new(change), outcome))
     }
 
-    async fn visit_outdated(
-        &self,
-        pass: &Pass<'_>,
-        key: String,
-        marker: Marker,
-    ) -> Result<Visit, KeeperError> {
-        let record = match self.look(pass, &key, &marker).await? {
+    async fn visit_outdated(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
+        let Visit { keys, marker } = visit;
+        let record = match self.look(pass, &keys, &marker).await? {
             Look::At(record) => record,
-            Look::Over(visit) => return Ok(visit),
+            Look::Over(found) => return Ok(found),
         };
         match self.vault.reseal(&stored(&marker, &record)).await {
             Ok(Some(sealed)) => {
@@ -500,26 +492,27 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 let change = Change {
                     user: marker.user,
                     nonce: marker.nonce,
-                    visited: Some(key),
+                    visited: keys,
                     what: What::Replace {
                         old: record,
                         new: Box::new(new),
                     },
                 };
-                Ok(Visit::Write(Box::new(change), Outcome::Resealed))
+                Ok(Found::Write(Box::new(change), Outcome::Resealed))
             }
-            Ok(None) if marker.write != record.write => Ok(self.tidy(key, &marker, &record)),
-            Ok(None) => Ok(Visit::Over(Outcome::Nothing)),
+            Ok(None) if marker.write != record.write => Ok(self.tidy(keys, &marker, &record)),
+            Ok(None) => Ok(Found::Over(Outcome::Nothing)),
             Err(VaultError::Stored(_)) => {
-                Ok(self.set_aside(key, &marker, "sealed_token_does_not_open"))
+                self.alarm("sealed_token_does_not_open", &marker.user);
+                Ok(self.set_aside(keys, &marker))
             }
             // The marker stays as it is, and so does the record: the next sweep finds both.
             Err(VaultError::Upstream(_) | VaultError::User(_)) => {
-                Ok(Visit::Over(Outcome::Remaining))
+                Ok(Found::Over(Outcome::Remaining))
             }
             Err(VaultError::Operator(error)) if error.is_about_one_key() => {
                 self.tenant_failed(&marker.user.tenant, &error.into());
-                Ok(Visit::Over(Outcome::Failed))
+                Ok(Found::Over(Outcome::Failed))
             }
             Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
                 Ok(self.stop_tenant(pass, &marker, &error))
@@ -528,55 +521,58 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 
     /// Reads what a marker points at, and sorts out what is no usable record.
-    async fn look(&self, pass: &Pass<'_>, key: &str, marker: &Marker) -> Result<Look, KeeperError> {
-        let (user, nonce) = (&marker.user, &marker.nonce);
-        let (head_key, record_key, off_key) = (
-            pass.layout.head(user),
-            pass.layout.record(&user.id, nonce),
-            pass.layout.off(&user.id, nonce),
-        );
-        let (head, record, off) = join3(
-            self.store.get(&head_key),
-            self.store.get(&record_key),
-            self.store.get(&off_key),
-        )
-        .await;
-        let (head, record, off) = (head?, record?, off?);
-        let aside = |alarm: &str| Ok(Look::Over(self.set_aside(key.to_owned(), marker, alarm)));
-        // A head that cannot be read may name this enrolment.
-        let Ok(head) = head.map(|json| Head::from_json(&json)).transpose() else {
-            return aside("head_not_readable");
+    async fn look(
+        &self,
+        pass: &Pass<'_>,
+        keys: &[String],
+        marker: &Marker,
+    ) -> Result<Look, KeeperError> {
+        let aside = || Ok(Look::Over(self.set_aside(keys.to_vec(), marker)));
+        let (head, record) = match self.current(pass.layout, &marker.user).await {
+            Ok(current) => current,
+            Err(KeeperError::NotEnrolled | KeeperError::Busy) => {
+                return Ok(Look::Over(Found::Over(Outcome::Nothing)));
+            }
+            // A head that cannot be read may name this enrolment.
+            Err(KeeperError::RecordDamaged | KeeperError::RecordTooNew) => {
+                self.alarm("head_not_readable", &marker.user);
+                return aside();
+            }
+            Err(error) => return Err(error),
         };
-        // Another enrolment's: what is left of it is cleared when it is old.
-        if head.is_none_or(|head| head.nonce != *nonce) || off.is_some() {
-            return Ok(Look::Over(Visit::Over(Outcome::Nothing)));
-        }
-        match record.map(|json| Record::from_json(&json)) {
-            Some(Ok(record)) => Ok(Look::At(Box::new(record))),
-            Some(Err(_)) => aside("record_not_readable"),
-            None => aside("record_lost"),
+        match record {
+            // Another enrolment's: what is left of it is cleared when it is old.
+            _ if head.nonce != marker.nonce => Ok(Look::Over(Found::Over(Outcome::Nothing))),
+            Err(KeeperError::NoRefreshToken) => Ok(Look::Over(Found::Over(Outcome::Nothing))),
+            Ok(record) => Ok(Look::At(Box::new(record))),
+            Err(_) => aside(),
         }
     }
 
     /// Keeps what cannot be used, and has it looked at again in a day, or in a month when nobody has mended it for long:
     /// "damaged" is never "delete".
-    fn set_aside(&self, key: String, marker: &Marker, alarm: &str) -> Visit {
-        self.alarm(alarm, &marker.user);
+    fn set_aside(&self, keys: Vec<String>, marker: &Marker) -> Found {
         let now = self.env.now();
         let tag = marker.tag.not_readable(now);
         let is_old = matches!(tag, Tag::NotReadable { since } if u64::from(since).saturating_mul(DAILY).saturating_add(RETENTION) <= now);
         let wait = if is_old { MONTHLY } else { DAILY };
-        self.mark(key, marker, now.saturating_add(wait), tag, Outcome::Damaged)
+        self.mark(
+            keys,
+            marker,
+            now.saturating_add(wait),
+            tag,
+            Outcome::Damaged,
+        )
     }
 
     /// Tries again later. The record is not touched.
     fn put_off(
         &self,
-        key: String,
+        keys: Vec<String>,
         marker: &Marker,
         retry_after: Option<u32>,
         outcome: Outcome,
-    ) -> Visit {
+    ) -> Found {
         let now = self.env.now();
         let (tag, time) = match marker.tag {
             Tag::Active { failures } => {
@@ -592,14 +588,21 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             | Tag::Quarantined { .. }
             | Tag::NotReadable { .. }) => (tag, now.saturating_add(DAILY)),
         };
-        self.mark(key, marker, time, tag, outcome)
+        self.mark(keys, marker, time, tag, outcome)
     }
 
-    fn mark(&self, key: String, marker: &Marker, time: u64, tag: Tag, outcome: Outcome) -> Visit {
+    fn mark(
+        &self,
+        keys: Vec<String>,
+        marker: &Marker,
+        time: u64,
+        tag: Tag,
+        outcome: Outcome,
+    ) -> Found {
         let change = Change {
             user: marker.user.clone(),
             nonce: marker.nonce.clone(),
-            visited: Some(key),
+            visited: keys,
             what: What::Mark(Marker {
                 time,
                 tag,
@@ -607,16 +610,16 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 ..marker.clone()
             }),
         };
-        Visit::Write(Box::new(change), outcome)
+        Found::Write(Box::new(change), outcome)
     }
 
     /// Leaves one marker of a record that has two.
-    fn tidy(&self, key: String, marker: &Marker, record: &Record) -> Visit {
+    fn tidy(&self, keys: Vec<String>, marker: &Marker, record: &Record) -> Found {
         let own = marker_of(&marker.user, &marker.nonce, record);
         let change = Change {
             user: marker.user.clone(),
             nonce: marker.nonce.clone(),
-            visited: Some(key),
+            visited: keys,
             what: What::Tidy {
                 fresh: Marker {
                     write: Nonce::for_write(&self.env),
@@ -625,7 +628,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 own,
             },
         };
-        Visit::Write(Box::new(change), Outcome::Nothing)
+        Found::Write(Box::new(change), Outcome::Nothing)
     }
 
     /// Returns how many were cleared.
@@ -714,11 +717,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 
     /// The fault is not this record's: spare the tenant's other records the same call.
-    fn stop_tenant(&self, pass: &Pass<'_>, marker: &Marker, error: &VaultError) -> Visit {
+    fn stop_tenant(&self, pass: &Pass<'_>, marker: &Marker, error: &VaultError) -> Found {
         if pass.no_key.borrow_mut().insert(marker.user.tenant.clone()) {
             self.tenant_failed(&marker.user.tenant, error);
         }
-        Visit::Over(Outcome::Failed)
+        Found::Over(Outcome::Failed)
     }
 
     fn tenant_failed(&self, tenant: &TenantId, error: &VaultError) {
@@ -798,16 +801,32 @@ enum Work {
     Refresh,
 }
 
-enum Look {
-    At(Box<Record>),
-    Over(Visit),
+/// An enrolment to be visited, and the markers that led there: more than one, where a writer died or was overtaken.
+struct Visit {
+    keys: Vec<String>,
+    marker: Marker,
+}
+
+impl Visit {
+    fn add(visits: &mut BTreeMap<Nonce, Self>, key: &str, marker: &Marker) {
+        let visit = visits.entry(marker.nonce.clone()).or_insert_with(|| Self {
+            keys: Vec::new(),
+            marker: marker.clone(),
+        });
+        visit.keys.push(key.to_owned());
+    }
 }
 
 /// What a visit comes to.
-enum Visit {
+enum Found {
     Over(Outcome),
     /// That, once this is written.
     Write(Box<Change>, Outcome),
+}
+
+enum Look {
+    At(Box<Record>),
+    Over(Found),
 }
 
 fn stored(marker: &Marker, record: &Record) -> StoredToken {
@@ -1074,6 +1093,79 @@ mod tests {
         assert_eq!((report.due, report.remaining), (3, 3));
         world.down.borrow_mut().clear();
         assert_eq!(sweep(&app).refreshed, 3);
+    }
+
+    #[test]
+    fn nothing_is_swept_by_a_wrong_clock() {
+        let (world, app) = enrolled(2);
+        world.advance(WEEK);
+        world.others_ahead.set(301);
+        let rows = world.user_rows();
+        assert_eq!(sweep(&app).remaining, 2);
+        assert_eq!(world.user_rows(), rows);
+        assert!(world.log.borrow().iter().any(|line| line.contains("clock")));
+        draw(&world, &app, 0).unwrap();
+        world.others_ahead.set(300);
+        assert_eq!(
+            sweep(&app).refreshed,
+            1,
+            "the other one was drawn, and replaced"
+        );
+    }
+
+    #[test]
+    fn what_nobody_can_use_is_removed_or_seen_monthly_after_its_time() {
+        let (world, app) = enrolled(2);
+        let key = world.keys_of("rec.").remove(0);
+        world.rows.borrow_mut().insert(key.clone(), b"{}".to_vec());
+        let dead = (
+            400,
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"}),
+        );
+        world.advance(WEEK);
+        for _ in 0..RETENTION / DAILY - 7 {
+            world.entra_answers.borrow_mut().push_back(dead.clone());
+            let report = sweep(&app);
+            assert_eq!(
+                (report.damaged, report.quarantined, report.expired),
+                (1, 1, 0)
+            );
+            world.advance(DAILY);
+        }
+        world.entra_answers.borrow_mut().push_back(dead);
+        assert_eq!(sweep(&app).expired, 1);
+        assert_eq!(
+            (world.keys_of("off.").len(), world.keys_of("rec.")),
+            (1, vec![key])
+        );
+        world.advance(7 * DAILY);
+        assert_eq!(sweep(&app).damaged, 1);
+        world.advance(DAILY);
+        assert_eq!(sweep(&app).damaged, 0);
+        world.advance(MONTHLY);
+        assert_eq!(sweep(&app).damaged, 1);
+    }
+
+    #[test]
+    fn a_throttled_tenant_waits_as_it_was_told_and_holds_up_nobody() {
+        let (world, app) = enrolled(40);
+        world.advance(WEEK);
+        let throttled = (429, json!({"error": "temporarily_unavailable"}));
+        world.retry_after.set(Some(3600));
+        world.entra_answers.borrow_mut().extend(vec![throttled; 40]);
+        let report = sweep(&app);
+        assert!(report.retrying <= 32 && report.remaining >= 8, "{report:?}");
+        let calls = world.redeemed.borrow().len();
+        world.advance(3599);
+        assert_eq!(sweep(&app).refreshed, 0);
+        assert_eq!(
+            world.redeemed.borrow().len(),
+            calls,
+            "not one call before the time"
+        );
+        world.entra_answers.borrow_mut().clear();
+        world.advance(902);
+        assert_eq!(sweep(&app).refreshed, 40);
     }
 
     #[test]

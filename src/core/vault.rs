@@ -25,8 +25,8 @@ use crate::managed_identity;
 use crate::outbound::{Deadline, Repeat, send};
 use crate::pause::{Paused, Pauses};
 use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Policy, Random, SealedToken,
-    SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
+    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
+    SealedToken, SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
 };
 use crate::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
 use crate::secret::{AccessToken, Bearer, ClientAssertion, RefreshToken};
@@ -45,6 +45,8 @@ const SIGNING_KEYS_USABLE: u64 = 86_400;
 const SIGNING_KEYS_PAUSE: u64 = 300;
 /// Seconds before its expiry at which this app's own access token is replaced (§A.8).
 const EXPIRY_MARGIN: u64 = 300;
+/// Seconds by which the clock may be off for a sweep (facts/threats.md 19).
+const CLOCK_TOLERANCE: u64 = 300;
 /// Longest claims request, in bytes: each one costs a call of Entra ID (facts/threats.md 20).
 const LONGEST_CLAIMS: usize = 4096;
 /// Signing-key documents hold about ten keys of 2 to 3 KiB.
@@ -83,6 +85,8 @@ pub struct Vault<E> {
     key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Result<Rc<Key>, VaultError>>,
     signing_key_fetches: SingleFlight<(), Result<Rc<SigningKeys>, VaultError>>,
     key_vault_token_fetches: SingleFlight<(), Result<Rc<AccessToken>, VaultError>>,
+    /// Whether the last answer with a date said so.
+    clock_is_wrong: Cell<bool>,
 }
 
 impl<E: Environment> VaultPort for Vault<E> {
@@ -229,7 +233,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         let call = self.call()?;
         allowed(&call, tenant)?;
         let secret = call.secret_id.secret_name(tenant);
-        Ok(self.fetch_key(&call, &secret, None).await?.version.clone())
+        let key = self.fetch_key(&call, &secret, None).await?;
+        // A sweep begins with this. By a wrong clock it would refresh what is not due, or leave what is.
+        if self.clock_is_wrong.get() {
+            return Err(OperatorError::ClockWrong.into());
+        }
+        Ok(key.version.clone())
     }
 
     async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
@@ -245,12 +254,34 @@ impl<E: Environment> VaultPort for Vault<E> {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
             let claims = self.authenticate(&call, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, &call, self.env.now())?;
+            claims.accept_app(SWEEP_ROLE, None, &call, self.env.now())?;
         }
         Ok(SweepLimits {
             policy: policy(&call),
             seconds: call.sweep_seconds,
             concurrency: call.sweep_concurrency,
+        })
+    }
+
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, VaultError> {
+        let call = self.call()?;
+        let claims = self.authenticate(&call, bearer).await?;
+        let own = claims.subject.tenant.clone();
+        // Who names no tenant means all that he may act on.
+        claims.accept_app(
+            role.name(),
+            Some(tenant.unwrap_or(&own)),
+            &call,
+            self.env.now(),
+        )?;
+        Ok(Operator {
+            policy: policy(&call),
+            tenant: (call.operator_tenant.as_ref() != Some(&own)).then_some(own),
         })
     }
 }
@@ -276,6 +307,7 @@ impl<E: Environment> Vault<E> {
             key_fetches: SingleFlight::new(),
             signing_key_fetches: SingleFlight::new(),
             key_vault_token_fetches: SingleFlight::new(),
+            clock_is_wrong: Cell::default(),
         }
     }
 
@@ -793,7 +825,7 @@ impl<E: Environment> Vault<E> {
             System::KeyVault => (Repeat::Outage, "key_vault_url"),
             System::ManagedIdentity => (Repeat::ManagedIdentity, "identity_origin"),
         };
-        send(&self.env, request, longest, call.deadline, repeat).await.map_err(|error| {
+        let response = send(&self.env, request, longest, call.deadline, repeat).await.map_err(|error| {
             self.env.line(&json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}).to_string());
             match error {
                 HttpError::Denied => {
@@ -801,7 +833,11 @@ impl<E: Environment> Vault<E> {
                 }
                 HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => VaultError::upstream(system),
             }
-        })
+        })?;
+        if let Some(off) = clock_off(&response, self.env.now()) {
+            self.clock_is_wrong.set(off > CLOCK_TOLERANCE);
+        }
+        Ok(response)
     }
 
     // ---- Sealing ----
@@ -940,6 +976,14 @@ impl<T> Cached<T> {
     fn at(&self, now: u64) -> Option<&T> {
         (now < self.until).then_some(&self.value)
     }
+}
+
+/// By how many seconds a response's date is off the clock; none without a date.
+fn clock_off(response: &Response<SecretBody>, now: u64) -> Option<u64> {
+    let date = response.headers().get(http::header::DATE)?.to_str().ok()?;
+    let date = httpdate::parse_http_date(date).ok()?;
+    let since = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(since.as_secs().abs_diff(now))
 }
 
 fn policy(settings: &Settings) -> Policy {

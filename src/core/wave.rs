@@ -19,16 +19,16 @@ pub(crate) const WAVE: usize = 25;
 pub(crate) struct Change {
     pub(crate) user: User,
     pub(crate) nonce: Nonce,
-    /// Key of the marker that led here; none when a caller did.
-    pub(crate) visited: Option<String>,
+    /// Keys of the markers that led here; none when a caller did.
+    pub(crate) visited: Vec<String>,
     pub(crate) what: What,
 }
 
 /// What is changed.
 pub(crate) enum What {
-    /// The marker alone: a fresh one takes the place of the visited one.
+    /// The marker alone: a fresh one takes the place of the visited ones.
     Mark(Marker),
-    /// The markers alone: a fresh one takes the place of the visited one and of the record's own.
+    /// The markers alone: a fresh one takes the place of the visited ones and of the record's own.
     Tidy { fresh: Marker, own: Marker },
     /// The record, and its marker.
     Replace { old: Box<Record>, new: Box<Record> },
@@ -85,7 +85,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
         // Others' markers only now that an own one is set.
         self.phase(changes, &mut progress, Progress::UnderWay, |change| {
-            let mut keys: Vec<_> = change.visited.iter().cloned().collect();
+            let mut keys = change.visited.clone();
             let former = match &change.what {
                 What::Mark(_) => None,
                 What::Tidy { own, .. } => Some(layout.marker(own)),
@@ -93,7 +93,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     Some(layout.marker(&marker_of(&change.user, &change.nonce, old)))
                 }
             };
-            keys.extend(former.filter(|former| change.visited.as_ref() != Some(former)));
+            keys.extend(former.filter(|former| !change.visited.contains(former)));
             keys.into_iter().map(|key| (key, None)).collect()
         })
         .await;

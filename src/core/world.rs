@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
@@ -53,6 +53,10 @@ pub(crate) struct World {
     pub(crate) elapsed: Cell<Duration>,
     /// Whether requests take a turn, in which others are sent.
     pub(crate) slow: Cell<bool>,
+    /// The header `Retry-After` of every answer.
+    pub(crate) retry_after: Cell<Option<u32>>,
+    /// How far the clocks of others are ahead, in seconds.
+    pub(crate) others_ahead: Cell<u64>,
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
@@ -85,6 +89,8 @@ impl World {
             before_store: RefCell::default(),
             elapsed: Cell::default(),
             slow: Cell::default(),
+            retry_after: Cell::default(),
+            others_ahead: Cell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
         })
@@ -289,8 +295,13 @@ impl Http for Shared {
             }
             _ => self.key_vault(&request),
         };
-        Ok(Response::builder()
-            .status(status)
+        let now = UNIX_EPOCH + Duration::from_secs(self.now.get() + self.others_ahead.get());
+        let mut response = Response::builder().status(status);
+        if let Some(seconds) = self.retry_after.get() {
+            response = response.header("retry-after", seconds);
+        }
+        Ok(response
+            .header("date", httpdate::fmt_http_date(now))
             .header(
                 "www-authenticate",
                 format!(r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net""#),

@@ -6,7 +6,8 @@ use behalf_core::error::{
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use behalf_core::port::{
-    Draw, Enrolment, Issued, Policy, SealedToken, StoredToken, SweepLimits, User, VaultPort,
+    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits, User,
+    VaultPort,
 };
 use behalf_core::secret::{AccessToken, Bearer};
 
@@ -96,6 +97,24 @@ impl VaultPort for ImportedVault {
             concurrency: limits.concurrency,
         })
     }
+
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, VaultError> {
+        let role = match role {
+            Role::Read => wit::Role::Read,
+            Role::Admin => wit::Role::Admin,
+        };
+        let tenant = tenant.map(|tenant| tenant.as_str().into());
+        let operator = wit::authorize_operator(bearer.expose().into(), role, tenant).await?;
+        Ok(Operator {
+            policy: operator.policy.into(),
+            tenant: operator.tenant.as_deref().map(tenant_id).transpose()?,
+        })
+    }
 }
 
 fn user(user: &wit::User) -> Result<User, VaultError> {
@@ -106,6 +125,10 @@ fn user(user: &wit::User) -> Result<User, VaultError> {
         })
     };
     read().ok_or_else(another_vault)
+}
+
+fn tenant_id(text: &str) -> Result<TenantId, VaultError> {
+    TenantId::parse(text).ok_or_else(another_vault)
 }
 
 fn key_version(text: &str) -> Result<KeyVersion, VaultError> {
@@ -204,6 +227,7 @@ impl From<wit::Error> for VaultError {
                     setting: fault.setting,
                     code: fault.code,
                 },
+                wit::OperatorError::ClockWrong => OperatorError::ClockWrong,
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
             }),
             wit::Error::Upstream(error) => Self::Upstream(UpstreamError {

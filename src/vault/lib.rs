@@ -74,6 +74,18 @@ impl Guest for Component {
     async fn authorize_sweep(bearer: String) -> Result<wit::SweepLimits, wit::Error> {
         Ok(vault().authorize_sweep(&Bearer::new(bearer)).await?.into())
     }
+
+    async fn authorize_operator(
+        bearer: String,
+        role: wit::Role,
+        given: Option<String>,
+    ) -> Result<wit::Operator, wit::Error> {
+        let given = given.as_deref().map(translation::tenant).transpose()?;
+        Ok(vault()
+            .authorize_operator(&Bearer::new(bearer), role.into(), given.as_ref())
+            .await?
+            .into())
+    }
 }
 
 impl TryFrom<wit::StoredToken> for StoredToken {

@@ -4,7 +4,9 @@ use behalf_core::error::{
     CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
 };
 use behalf_core::identity::{Nonce, StorageId, TenantId};
-use behalf_core::port::{Enrolment, Issued, Policy, SealedToken, SweepLimits, User};
+use behalf_core::port::{
+    Enrolment, Issued, Operator, Policy, Role, SealedToken, SweepLimits, User,
+};
 
 use crate::bindings::exports::behalf::vault::vault as wit;
 
@@ -88,6 +90,24 @@ impl From<SweepLimits> for wit::SweepLimits {
     }
 }
 
+impl From<wit::Role> for Role {
+    fn from(role: wit::Role) -> Self {
+        match role {
+            wit::Role::Read => Self::Read,
+            wit::Role::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Operator> for wit::Operator {
+    fn from(operator: Operator) -> Self {
+        Self {
+            policy: operator.policy.into(),
+            tenant: operator.tenant.map(|tenant| tenant.as_str().into()),
+        }
+    }
+}
+
 impl From<VaultError> for wit::Error {
     fn from(error: VaultError) -> Self {
         match error {
@@ -139,6 +159,7 @@ impl From<VaultError> for wit::Error {
                 OperatorError::CredentialRefused { setting, code } => {
                     wit::OperatorError::CredentialRefused(wit::CredentialFault { setting, code })
                 }
+                OperatorError::ClockWrong => wit::OperatorError::ClockWrong,
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
             }),
             VaultError::Upstream(error) => Self::Upstream(wit::UpstreamError {

@@ -1,0 +1,128 @@
+//! behalf's vault without behalf's HTTP component: a component that imports `behalf:vault` and keeps the records itself.
+//!
+//! What it keeps, it may keep anywhere; here it is a map in its memory. Composed with the vault it needs nothing but
+//! WASI from its host (`src/host/tests/embed.rs` shows one).
+
+mod bindings;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use bindings::Component;
+use bindings::behalf::vault::vault::{self, Draw, StoredToken};
+use bindings::exports::example::embed::tokens::Guest;
+
+thread_local! {
+    /// By storage id. Never held borrowed across an await: other calls run meanwhile.
+    static RECORDS: RefCell<BTreeMap<String, Record>> = RefCell::default();
+}
+
+/// What is kept of an enrolment: all four are needed to give the token back to the vault.
+#[derive(Clone)]
+struct Record {
+    tenant: String,
+    nonce: String,
+    token: String,
+    key_version: String,
+}
+
+impl Guest for Component {
+    async fn enroll(bearer: String) -> Result<String, String> {
+        let nonce = new_nonce()?;
+        let enrolment = vault::enroll(bearer, nonce.clone(), None)
+            .await
+            .map_err(text)?;
+        let record = Record {
+            tenant: enrolment.user.tenant,
+            nonce,
+            token: enrolment.sealed.token,
+            key_version: enrolment.sealed.key_version,
+        };
+        RECORDS.with_borrow_mut(|records| records.insert(enrolment.user.id.clone(), record));
+        Ok(enrolment.user.id)
+    }
+
+    async fn draw(bearer: String) -> Result<String, String> {
+        let caller = vault::identify(bearer.clone()).await.map_err(text)?;
+        let record = find(&caller.user.id).ok_or("not enrolled")?;
+        let draw = Draw {
+            scope: None,
+            claims: None,
+            // A real one asks only if the stored token is over a day old: each replacement is a write.
+            replace: true,
+        };
+        let issued = vault::access_token(bearer, record.nonce.clone(), record.token, draw)
+            .await
+            .map_err(text)?;
+        RECORDS.with_borrow_mut(|records| {
+            // Removed or enrolled anew meanwhile: the access token does not leave.
+            let current = records
+                .get_mut(&caller.user.id)
+                .filter(|now| now.nonce == record.nonce)
+                .ok_or("not enrolled")?;
+            if let Some(sealed) = issued.replacement {
+                current.token = sealed.token;
+                current.key_version = sealed.key_version;
+            }
+            Ok(issued.access_token)
+        })
+    }
+
+    async fn reseal() -> Result<u32, String> {
+        let records = RECORDS.with_borrow(Clone::clone);
+        let tenants: BTreeSet<_> = records.values().map(|it| it.tenant.clone()).collect();
+        let mut moved: u32 = 0;
+        for tenant in tenants {
+            let newest = vault::newest_key_version(tenant.clone())
+                .await
+                .map_err(text)?;
+            let outdated = records
+                .iter()
+                .filter(|(_, it)| it.tenant == tenant && it.key_version != newest);
+            for (id, record) in outdated {
+                let stored = StoredToken {
+                    tenant: tenant.clone(),
+                    user_id: id.clone(),
+                    nonce: record.nonce.clone(),
+                    token: record.token.clone(),
+                };
+                let Some(sealed) = vault::reseal(stored).await.map_err(text)? else {
+                    continue;
+                };
+                RECORDS.with_borrow_mut(|records| {
+                    // Only in the place of what was re-sealed: a draw may have put a newer one there.
+                    if let Some(current) = records
+                        .get_mut(id)
+                        .filter(|current| current.token == record.token)
+                    {
+                        current.token = sealed.token;
+                        current.key_version = sealed.key_version;
+                        moved = moved.saturating_add(1);
+                    }
+                });
+            }
+        }
+        Ok(moved)
+    }
+}
+
+fn find(id: &str) -> Option<Record> {
+    RECORDS.with_borrow(|records| records.get(id).cloned())
+}
+
+/// 128 random bits: never used before.
+fn new_nonce() -> Result<String, String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| "the host has no randomness")?;
+    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+/// No error of the vault carries a secret, so it may be shown whole.
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn text(error: vault::Error) -> String {
+    format!("{error:?}")
+}

@@ -1,0 +1,484 @@
+//! What an operator sees, and the removal of a tenant. Both from one listing of keys: no record is read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::identity::{Nonce, TenantId};
+use crate::keeper::{Environment, Keeper, KeeperError};
+use crate::layout::{Layout, Marker, Tag};
+use crate::listing::Listing;
+use crate::port::{Operator, Role, Store, VaultPort};
+use crate::schedule::DAILY;
+use crate::secret::Bearer;
+use crate::sweep::SweepReport;
+
+/// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (facts/spin.md §4).
+const MOST_USERS: u64 = 300_000;
+/// Users from which the status warns.
+const WARN_USERS: u64 = 250_000;
+/// Seconds after which a removal of a tenant admits no further user.
+const REMOVAL_SECONDS: u64 = 15;
+/// Users removed at once.
+const REMOVALS_AT_ONCE: usize = 8;
+
+/// What is stored, as one listing tells it.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct Report {
+    /// Unix time in seconds of the listing. "No record is under version X since then" needs two listings a day apart
+    /// that do not name X, since a writer may be under way (README, "Rotation").
+    pub observed_at: u64,
+    /// Users that are enrolled, with a refresh token or without.
+    pub users: u64,
+    /// Users that one store is made for.
+    pub most_users: u64,
+    /// What to do before long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
+    /// Enrolments by state.
+    pub states: States,
+    /// Enrolments by when they are looked at next.
+    pub due: Due,
+    /// The same by tenant.
+    pub tenants: BTreeMap<String, Tenant>,
+    /// The last sweep; none: none ended yet, or what it left is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_sweep: Option<LastSweep>,
+}
+
+/// Enrolments by state.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct States {
+    /// Refreshed when due.
+    pub active: u64,
+    /// Active, but the last refresh failed.
+    pub retrying: u64,
+    /// The user has to act.
+    pub interaction_required: u64,
+    /// The refresh token was called dead.
+    pub quarantined: u64,
+    /// The record cannot be read.
+    pub not_readable: u64,
+}
+
+/// Enrolments by when they are looked at next.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct Due {
+    /// Now, or before.
+    pub now: u64,
+    /// Within an hour.
+    pub hour: u64,
+    /// Within a day.
+    pub day: u64,
+    /// Within a week.
+    pub week: u64,
+    /// Later.
+    pub later: u64,
+}
+
+/// What is stored of one tenant.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+pub struct Tenant {
+    /// Users that are enrolled.
+    pub users: u64,
+    /// Enrolments by state.
+    pub states: States,
+    /// Markers by the key version that they name.
+    pub key_versions: BTreeMap<String, u64>,
+}
+
+/// The last sweep.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LastSweep {
+    /// Unix time in seconds.
+    pub ended_at: u64,
+    /// What it did.
+    pub report: SweepReport,
+}
+
+/// How far the removal of a tenant came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Removal {
+    /// Users that were removed.
+    pub removed: u64,
+    /// Users that are left; call again.
+    pub remaining: u64,
+}
+
+impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
+    /// What is stored: of every tenant for the operator tenant, of the caller's own for another.
+    ///
+    /// # Errors
+    /// [`KeeperError`].
+    pub async fn status(&self, bearer: &Bearer) -> Result<Report, KeeperError> {
+        let Operator { policy, tenant } = self
+            .vault
+            .authorize_operator(bearer, Role::Read, None)
+            .await?;
+        let layout = Layout::new(&policy.store_prefix);
+        let state = self.sweep_state(&layout).await?;
+        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let mut report = Report {
+            observed_at: self.env.now(),
+            most_users: MOST_USERS,
+            ..Report::default()
+        };
+        let is_visible = |of: &TenantId| tenant.as_ref().is_none_or(|tenant| tenant == of);
+        for user in listing.users().filter(|user| is_visible(&user.tenant)) {
+            increase(&mut report.users);
+            increase(&mut report.tenant(&user.tenant).users);
+        }
+        let mut first: BTreeMap<Nonce, Marker> = BTreeMap::new();
+        for (_, marker) in listing.markers() {
+            if !is_visible(&marker.user.tenant) {
+                continue;
+            }
+            let versions = &mut report.tenant(&marker.user.tenant).key_versions;
+            increase(
+                versions
+                    .entry(marker.key_version.as_str().into())
+                    .or_default(),
+            );
+            // Of two markers of one enrolment, the one that leads there first.
+            let known = first
+                .entry(marker.nonce.clone())
+                .or_insert_with(|| marker.clone());
+            if marker.time < known.time {
+                *known = marker;
+            }
+        }
+        for marker in first.into_values() {
+            let now = report.observed_at;
+            report.due.add(marker.time.saturating_sub(now));
+            report.states.add(marker.tag);
+            report.tenant(&marker.user.tenant).states.add(marker.tag);
+        }
+        report.warning = (report.users >= WARN_USERS).then_some(
+            "one store is made for 300,000 users: divide the tenants among two apps before that",
+        );
+        // What a sweep did is about every tenant.
+        let has_swept = tenant.is_none() && state.ended_at > 0;
+        report.last_sweep = has_swept.then_some(LastSweep {
+            ended_at: state.ended_at,
+            report: state.report,
+        });
+        Ok(report)
+    }
+
+    /// Removes every user of a tenant, as many as there is time for. Until the last is gone, nobody of it enrols.
+    ///
+    /// # Errors
+    /// [`KeeperError`]. After any, call again.
+    pub async fn remove_tenant(
+        &self,
+        bearer: &Bearer,
+        tenant: &TenantId,
+    ) -> Result<Removal, KeeperError> {
+        let operator = self
+            .vault
+            .authorize_operator(bearer, Role::Admin, Some(tenant))
+            .await?;
+        let until = self.env.now().saturating_add(REMOVAL_SECONDS);
+        let layout = Layout::new(&operator.policy.store_prefix);
+        // Before the listing: whoever enrols looks for it after the head is written, and so is either listed, or sees it.
+        self.store.set(&layout.bar(tenant), &[]).await?;
+        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let users: Vec<_> = listing
+            .users()
+            .filter(|user| user.tenant == *tenant)
+            .collect();
+        drop(listing);
+        let layout = &layout;
+        let outcomes: Vec<Result<bool, KeeperError>> = stream::iter(users)
+            .map(|user| async move {
+                if self.env.now() >= until {
+                    return Ok(false);
+                }
+                self.remove_user(layout, &user).await?;
+                Ok(true)
+            })
+            .buffer_unordered(REMOVALS_AT_ONCE)
+            .collect()
+            .await;
+        let mut removal = Removal {
+            removed: 0,
+            remaining: 0,
+        };
+        for outcome in outcomes {
+            increase(if outcome? {
+                &mut removal.removed
+            } else {
+                &mut removal.remaining
+            });
+        }
+        if removal.remaining == 0 {
+            self.store.delete(&layout.bar(tenant)).await?;
+        }
+        self.env.line(
+            &json!({"event": "tenant_removed", "tenant": tenant.as_str(), "removed": removal.removed, "remaining": removal.remaining})
+                .to_string(),
+        );
+        Ok(removal)
+    }
+}
+
+impl Report {
+    /// As Prometheus reads it (text format 0.0.4).
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::new();
+        let mut metric = |name: &str, labels: &str, value: u64| {
+            // Writing to a `String` does not fail.
+            let _ = writeln!(text, "behalf_{name}{labels} {value}");
+        };
+        metric("observed_at_seconds", "", self.observed_at);
+        metric("users", "", self.users);
+        metric("users_most", "", self.most_users);
+        for (due, number) in [
+            ("now", self.due.now),
+            ("hour", self.due.hour),
+            ("day", self.due.day),
+            ("week", self.due.week),
+            ("later", self.due.later),
+        ] {
+            metric("enrolments_due", &format!("{{within=\"{due}\"}}"), number);
+        }
+        for (tenant, of) in &self.tenants {
+            metric(
+                "tenant_users",
+                &format!("{{tenant=\"{tenant}\"}}"),
+                of.users,
+            );
+            for (state, number) in [
+                ("active", of.states.active),
+                ("retrying", of.states.retrying),
+                ("interaction_required", of.states.interaction_required),
+                ("quarantined", of.states.quarantined),
+                ("not_readable", of.states.not_readable),
+            ] {
+                let labels = format!("{{tenant=\"{tenant}\",state=\"{state}\"}}");
+                metric("enrolments", &labels, number);
+            }
+            for (version, number) in &of.key_versions {
+                let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
+                metric("markers", &labels, *number);
+            }
+        }
+        if let Some(LastSweep { ended_at, report }) = &self.last_sweep {
+            metric("sweep_ended_at_seconds", "", *ended_at);
+            metric("sweep_remaining", "", report.remaining);
+            metric("sweep_failed", "", report.failed);
+        }
+        text
+    }
+
+    fn tenant(&mut self, tenant: &TenantId) -> &mut Tenant {
+        self.tenants.entry(tenant.as_str().into()).or_default()
+    }
+}
+
+impl States {
+    fn add(&mut self, tag: Tag) {
+        increase(match tag {
+            Tag::Active { failures: 0 } => &mut self.active,
+            Tag::Active { .. } => &mut self.retrying,
+            Tag::InteractionRequired { .. } => &mut self.interaction_required,
+            Tag::Quarantined { .. } => &mut self.quarantined,
+            Tag::NotReadable { .. } => &mut self.not_readable,
+        });
+    }
+}
+
+impl Due {
+    fn add(&mut self, wait: u64) {
+        increase(match wait {
+            0 => &mut self.now,
+            1..=3600 => &mut self.hour,
+            3601..=DAILY => &mut self.day,
+            wait if wait <= DAILY.saturating_mul(7) => &mut self.week,
+            _ => &mut self.later,
+        });
+    }
+}
+
+fn increase(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+    use serde_json::json;
+
+    use super::*;
+    use crate::caller::tests::{claims, sign};
+    use crate::error::{CallerError, VaultError};
+    use crate::settings::tests::TENANT;
+    use crate::world::{App, SWEEP_KEY, Shared, World};
+
+    const OTHER_TENANT: &str = "77777777-7777-7777-7777-777777777777";
+
+    fn bearer_of(tenant: &str, edit: impl FnOnce(&mut serde_json::Value)) -> Bearer {
+        let mut claims = claims();
+        claims["tid"] = json!(tenant);
+        claims["iss"] = json!(format!("https://login.microsoftonline.com/{tenant}/v2.0"));
+        edit(&mut claims);
+        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims)
+    }
+
+    fn app_of(tenant: &str, role: Role) -> Bearer {
+        bearer_of(tenant, |claims| {
+            claims["scp"].take();
+            claims["sub"] = claims["oid"].clone();
+            claims["roles"] = json!([role.name()]);
+        })
+    }
+
+    /// Three users of one tenant, which is the operator's too.
+    fn enrolled() -> (Shared, App) {
+        let world = World::new();
+        for (name, value) in [
+            ("operator_tenant", TENANT.to_owned()),
+            ("tenants", "*".to_owned()),
+        ] {
+            world.settings.borrow_mut().insert(name, value);
+        }
+        let app = world.app();
+        for user in 0..3 {
+            let bearer = world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"));
+            block_on(app.enroll(&bearer, None)).unwrap();
+        }
+        (world, app)
+    }
+
+    fn is_refused<T: std::fmt::Debug>(outcome: Result<T, KeeperError>) -> bool {
+        matches!(
+            outcome,
+            Err(KeeperError::Vault(VaultError::Caller(
+                CallerError::InsufficientScope(_)
+            )))
+        )
+    }
+
+    #[test]
+    fn a_status_counts_what_is_stored() {
+        let (world, app) = enrolled();
+        let key = world.keys_of("rec.").remove(0);
+        world.rows.borrow_mut().insert(key, b"{}".to_vec());
+        world.advance(604_800);
+        let answers = [(503, json!({}))];
+        world.entra_answers.borrow_mut().extend(answers);
+        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
+        world.listings.set(0);
+        let operator = bearer_of(TENANT, |claims| {
+            claims["scp"].take();
+            claims["sub"] = claims["oid"].clone();
+            claims["roles"] = json!(["Behalf.Read"]);
+            claims["exp"] = json!(world.now.get() + 600);
+        });
+        let report = block_on(app.status(&operator)).unwrap();
+        assert_eq!(world.listings.get(), 1);
+        let states = States {
+            active: 1,
+            retrying: 1,
+            not_readable: 1,
+            ..States::default()
+        };
+        assert_eq!((report.users, report.states), (3, states));
+        assert_eq!(
+            (report.due.hour, report.due.day, report.due.week),
+            (1, 1, 1)
+        );
+        let tenant = &report.tenants[TENANT];
+        assert_eq!((tenant.users, tenant.states), (3, states));
+        assert_eq!(tenant.key_versions, [(World::version(0), 3)].into());
+        assert_eq!(report.last_sweep.as_ref().unwrap().report.refreshed, 1);
+        assert_eq!(report.warning, None);
+
+        let text = report.to_prometheus();
+        for line in [
+            "behalf_users 3",
+            "behalf_enrolments_due{within=\"hour\"} 1",
+            &format!("behalf_enrolments{{tenant=\"{TENANT}\",state=\"retrying\"}} 1"),
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
+        }
+        assert!(!format!("{report:?}{text}").contains("canary"));
+    }
+
+    #[test]
+    fn a_role_reaches_its_own_tenant_alone() {
+        let (_world, app) = enrolled();
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let stranger = app_of(OTHER_TENANT, Role::Admin);
+        assert!(is_refused(block_on(app.remove_tenant(&stranger, &tenant))));
+        assert!(is_refused(block_on(app.status(&stranger))));
+        assert!(is_refused(block_on(
+            app.remove_tenant(&app_of(TENANT, Role::Read), &tenant)
+        )));
+        let user = bearer_of(TENANT, |claims| claims["roles"] = json!(["Behalf.Read"]));
+        assert!(
+            is_refused(block_on(app.status(&user))),
+            "a user's token has no app role"
+        );
+        let report = block_on(app.status(&app_of(OTHER_TENANT, Role::Read))).unwrap();
+        assert_eq!(
+            (report.users, report.tenants.len(), report.last_sweep),
+            (0, 0, None)
+        );
+        let other = TenantId::parse(OTHER_TENANT).unwrap();
+        let removal = block_on(app.remove_tenant(&app_of(TENANT, Role::Admin), &other)).unwrap();
+        assert_eq!(
+            removal,
+            Removal {
+                removed: 0,
+                remaining: 0
+            }
+        );
+    }
+
+    #[test]
+    fn a_tenant_is_removed_whatever_fails_in_between() {
+        for step in 0..40 {
+            let (world, app) = enrolled();
+            let (admin, tenant) = (
+                app_of(TENANT, Role::Admin),
+                TenantId::parse(TENANT).unwrap(),
+            );
+            world.store_fails_after.set(Some(step));
+            let outcome = block_on(app.remove_tenant(&admin, &tenant));
+            world.store_fails_after.set(None);
+            if outcome.is_err() && step > 0 {
+                let enrolment = block_on(app.enroll(&world.bearer(), None));
+                assert_eq!(enrolment, Err(KeeperError::TenantRemoved), "step {step}");
+            }
+            let removal = block_on(app.remove_tenant(&admin, &tenant)).unwrap();
+            assert_eq!(removal.remaining, 0);
+            assert!(world.keys_of("usr.").is_empty() && world.keys_of("bar.").is_empty());
+            block_on(app.enroll(&world.bearer(), None)).unwrap();
+        }
+    }
+
+    /// Whoever enrols while the tenant is removed is listed, or finds out by himself.
+    #[test]
+    fn nobody_slips_through_a_removal() {
+        for step in 0..8 {
+            let (world, app) = enrolled();
+            let other = world.app();
+            *world.before_store.borrow_mut() = Some((
+                step,
+                Box::new(move |_| {
+                    let tenant = TenantId::parse(TENANT).unwrap();
+                    block_on(other.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
+                }),
+            ));
+            let outcome = block_on(app.enroll(&world.bearer(), None));
+            let is_enrolled = !world.keys_of("usr.").is_empty();
+            // A removal that ended before the head was written is before the enrolment.
+            assert!(outcome.is_ok() || !is_enrolled, "step {step}: {outcome:?}");
+        }
+    }
+}
