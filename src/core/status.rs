@@ -369,7 +369,8 @@ mod tests {
         let key = world.keys_of("rec.").remove(0);
         world.rows.borrow_mut().insert(key, b"{}".to_vec());
         world.advance(604_800);
-        let answers = [(503, json!({}))];
+        // No JSON, which is neither asked again at once nor anybody else's business.
+        let answers = [(400, json!("<html>"))];
         world.entra_answers.borrow_mut().extend(answers);
         block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
         world.listings.set(0);
