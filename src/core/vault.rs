@@ -1476,6 +1476,20 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_verified_once() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let bearer = world.bearer();
+        block_on(vault.identify(&bearer)).unwrap();
+        // Without signing keys nothing can be verified.
+        *vault.signing_keys.borrow_mut() = None;
+        world.down.borrow_mut().push("keys");
+        block_on(vault.identify(&bearer)).unwrap();
+        let error = block_on(vault.identify(&world.bearer_of(OTHER_USER))).unwrap_err();
+        assert_eq!(error, VaultError::upstream(System::SigningKeys));
+    }
+
+    #[test]
     fn an_expired_token_is_refused_although_it_was_verified_before() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
