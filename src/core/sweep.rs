@@ -771,7 +771,8 @@ struct Pass<'a> {
     /// Tenants that are not refreshed now, and until when Entra ID asked us to wait; 0: it did not say.
     no_entra: RefCell<BTreeMap<TenantId, u64>>,
     /// Failures of Entra ID in a row.
-    failures: RefCell<BTreeMap<TenantId, u32>>,
+    /// Failures in a row, and until when Entra ID asked to wait.
+    failures: RefCell<BTreeMap<TenantId, (u32, u64)>>,
 }
 
 impl Pass<'_> {
@@ -780,17 +781,18 @@ impl Pass<'_> {
             || matches!(work, Work::Refresh) && self.no_entra.borrow().contains_key(tenant)
     }
 
-    /// Another system failed: the tenant's others wait too, at once if it said how long, else when it is not this one
-    /// user alone (AADSTS50196 is one user's).
+    /// Another system failed. The tenant's other records wait too, as long as it asked, when it fails for several in a
+    /// row: once may be about this one user (AADSTS50196). The vault keeps Entra ID's pauses meanwhile.
     fn failed(&self, tenant: &TenantId, retry_after: Option<u32>, now: u64) {
         let mut failures = self.failures.borrow_mut();
-        let failures = failures.entry(tenant.clone()).or_default();
-        *failures = failures.saturating_add(1);
-        let until = retry_after.map(|seconds| now.saturating_add(seconds.into()));
-        if until.is_some() || *failures >= FAILURES_OF_A_TENANT {
+        let (count, until) = failures.entry(tenant.clone()).or_default();
+        *count = count.saturating_add(1);
+        let asked = retry_after.map_or(0, |seconds| now.saturating_add(seconds.into()));
+        *until = (*until).max(asked);
+        if *count >= FAILURES_OF_A_TENANT {
             let mut paused = self.no_entra.borrow_mut();
             let known = paused.entry(tenant.clone()).or_default();
-            *known = (*known).max(until.unwrap_or(0));
+            *known = (*known).max(*until);
         }
     }
 }
@@ -1166,6 +1168,24 @@ mod tests {
         world.entra_answers.borrow_mut().clear();
         world.advance(902);
         assert_eq!(sweep(&app).refreshed, 40);
+    }
+
+    #[test]
+    fn one_users_request_loop_holds_up_nobody_else() {
+        let (world, app) = enrolled(5);
+        world.advance(WEEK);
+        world
+            .settings
+            .borrow_mut()
+            .insert("sweep_concurrency", "1".into());
+        let loops = json!({"error": "invalid_grant", "error_codes": [50_196]});
+        world.entra_answers.borrow_mut().push_back((400, loops));
+        let app = {
+            drop(app);
+            world.app()
+        };
+        let report = sweep(&app);
+        assert_eq!((report.retrying, report.refreshed), (1, 4), "{report:?}");
     }
 
     #[test]
