@@ -50,6 +50,8 @@ pub struct Options {
     pub cron: bool,
     /// The manifest; none: the workspace's.
     pub manifest: Option<PathBuf>,
+    /// Instances that may live at once; none: the default. The embedded host's alone, Spin has no such limit.
+    pub max_instances: Option<u32>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -64,6 +66,7 @@ impl Default for Options {
             environment: false,
             cron: false,
             manifest: None,
+            max_instances: None,
             echo: false,
         }
     }
@@ -148,7 +151,13 @@ impl App {
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => embedded()?,
+            None => {
+                let mut command = embedded()?;
+                if let Some(most) = options.max_instances {
+                    command.arg("--max-instances").arg(most.to_string());
+                }
+                command
+            }
         };
         command
             .arg("-f")

@@ -241,6 +241,9 @@ async fn a_leak_that_is_planted_is_found() -> Result {
 /// Answers of other systems with all these secrets in all their texts.
 fn stuffed(secrets: &[String]) -> Vec<Fault> {
     let all = secrets.join(" ");
+    // An answer of over 256 KiB would not be read at all.
+    let some = secrets[secrets.len().saturating_sub(8)..].join(" ");
+    assert!(all.len() + 5 * some.len() < 200 * 1024);
     let status = |target: Target, status: u16, body: &Value| {
         Fault::new(
             target,
@@ -252,6 +255,13 @@ fn stuffed(secrets: &[String]) -> Vec<Fault> {
         )
     };
     let mut faults = Vec::new();
+    // A token that Key Vault will refuse, and answers to users that lack a refresh token.
+    let granted =
+        json!({"access_token": all, "token_type": "Bearer", "expires_in": 3599, "scope": "s"});
+    for grant in GRANTS {
+        faults.push(status(Target::EntraToken, 200, &granted).grant(grant));
+    }
+    // What is transient comes last: it makes the app leave Entra ID alone for a while.
     for (error, code) in [
         ("invalid_grant", 50_173),
         ("invalid_grant", 500_133),
@@ -263,7 +273,7 @@ fn stuffed(secrets: &[String]) -> Vec<Fault> {
     ] {
         let body = json!({
             "error": error, "error_codes": [code], "error_description": format!("AADSTS{code}: {all}"),
-            "suberror": all, "trace_id": all, "correlation_id": all, "timestamp": all, "error_uri": all,
+            "suberror": some, "trace_id": some, "correlation_id": some, "timestamp": some, "error_uri": some,
         });
         for grant in GRANTS {
             faults.push(status(Target::EntraToken, 400, &body).grant(grant));
@@ -272,12 +282,6 @@ fn stuffed(secrets: &[String]) -> Vec<Fault> {
     for http in [200, 500] {
         faults.push(status(Target::EntraToken, http, &json!({ "error": all })));
         faults.push(status(Target::EntraToken, http, &json!(all)));
-    }
-    // A token that Key Vault will refuse, and answers to users that lack a refresh token.
-    let granted =
-        json!({"access_token": all, "token_type": "Bearer", "expires_in": 3599, "scope": "s"});
-    for grant in GRANTS {
-        faults.push(status(Target::EntraToken, 200, &granted).grant(grant));
     }
     for http in [200, 401, 403, 500] {
         let error = json!({"code": all, "message": all, "innererror": {"code": all}});

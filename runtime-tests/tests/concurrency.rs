@@ -10,16 +10,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::Method;
-use runtime_tests::emulators::{Answer, Fault, Target};
+use runtime_tests::emulators::{self, Answer, Fault, Target};
 use runtime_tests::scene::Scene;
 use tokio::task::JoinSet;
 
 type Result = anyhow::Result<()>;
 
-/// One in-flight call per user and scope: a task of the component waits for what another one fetches, and is woken by it.
+/// One in-flight call per user and scope: a task of the component waits for what another one fetches.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_token_is_drawn_once_at_a_time() -> Result {
-    let scene = Scene::start().await?;
+    let scene = Scene::with(emulators::Options::default(), |mut app| {
+        app.max_instances = Some(1);
+        app
+    })
+    .await?;
     scene.enrol().await?;
     let mut all = 0;
     for round in 0..5 {
@@ -64,13 +68,18 @@ async fn the_same_token_is_drawn_once_at_a_time() -> Result {
         assert_eq!(tokens.len(), refreshes, "every answer is of a call");
         all += refreshes;
     }
-    // Once in each instance: the host starts some, and which request gets to which is its affair.
-    assert!(all <= 30, "{all} refreshes for 60 draws");
+    // One a round, in the one instance; more only if a draw came after half a second. On Spin, one in each instance.
+    let most = if std::env::var_os("SPIN_BIN").is_some() {
+        59
+    } else {
+        15
+    };
+    assert!(all <= most, "{all} refreshes for 60 draws");
     scene.end().await?;
     Ok(())
 }
 
-/// Waiting tasks are woken, whatever else their instance does; none is lost and nothing traps.
+/// Waiting tasks go on, whatever else their instance does; none is lost and nothing traps.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served() -> Result {
     let scene = Scene::start().await?;
