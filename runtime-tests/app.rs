@@ -151,13 +151,7 @@ impl App {
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => {
-                let mut command = embedded()?;
-                if let Some(most) = options.max_instances {
-                    command.arg("--max-instances").arg(most.to_string());
-                }
-                command
-            }
+            None => embedded(options.max_instances)?,
         };
         command
             .arg("-f")
@@ -336,9 +330,12 @@ impl Answer {
     }
 }
 
-fn embedded() -> anyhow::Result<Command> {
+fn embedded(max_instances: Option<u32>) -> anyhow::Result<Command> {
     let mut command = Command::new(behalf()?);
     command.args(["up", "--exit-on-stdin-close"]);
+    if let Some(most) = max_instances {
+        command.arg("--max-instances").arg(most.to_string());
+    }
     Ok(command)
 }
 

@@ -93,7 +93,7 @@ pub enum DoorbellError {
         /// Records that remain.
         remaining: u64,
     },
-    /// Records remain after [`PATIENCE`].
+    /// Records remain after `PATIENCE`.
     #[error(
         "{remaining} records remain after {calls} calls; sweep more often, or raise `sweep_concurrency`"
     )]

@@ -3,7 +3,7 @@
 //! One listing of keys, at most; then work only for what is under an old key, due, or litter. Re-sealing comes first, also
 //! for what is due, and never calls Entra ID, so that a rotation completes while Entra ID is down (design §3).
 //!
-//! What a sweep remembers for the next ([`SweepState`]) makes it cheaper and keeps two from doing the same work. Nothing
+//! What a sweep remembers for the next (`SweepState`) makes it cheaper and keeps two from doing the same work. Nothing
 //! is wrong if it is lost.
 
 use std::cell::RefCell;
