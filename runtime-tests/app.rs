@@ -50,8 +50,6 @@ pub struct Options {
     pub cron: bool,
     /// The manifest; none: the workspace's.
     pub manifest: Option<PathBuf>,
-    /// Instances that may live at once; none: the default. The embedded host's alone, Spin has no such limit.
-    pub max_instances: Option<u32>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -66,7 +64,6 @@ impl Default for Options {
             environment: false,
             cron: false,
             manifest: None,
-            max_instances: None,
             echo: false,
         }
     }
@@ -151,7 +148,7 @@ impl App {
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => embedded(options.max_instances)?,
+            None => embedded()?,
         };
         command
             .arg("-f")
@@ -330,12 +327,9 @@ impl Answer {
     }
 }
 
-fn embedded(max_instances: Option<u32>) -> anyhow::Result<Command> {
+fn embedded() -> anyhow::Result<Command> {
     let mut command = Command::new(behalf()?);
     command.args(["up", "--exit-on-stdin-close"]);
-    if let Some(most) = max_instances {
-        command.arg("--max-instances").arg(most.to_string());
-    }
     Ok(command)
 }
 
