@@ -133,7 +133,8 @@ pub struct Envelope<'a> {
     pub secret: SecretName,
     /// The version of that secret.
     pub version: KeyVersion,
-    binding: [u8; 32],
+    /// What it says it is for.
+    pub binding: Binding,
     iv: [u8; IV],
     ciphertext: Vec<u8>,
     tag: [u8; TAG],
@@ -176,7 +177,7 @@ impl<'a> Envelope<'a> {
             header,
             secret: SecretName::parse(secret)?,
             version: KeyVersion::parse(version)?,
-            binding: decode(&fields.bnd)?.try_into().ok()?,
+            binding: Binding(decode(&fields.bnd)?.try_into().ok()?),
             iv: decode(iv)?.try_into().ok()?,
             ciphertext: decode(ciphertext)?,
             tag: decode(tag)?.try_into().ok()?,
@@ -187,7 +188,7 @@ impl<'a> Envelope<'a> {
     /// fetched; it holds once the envelope has been opened, since the header is authenticated.
     #[must_use]
     pub fn is_bound_to(&self, binding: &Binding) -> bool {
-        self.binding.ct_eq(&binding.0).into()
+        self.binding.0.ct_eq(&binding.0).into()
     }
 
     /// Opens it.

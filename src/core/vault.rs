@@ -900,16 +900,16 @@ impl<E: Environment> Vault<E> {
     /// Opens without a caller: the user is the one sealed inside, and must be the one it is stored under.
     async fn open_stored(&self, call: &Call, stored: &StoredToken) -> Result<Payload, VaultError> {
         allowed(call, &stored.user.tenant)?;
-        let payload = self
-            .open(call, Envelope::parse(&stored.token)?, &stored.user.tenant)
-            .await?;
+        let envelope = Envelope::parse(&stored.token)?;
+        let sealed_for = envelope.binding.clone();
+        let payload = self.open(call, envelope, &stored.user.tenant).await?;
         let binding = Binding::new(
             &call.client_id,
             &stored.user.tenant,
             &payload.user_id,
             &stored.nonce,
         );
-        let bound = Envelope::parse(&stored.token)?.is_bound_to(&binding)
+        let bound = sealed_for == binding
             && payload.user_id.storage_id(call.pseudonym_key.as_ref()) == stored.user.id;
         if bound {
             Ok(payload)
