@@ -380,6 +380,16 @@ impl Emulators {
         self.world.key_vault.set_enabled(name, version, enabled)
     }
 
+    /// From when and until when the newest version of a secret is valid, in Unix seconds. What is none stays.
+    pub fn set_secret_validity(
+        &self,
+        name: &str,
+        nbf: Option<i64>,
+        exp: Option<i64>,
+    ) -> Result<(), SecretError> {
+        self.world.key_vault.set_validity(name, nbf, exp)
+    }
+
     /// Deletes a secret, all versions.
     pub fn delete_secret(&self, name: &str) -> Result<(), SecretError> {
         self.world.key_vault.delete(name)

@@ -84,6 +84,20 @@ impl KeyVault {
         Ok(())
     }
 
+    /// From when and until when the newest version is valid, in Unix seconds. What is none stays.
+    pub(crate) fn set_validity(
+        &self,
+        name: &str,
+        nbf: Option<i64>,
+        exp: Option<i64>,
+    ) -> Result<(), SecretError> {
+        let mut secrets = self.secrets();
+        let version = secrets.version_mut(name, None)?.1;
+        version.not_before = nbf.or(version.not_before);
+        version.expires = exp.or(version.expires);
+        Ok(())
+    }
+
     pub(crate) fn delete(&self, name: &str) -> Result<(), SecretError> {
         self.secrets().delete(name).map(|_| ())
     }
