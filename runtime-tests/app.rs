@@ -50,6 +50,8 @@ pub struct Options {
     pub cron: bool,
     /// The manifest; none: the workspace's.
     pub manifest: Option<PathBuf>,
+    /// Further arguments of `up`.
+    pub arguments: Vec<String>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -64,6 +66,7 @@ impl Default for Options {
             environment: false,
             cron: false,
             manifest: None,
+            arguments: Vec::new(),
             echo: false,
         }
     }
@@ -83,6 +86,14 @@ impl Options {
     #[must_use]
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With further arguments of `up`.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|&it| it.to_owned()));
         self
     }
 
@@ -154,6 +165,7 @@ impl App {
             .arg("-f")
             .arg(options.manifest.unwrap_or_else(|| root().join("spin.toml")));
         command.arg("--state-dir").arg(&state_dir);
+        command.args(options.arguments);
         if !options.cron {
             command.args(["-c", "http"]);
         }

@@ -128,6 +128,21 @@ impl Store {
         Ok(())
     }
 
+    /// Fails every write of `key`, and so every batch that holds it, until [`Store::refuse_nothing`].
+    pub fn refuse(&self, key: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(!key.contains('\''), "a key of the app: {key}");
+        self.open()?.execute_batch(&format!(
+            "CREATE TRIGGER refuse BEFORE INSERT ON spin_key_value WHEN NEW.key = '{key}'
+             BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        ))?;
+        Ok(())
+    }
+
+    /// Ends [`Store::refuse`].
+    pub fn refuse_nothing(&self) -> anyhow::Result<()> {
+        Ok(self.open()?.execute_batch("DROP TRIGGER refuse")?)
+    }
+
     /// Keeps everyone else out until the connection is dropped.
     pub fn lock(&self) -> anyhow::Result<Connection> {
         let connection = self.open()?;

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::Method;
-use runtime_tests::emulators::{Answer, Fault, Target};
+use runtime_tests::emulators::{Answer, Fault, Options, Target};
 use runtime_tests::scene::Scene;
 use tokio::task::JoinSet;
 
@@ -87,6 +87,26 @@ async fn a_crowd_is_served() -> Result {
     let all = tokio::time::timeout(Duration::from_mins(1), draws.join_all()).await?;
     for status in all {
         assert_eq!(status?, 200);
+    }
+    scene.end().await?;
+    Ok(())
+}
+
+/// One place in the pool is one for a whole composition, and for all requests that its instance takes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_instance_is_enough() -> Result {
+    let scene = Scene::with(Options::default(), |app| {
+        app.arguments(&["--max-instances", "1"])
+    })
+    .await?;
+    scene.enrol().await?;
+    let token = scene.emulators.caller().mint();
+    let draws = (0..16).map(|_| {
+        let request = scene.app.request(Method::POST, "/v1/me/access-token");
+        request.bearer_auth(&token).send()
+    });
+    for answer in futures_util::future::try_join_all(draws).await? {
+        assert_eq!(answer.status(), 200);
     }
     scene.end().await?;
     Ok(())

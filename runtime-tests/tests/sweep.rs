@@ -334,6 +334,43 @@ async fn many_records_of_two_tenants_are_swept_in_one_call() -> Result {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_fails_stops_no_record_but_its_own() -> Result {
+    let scene = Scene::start().await?;
+    for number in 0..3 {
+        let user = format!("{number:08}-0000-4000-8000-000000000000");
+        let token = scene.emulators.caller().user(&user).mint();
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(&token), None)
+            .await?;
+        assert_eq!(answer.status, 201);
+    }
+    let before = scene.store().records()?;
+    let (refused, _) = before.first_key_value().unwrap();
+    scene.store().refuse(refused)?;
+    let newest = scene.emulators.rotate_key(TENANT)?;
+    let report = scene.sweep().await?;
+    assert_eq!(
+        (&report["resealed"], &report["failed"]),
+        (&json!(2), &json!(1))
+    );
+    for (key, record) in scene.store().records()? {
+        assert_eq!(record["key_version"] == json!(newest), key != *refused);
+    }
+
+    scene.store().refuse_nothing()?;
+    scene.store().forget_sweeps()?;
+    assert_eq!(scene.sweep().await?["resealed"], 1);
+    let records = scene.store().records()?;
+    assert!(
+        records
+            .values()
+            .all(|it| it["key_version"] == json!(newest))
+    );
+    scene.end().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_sweep_key_or_an_operators_app_sweeps() -> Result {
     let scene = Scene::with(Options::default(), |app| {
         app.set("operator_tenant", TENANT).set(

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use wasmtime::Trap;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi_http::WasiBody;
@@ -117,6 +117,7 @@ impl App {
         let mut handlers = BTreeMap::new();
         let mut jobs = Vec::new();
         let mut allow_list_fault = None;
+        let place_wanted = Arc::new(Notify::new());
         for (id, component) in manifest.components {
             let prepared = Prepared::new(
                 &linker,
@@ -135,6 +136,7 @@ impl App {
             let grants = Grants {
                 component: Arc::clone(&name),
                 interruptible: options.limits.interruptible(),
+                place_wanted: Arc::clone(&place_wanted),
                 outbound: Arc::new(Outbound::new(client.clone(), name, allowed)),
                 key_value: key_value.clone(),
                 key_value_stores: Arc::new(component.key_value_stores),

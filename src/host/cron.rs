@@ -101,7 +101,7 @@ async fn handle_event(job: &Job) -> Result<(), String> {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let patience = Patience::new();
+    let patience = Patience::new(&job.grants.place_wanted);
     let (mut store, instance) = loop {
         let mut store = job.grants.store(job.pre.engine());
         match job.pre.instantiate_async(&mut store).await {

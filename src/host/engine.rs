@@ -5,6 +5,7 @@ use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolConcurrencyLimitError, PoolingAllocationConfig,
@@ -17,13 +18,17 @@ pub(crate) const MAX_INSTANCES: u32 = 1000;
 /// A component and one dependency: two memories per instance. A composition of more parts has fewer instances.
 const MEMORIES_PER_INSTANCE: u32 = 2;
 
+/// Each call that waits in a host's function has a stack of its own, in either of the two, and so has one that is being
+/// instantiated. With one, the first call between the two would trap.
+const STACKS_PER_INSTANCE: u32 = 4;
+
 /// How much of a memory stays mapped for the next instance, cleared. Both of our components fit.
 const KEEP_RESIDENT: usize = 1024 * 1024;
 
 /// How often a component that computes lets others run, if it can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How long to wait for a place in the pool. Idle instances leave theirs after a second by default.
+/// How long to wait for a place in the pool.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// How often to look for one.
@@ -38,7 +43,7 @@ pub(crate) fn engine(max_instances: u32, interruptible: bool) -> wasmtime::Resul
         .total_core_instances(max_instances.saturating_mul(16))
         .total_memories(max_instances.saturating_mul(MEMORIES_PER_INSTANCE))
         .total_tables(max_instances.saturating_mul(4))
-        .total_stacks(max_instances)
+        .total_stacks(max_instances.saturating_mul(STACKS_PER_INSTANCE))
         .table_elements(100_000)
         .max_component_instance_size(10 * 1024 * 1024)
         .max_core_instance_size(10 * 1024 * 1024)
@@ -71,12 +76,18 @@ pub(crate) fn engine(max_instances: u32, interruptible: bool) -> wasmtime::Resul
 }
 
 /// For an instantiation that failed because the pool has no place: waits for another instance to end, but not for ever.
-pub(crate) struct Patience(Option<Instant>);
+pub(crate) struct Patience<'a> {
+    until: Option<Instant>,
+    place_wanted: &'a Notify,
+}
 
-impl Patience {
-    /// From now on.
-    pub(crate) fn new() -> Self {
-        Self(Instant::now().checked_add(MAX_WAIT))
+impl<'a> Patience<'a> {
+    /// From now on. `place_wanted` tells an idle instance to end.
+    pub(crate) fn new(place_wanted: &'a Notify) -> Self {
+        Self {
+            until: Instant::now().checked_add(MAX_WAIT),
+            place_wanted,
+        }
     }
 
     /// Waits a little, if trying again is of use.
@@ -85,10 +96,11 @@ impl Patience {
     ///
     /// `error` itself, if it is not.
     pub(crate) async fn after(&self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        let in_time = self.0.is_some_and(|until| Instant::now() < until);
+        let in_time = self.until.is_some_and(|until| Instant::now() < until);
         if !in_time || !error.is::<PoolConcurrencyLimitError>() {
             return Err(error);
         }
+        self.place_wanted.notify_one();
         tokio::time::sleep(RETRY).await;
         Ok(())
     }

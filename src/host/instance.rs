@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -80,6 +82,8 @@ pub(crate) struct Grants {
     pub(crate) component: Arc<str>,
     /// Whether instances must be interruptible.
     pub(crate) interruptible: bool,
+    /// Tells an idle instance, of any component, to leave its place in the pool.
+    pub(crate) place_wanted: Arc<Notify>,
     /// Where the component may send requests.
     pub(crate) outbound: Arc<Outbound>,
     /// The store, if any component uses it.
@@ -134,7 +138,7 @@ impl HandlerState for Instances {
     type WorkerState = Worker;
 
     async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
-        let patience = Patience::new();
+        let patience = Patience::new(&self.grants.place_wanted);
         let (store, service) = loop {
             let mut store = self.grants.store(self.pre.engine());
             match self.pre.instantiate_async(&mut store).await {
@@ -151,6 +155,7 @@ impl HandlerState for Instances {
                 limits: self.limits,
                 sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
                 stopping: Box::pin(self.lifetime.stopping.clone().cancelled_owned()),
+                place_wanted: Box::pin(Arc::clone(&self.grants.place_wanted).notified_owned()),
             },
             state: Worker {
                 component: Arc::clone(&self.grants.component),
@@ -212,6 +217,7 @@ pub(crate) struct Expiration {
     limits: ReuseLimits,
     sleep: Pin<Box<Sleep>>,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    place_wanted: Pin<Box<OwnedNotified>>,
 }
 
 impl WorkerExpiration for Expiration {
@@ -222,7 +228,10 @@ impl WorkerExpiration for Expiration {
         since: Instant,
     ) -> Poll<()> {
         let limit = match status {
-            WorkerStatus::Idle if self.stopping.as_mut().poll(context).is_ready() => {
+            WorkerStatus::Idle
+                if self.stopping.as_mut().poll(context).is_ready()
+                    || self.place_wanted.as_mut().poll(context).is_ready() =>
+            {
                 return Poll::Ready(());
             }
             WorkerStatus::Idle => Some(self.limits.idle_timeout),
@@ -438,7 +447,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_instance_ends_after_its_time_or_when_the_process_stops() {
+    async fn an_idle_instance_ends_after_its_time_or_when_its_place_is_wanted_or_the_process_stops()
+    {
         let limits = ReuseLimits {
             requests: 1,
             concurrent_requests: 1,
@@ -446,11 +456,13 @@ mod tests {
             idle_timeout: Duration::from_millis(50),
         };
         let stopping = CancellationToken::new();
+        let place_wanted = Arc::new(Notify::new());
         let expiration = |limits| {
             Box::pin(Expiration {
                 limits,
                 sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
                 stopping: Box::pin(stopping.clone().cancelled_owned()),
+                place_wanted: Box::pin(Arc::clone(&place_wanted).notified_owned()),
             })
         };
         let start = Instant::now();
@@ -471,6 +483,10 @@ mod tests {
             ..limits
         };
         assert!(!poll(&mut expiration(patient), WorkerStatus::Idle).await);
+        let (mut busy, mut idle) = (expiration(patient), expiration(patient));
+        place_wanted.notify_one();
+        assert!(!poll(&mut busy, WorkerStatus::Requests).await);
+        assert!(poll(&mut idle, WorkerStatus::Idle).await);
         stopping.cancel();
         assert!(poll(&mut expiration(patient), WorkerStatus::Idle).await);
         assert!(

@@ -1,5 +1,5 @@
-//! Generated from `wit/`: the vault that this component imports, and the one listing of keys that does not deadlock
-//! (facts/spin.md §4).
+//! Generated from `wit/`: the vault that this component imports, and the older key-value interface: its listing does not
+//! deadlock, and it writes many keys at once (facts/spin.md §4).
 #![allow(
     unsafe_code,
     missing_docs,
@@ -17,6 +17,7 @@ spin_sdk::wit_bindgen::generate!({
         world http-component {
             import behalf:vault/vault@0.1.0;
             import wasi:keyvalue/store@0.2.0-draft2;
+            import wasi:keyvalue/batch@0.2.0-draft2;
         }
     ",
     path: "../../wit",

@@ -1,10 +1,10 @@
 //! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
-//! holding up the instance, and `wasi:keyvalue/store` for the listing (facts/spin.md §4).
+//! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (facts/spin.md §4).
 
 use behalf_core::port::{Store, StoreError};
 use spin_sdk::key_value;
 
-use crate::bindings::wasi::keyvalue::store as draft;
+use crate::bindings::wasi::keyvalue::{batch, store as draft};
 
 /// The store with the label `default`.
 pub(crate) struct SpinStore;
@@ -23,31 +23,20 @@ impl Store for SpinStore {
     }
 
     async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
-        for (key, value) in pairs {
-            self.set(key, value).await?;
-        }
-        Ok(())
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.to_vec()))
+            .collect();
+        batch::set_many(&bucket()?, &pairs).map_err(draft_failed)
     }
 
     async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
-        for key in keys {
-            self.delete(key).await?;
-        }
-        Ok(())
+        let keys: Vec<_> = keys.iter().map(|key| (*key).to_owned()).collect();
+        batch::delete_many(&bucket()?, &keys).map_err(draft_failed)
     }
 
     async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
-        let listing = draft::open("default")
-            .and_then(|bucket| bucket.list_keys(None))
-            .map_err(|error| {
-                StoreError(match error {
-                    draft::Error::NoSuchStore => "there is no store `default`".into(),
-                    draft::Error::AccessDenied => {
-                        "the manifest does not give the component the store `default`".into()
-                    }
-                    draft::Error::Other(what) => what,
-                })
-            })?;
+        let listing = bucket()?.list_keys(None).map_err(draft_failed)?;
         Ok(listing.keys)
     }
 }
@@ -55,6 +44,11 @@ impl Store for SpinStore {
 /// A handle: cheap, since hosts keep the connection, and so not kept.
 async fn open() -> Result<key_value::Store, StoreError> {
     key_value::Store::open_default().await.map_err(failed)
+}
+
+/// The same store by the older interface.
+fn bucket() -> Result<draft::Bucket, StoreError> {
+    draft::open("default").map_err(draft_failed)
 }
 
 fn failed(error: key_value::Error) -> StoreError {
@@ -65,5 +59,15 @@ fn failed(error: key_value::Error) -> StoreError {
         }
         key_value::Error::StoreTableFull => "too many stores are open".into(),
         key_value::Error::Other(what) => what,
+    })
+}
+
+fn draft_failed(error: draft::Error) -> StoreError {
+    StoreError(match error {
+        draft::Error::NoSuchStore => "there is no store `default`".into(),
+        draft::Error::AccessDenied => {
+            "the manifest does not give the component the store `default`".into()
+        }
+        draft::Error::Other(what) => what,
     })
 }

@@ -497,6 +497,24 @@ async fn requests_wait_for_a_place_in_the_pool() {
     assert!(answers.iter().all(|text| text == "slept"));
 }
 
+/// However long it might have waited for a request.
+#[tokio::test]
+async fn an_idle_instance_leaves_its_place_to_one_that_is_wanted() {
+    let host = Setup::new(&manifest())
+        .arg(&[
+            "--max-instances",
+            "1",
+            "--max-instance-concurrent-reuse-count",
+            "1",
+            "--idle-instance-timeout",
+            "3600s",
+        ])
+        .start();
+    let requests = (0..4).map(|_| host.text("/sleep/50"));
+    let answers = futures_util::future::join_all(requests).await;
+    assert!(answers.iter().all(|text| text == "slept"));
+}
+
 #[tokio::test]
 async fn values_come_from_the_command_line_and_from_files() {
     let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETING", "no");
