@@ -425,6 +425,12 @@ impl Emulators {
         self.world.shared.faults.clear();
     }
 
+    /// How many requests faults can still meet.
+    #[must_use]
+    pub fn faults_left(&self) -> u32 {
+        self.world.shared.faults.left()
+    }
+
     /// What reached Entra ID, Key Vault and the downstream API, oldest first.
     #[must_use]
     pub fn journal(&self) -> Vec<Entry> {

@@ -205,6 +205,11 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
+    /// How many requests they can still meet.
+    pub(crate) fn left(&self) -> u32 {
+        self.0.lock().unwrap().iter().map(|fault| fault.count).sum()
+    }
+
     /// The oldest fault that meets this request, used up by one.
     pub(crate) fn take(&self, request: &Entry) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap();

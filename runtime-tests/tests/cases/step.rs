@@ -215,6 +215,10 @@ impl Step {
 
     /// Sends every request with every bearer, body and fault, and checks each answer.
     async fn ask(&self, world: &mut World) -> anyhow::Result<()> {
+        ensure!(
+            self.fault.is_empty() || !self.request.is_empty(),
+            "a fault without a request"
+        );
         let faults: Vec<_> = self.fault.iter().map(Some).collect();
         let faults = if faults.is_empty() {
             vec![None]
@@ -239,6 +243,11 @@ impl Step {
                             .with_context(|| {
                                 format!("{request}, {bearer:?}, {body:?}, {fault:?}")
                             })?;
+                        let left = world.emulators.faults_left();
+                        ensure!(
+                            fault.is_none_or(|fault| left < fault.count),
+                            "{request} does not meet {fault:?}"
+                        );
                     }
                 }
             }
