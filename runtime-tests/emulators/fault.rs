@@ -18,7 +18,7 @@ use super::token_error::TokenError;
 pub struct Fault {
     /// The endpoint that fails.
     pub target: Target,
-    /// Only requests with this `grant_type`.
+    /// Only requests with this `grant_type`; `user`: with any but the app's own, `client_credentials`.
     #[serde(default)]
     pub grant: Option<String>,
     /// How many requests it meets.
@@ -215,10 +215,11 @@ impl Faults {
         let mut faults = self.0.lock().unwrap();
         let at = faults.iter().position(|fault| {
             fault.target == request.target
-                && fault
-                    .grant
-                    .as_ref()
-                    .is_none_or(|grant| request.grant.as_ref() == Some(grant))
+                && match fault.grant.as_deref() {
+                    None => true,
+                    Some("user") => request.grant.as_deref() != Some("client_credentials"),
+                    grant => request.grant.as_deref() == grant,
+                }
         })?;
         let fault = faults[at].clone();
         if fault.count <= 1 {

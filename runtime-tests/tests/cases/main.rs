@@ -89,6 +89,9 @@ struct Case {
     /// Texts of the manifest and what stands in their place.
     #[serde(default)]
     manifest: Vec<(String, String)>,
+    /// Runs one instance, however busy the machine is; on Spin that is not for us to say.
+    #[serde(default)]
+    one_instance: bool,
     /// Graph permissions that users have consented to.
     consented: Option<Vec<String>>,
     /// How many apps run on the one store.
@@ -122,6 +125,10 @@ impl Case {
         let mut options = app::Options::for_emulators(&emulators).state_dir(folder.path());
         // Without what is on a schedule, all components are for HTTP.
         options.cron = self.cron.is_some() || self.no_cron;
+        if self.one_instance && std::env::var_os("SPIN_BIN").is_none() {
+            let one = ["--max-instances", "1", "--idle-instance-timeout", "600s"];
+            options = options.arguments(&one);
+        }
         if let Some(kind) = self.credential {
             options.settings.extend(emulators.credential(&kind));
         }
@@ -140,9 +147,11 @@ impl Case {
         }
         for (number, step) in self.step.into_iter().enumerate() {
             let number = number.saturating_add(1);
-            step.take(&mut world)
-                .await
-                .with_context(|| format!("step {number}"))?;
+            step.take(&mut world).await.with_context(|| {
+                let output = world.apps[0].output();
+                let last = &output[output.len().saturating_sub(20)..];
+                format!("step {number}; the app says:\n{}\n", last.join("\n"))
+            })?;
         }
         world.end().await
     }

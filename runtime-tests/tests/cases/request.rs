@@ -101,13 +101,13 @@ impl Minted {
 pub(crate) async fn send(
     app: &App,
     request: &str,
-    bearer: Option<String>,
+    bearer: Option<&str>,
     body: &Body,
 ) -> anyhow::Result<Answer> {
     let (method, path) = request.split_once(' ').context("METHOD PATH")?;
     let method = Method::from_bytes(method.as_bytes())?;
     let with = |mut request: RequestBuilder| {
-        if let Some(bearer) = &bearer {
+        if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
         }
         request

@@ -130,7 +130,8 @@ where
 
 impl Step {
     pub(crate) async fn take(self, world: &mut World) -> anyhow::Result<()> {
-        let skipped = world.apps[0].output().len();
+        // What is there already may be of another tick.
+        let mut skipped = world.apps[0].output().len();
         if let Some(act) = &self.act {
             Self::act(world, act)?;
         }
@@ -144,10 +145,10 @@ impl Step {
                 world.output.extend(app.stop().await?);
             }
             world.apps.push(App::start(world.options.clone()).await?);
+            skipped = 0;
         }
         self.ask(world).await?;
         if let Some(text) = &self.output {
-            // What was there before may be of another tick.
             world.apps[0].wait_for_output_after(skipped, text).await?;
         }
         world.emulators.clear_faults();
@@ -271,8 +272,9 @@ impl Step {
         body: &Body,
     ) -> anyhow::Result<()> {
         let app = world.apps.get(self.app).context("no such app")?;
-        let bearer = || bearer.token(&world.emulators);
-        let answers = try_join_all((0..self.times).map(|_| send(app, request, bearer(), body)));
+        let token = bearer.token(&world.emulators);
+        let token = token.as_deref();
+        let answers = try_join_all((0..self.times).map(|_| send(app, request, token, body)));
         let (answers, others) = match &self.meanwhile {
             None => (answers.await?, Vec::new()),
             Some(other) => {
@@ -286,7 +288,7 @@ impl Step {
                 let others = async {
                     let mut others = Vec::new();
                     while !is_over.get() {
-                        others.push(send(app, other, bearer(), &nothing).await?);
+                        others.push(send(app, other, token, &nothing).await?);
                     }
                     Ok(others)
                 };

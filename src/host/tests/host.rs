@@ -469,12 +469,18 @@ async fn a_head_has_a_limit() {
 #[tokio::test]
 async fn an_answer_reaches_who_is_still_sending() {
     let host = start();
-    let megabytes = Bytes::from(vec![b'x'; 20 << 20]);
-    for _ in 0..10 {
-        let request = Request::post(host.uri("/served")).body(megabytes.clone());
-        let response = host.send(request.unwrap()).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        response.into_body().collect().await.unwrap();
+    let megabytes = http_body_util::Full::new(Bytes::from(vec![b'x'; 20 << 20]));
+    for is_http2 in [false, true] {
+        let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+                .http2_only(is_http2)
+                .build_http();
+        for _ in 0..10 {
+            let request = Request::post(host.uri("/served")).body(megabytes.clone());
+            let response = client.request(request.unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            response.into_body().collect().await.unwrap();
+        }
     }
 }
 
