@@ -60,41 +60,17 @@ impl From<VaultError> for ApiError {
 }
 
 impl ApiError {
-    /// Status and stable code.
-    #[must_use]
-    pub fn status_and_code(&self) -> (StatusCode, &'static str) {
-        use StatusCode as S;
-        match self {
-            Self::NotFound => (S::NOT_FOUND, "not_found"),
-            Self::MethodNotAllowed(_) => (S::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, "body_too_large"),
-            Self::BodyBrokenOff => (S::BAD_REQUEST, "body_broken_off"),
-            Self::InvalidJson { .. } => (S::BAD_REQUEST, "invalid_json"),
-            Self::InvalidBody(_) => (S::BAD_REQUEST, "invalid_request"),
-            Self::Keeper(error) => match error {
-                KeeperError::Store(_) => (S::SERVICE_UNAVAILABLE, "store_unavailable"),
-                KeeperError::NotEnrolled => (S::NOT_FOUND, "not_enrolled"),
-                KeeperError::NoRefreshToken => (S::CONFLICT, "no_refresh_token"),
-                KeeperError::RecordDamaged => (S::INTERNAL_SERVER_ERROR, "record_damaged"),
-                KeeperError::RecordTooNew => (S::INTERNAL_SERVER_ERROR, "record_too_new"),
-                KeeperError::RecordLost => (S::INTERNAL_SERVER_ERROR, "record_lost"),
-                KeeperError::TenantRemoved => (S::FORBIDDEN, "tenant_being_removed"),
-                KeeperError::Busy => (S::SERVICE_UNAVAILABLE, "busy"),
-                KeeperError::Vault(error) => of_vault(error),
-            },
-        }
-    }
-
     /// The whole response.
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
-        let (status, code) = self.status_and_code();
+        let Row { status, code, more } = self.row();
+        let (header, claims) = more.header();
         let problem = ProblemBody {
             title: status.canonical_reason(),
             status: status.as_u16(),
             code,
             detail: self.to_string(),
-            claims: self.claims_to_ask_for(),
+            claims,
         };
         let mut response = json_response(status, &problem);
         let headers = response.headers_mut();
@@ -102,85 +78,195 @@ impl ApiError {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        for (name, value) in [
-            (WWW_AUTHENTICATE, self.challenge()),
-            (RETRY_AFTER, self.retry_after()),
-            (ALLOW, self.allow()),
-        ] {
-            insert(headers, name, value);
+        if let Some((name, value)) = header
+            && let Ok(value) = HeaderValue::try_from(value)
+        {
+            headers.insert(name, value);
         }
         response
     }
 
-    fn claims_to_ask_for(&self) -> Option<&str> {
+    fn row(&self) -> Row<'_> {
+        use StatusCode as S;
         match self {
-            Self::Keeper(KeeperError::Vault(VaultError::User(UserError::InteractionRequired(
-                interaction,
-            )))) => interaction.claims.as_deref(),
-            _ => None,
+            Self::NotFound => Row::new(S::NOT_FOUND, "not_found"),
+            Self::MethodNotAllowed(methods) => {
+                Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed").with(More::Allow(methods))
+            }
+            Self::BodyTooLarge => Row::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyBrokenOff => Row::new(S::BAD_REQUEST, "body_broken_off"),
+            Self::InvalidJson { .. } => Row::new(S::BAD_REQUEST, "invalid_json"),
+            Self::InvalidBody(_) => Row::new(S::BAD_REQUEST, "invalid_request"),
+            Self::Keeper(error) => of_keeper(error),
+        }
+    }
+}
+
+/// How an error is told: a row of the table.
+struct Row<'a> {
+    status: StatusCode,
+    /// Stays the same from version to version.
+    code: &'static str,
+    more: More<'a>,
+}
+
+/// What a client needs to know besides.
+enum More<'a> {
+    Nothing,
+    /// The methods that the path has.
+    Allow(&'static str),
+    /// Seconds to wait.
+    RetryAfter(u32),
+    /// To send a token.
+    Authenticate,
+    /// To send another token: what is wrong with this one.
+    InvalidToken(TokenDefect),
+    /// To send a token with this scope.
+    InsufficientScope(&'a str),
+    /// To let the user sign in, with a claims request as JSON text.
+    Interaction(Option<&'a str>),
+}
+
+impl<'a> Row<'a> {
+    fn new(status: StatusCode, code: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            more: More::Nothing,
         }
     }
 
-    /// RFC 6750 §3; for interaction as facts/entra-and-key-vault.md §A.9 has it, so that front ends that know Microsoft's
-    /// challenges know this one.
-    fn challenge(&self) -> Option<String> {
-        let Self::Keeper(KeeperError::Vault(error)) = self else {
-            return None;
-        };
-        match error {
-            VaultError::Caller(
-                CallerError::InvalidToken(TokenDefect::Missing) | CallerError::SweepNotAuthorized,
-            ) => Some("Bearer".into()),
-            VaultError::Caller(CallerError::InvalidToken(defect)) => Some(format!(
-                r#"Bearer error="invalid_token", error_description="{}""#,
-                defect.to_string().replace(['`', '"'], "'")
-            )),
-            VaultError::Caller(CallerError::InsufficientScope(scope)) => {
+    fn with(self, more: More<'a>) -> Self {
+        Self { more, ..self }
+    }
+}
+
+impl<'a> More<'a> {
+    /// As a header, and as the claims of the body. Challenges are RFC 6750 §3; for interaction as
+    /// facts/entra-and-key-vault.md §A.9 has it, so that front ends that know Microsoft's challenges know this one.
+    fn header(&self) -> (Option<(HeaderName, String)>, Option<&'a str>) {
+        let header = match self {
+            Self::Nothing => return (None, None),
+            Self::Allow(methods) => (ALLOW, (*methods).to_owned()),
+            Self::RetryAfter(seconds) => (RETRY_AFTER, seconds.to_string()),
+            Self::Authenticate => (WWW_AUTHENTICATE, "Bearer".to_owned()),
+            Self::InvalidToken(defect) => {
+                let what = defect.to_string().replace(['`', '"'], "'");
+                let challenge =
+                    format!(r#"Bearer error="invalid_token", error_description="{what}""#);
+                (WWW_AUTHENTICATE, challenge)
+            }
+            Self::InsufficientScope(scope) => {
                 // A setting, so without quotes only if the operator wrote none.
-                Some(format!(
-                    r#"Bearer error="insufficient_scope", scope="{}""#,
-                    scope.replace(['"', '\\'], "")
-                ))
+                let scope = scope.replace(['"', '\\'], "");
+                let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}""#);
+                (WWW_AUTHENTICATE, challenge)
             }
-            VaultError::User(UserError::InteractionRequired(interaction)) => {
-                let claims = interaction
-                    .claims
-                    .as_ref()
-                    .map(|claims| format!(r#", claims="{}""#, STANDARD.encode(claims)));
-                Some(format!(
-                    r#"Bearer error="insufficient_claims"{}"#,
-                    claims.unwrap_or_default()
-                ))
+            Self::Interaction(claims) => {
+                let encoded = claims
+                    .map(|claims| format!(r#", claims="{}""#, STANDARD.encode(claims)))
+                    .unwrap_or_default();
+                let challenge = format!(r#"Bearer error="insufficient_claims"{encoded}"#);
+                return (Some((WWW_AUTHENTICATE, challenge)), *claims);
             }
-            VaultError::Caller(
-                CallerError::InvalidRequest(_)
-                | CallerError::TenantNotAllowed
-                | CallerError::ScopeNotGranted,
-            )
-            | VaultError::User(UserError::ReenrolmentRequired(_))
-            | VaultError::Stored(_)
-            | VaultError::Operator(_)
-            | VaultError::Upstream(_) => None,
-        }
-    }
-
-    fn retry_after(&self) -> Option<String> {
-        let seconds = match self {
-            Self::Keeper(KeeperError::Vault(VaultError::Upstream(error))) => {
-                error.retry_after_seconds.unwrap_or(5)
-            }
-            Self::Keeper(KeeperError::Store(_) | KeeperError::Busy) => 1,
-            _ => return None,
         };
-        Some(seconds.to_string())
+        (Some(header), None)
     }
+}
 
-    fn allow(&self) -> Option<String> {
-        match self {
-            Self::MethodNotAllowed(methods) => Some((*methods).into()),
-            _ => None,
+fn of_keeper(error: &KeeperError) -> Row<'_> {
+    use StatusCode as S;
+    match error {
+        KeeperError::Store(_) => {
+            Row::new(S::SERVICE_UNAVAILABLE, "store_unavailable").with(More::RetryAfter(1))
+        }
+        KeeperError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(More::RetryAfter(1)),
+        KeeperError::NotEnrolled => Row::new(S::NOT_FOUND, "not_enrolled"),
+        KeeperError::NoRefreshToken => Row::new(S::CONFLICT, "no_refresh_token"),
+        KeeperError::RecordDamaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
+        KeeperError::RecordTooNew => Row::new(S::INTERNAL_SERVER_ERROR, "record_too_new"),
+        KeeperError::RecordLost => Row::new(S::INTERNAL_SERVER_ERROR, "record_lost"),
+        KeeperError::TenantRemoved => Row::new(S::FORBIDDEN, "tenant_being_removed"),
+        KeeperError::Vault(error) => match error {
+            VaultError::Caller(error) => of_caller(error),
+            VaultError::User(error) => match error {
+                UserError::InteractionRequired(interaction) => {
+                    Row::new(S::UNAUTHORIZED, "interaction_required")
+                        .with(More::Interaction(interaction.claims.as_deref()))
+                }
+                UserError::ReenrolmentRequired(_) => Row::new(S::CONFLICT, "reenrolment_required"),
+            },
+            VaultError::Stored(error) => match error {
+                StoredError::Damaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
+                StoredError::NotBound => Row::new(S::INTERNAL_SERVER_ERROR, "record_not_bound"),
+            },
+            VaultError::Operator(error) => Row::new(S::INTERNAL_SERVER_ERROR, of_operator(error)),
+            VaultError::Upstream(error) => {
+                let code = match error.system {
+                    System::Entra => "entra_unavailable",
+                    System::SigningKeys => "signing_keys_unavailable",
+                    System::KeyVault => "key_vault_unavailable",
+                    System::ManagedIdentity => "managed_identity_unavailable",
+                };
+                let seconds = error.retry_after_seconds.unwrap_or(5);
+                Row::new(S::SERVICE_UNAVAILABLE, code).with(More::RetryAfter(seconds))
+            }
+        },
+    }
+}
+
+fn of_caller(error: &CallerError) -> Row<'_> {
+    use StatusCode as S;
+    match error {
+        CallerError::InvalidRequest(_) => Row::new(S::BAD_REQUEST, "invalid_request"),
+        CallerError::InvalidToken(defect) => {
+            let (code, more) = of_token(*defect);
+            Row::new(S::UNAUTHORIZED, code).with(more)
+        }
+        CallerError::TenantNotAllowed => Row::new(S::FORBIDDEN, "tenant_not_allowed"),
+        CallerError::InsufficientScope(scope) => {
+            Row::new(S::FORBIDDEN, "insufficient_scope").with(More::InsufficientScope(scope))
+        }
+        CallerError::ScopeNotGranted => Row::new(S::FORBIDDEN, "scope_not_granted"),
+        CallerError::SweepNotAuthorized => {
+            Row::new(S::UNAUTHORIZED, "sweep_not_authorized").with(More::Authenticate)
         }
     }
+}
+
+fn of_operator(error: &OperatorError) -> &'static str {
+    match error {
+        OperatorError::Setting { .. } => "setting",
+        OperatorError::KeyNotFound(_) => "key_not_found",
+        OperatorError::KeyDisabled(_) => "key_disabled",
+        OperatorError::KeyNotValid(_) => "key_not_valid",
+        OperatorError::KeyMalformed(_) => "key_malformed",
+        OperatorError::KeyWornOut(_) => "key_worn_out",
+        OperatorError::KeyVaultForbidden => "key_vault_forbidden",
+        OperatorError::KeyVaultFirewall => "key_vault_firewall",
+        OperatorError::KeyVaultRefused => "key_vault_refused",
+        OperatorError::EntraRefused(_) => "entra_refused",
+        OperatorError::CredentialRefused { .. } => "credential_refused",
+        OperatorError::ClockWrong => "clock_wrong",
+        OperatorError::NoRefreshToken => "entra_gave_no_refresh_token",
+    }
+}
+
+fn of_token(defect: TokenDefect) -> (&'static str, More<'static>) {
+    let code = match defect {
+        // RFC 6750 §3.1: without a token, no error.
+        TokenDefect::Missing => return ("token_missing", More::Authenticate),
+        TokenDefect::Malformed => "token_malformed",
+        TokenDefect::WrongAlgorithm => "token_wrong_algorithm",
+        TokenDefect::UnknownKey => "token_unknown_key",
+        TokenDefect::BadSignature => "token_bad_signature",
+        TokenDefect::WrongIssuer => "token_wrong_issuer",
+        TokenDefect::WrongAudience => "token_wrong_audience",
+        TokenDefect::Expired => "token_expired",
+        TokenDefect::NotYetValid => "token_not_yet_valid",
+        TokenDefect::Rejected => "token_rejected",
+    };
+    (code, More::InvalidToken(defect))
 }
 
 #[derive(Serialize)]
@@ -207,74 +293,6 @@ pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Byte
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-fn insert(headers: &mut http::HeaderMap, name: HeaderName, value: Option<String>) {
-    if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-        headers.insert(name, value);
-    }
-}
-
-fn of_vault(error: &VaultError) -> (StatusCode, &'static str) {
-    use StatusCode as S;
-    match error {
-        VaultError::Caller(error) => match error {
-            CallerError::InvalidRequest(_) => (S::BAD_REQUEST, "invalid_request"),
-            CallerError::InvalidToken(defect) => (S::UNAUTHORIZED, of_token(*defect)),
-            CallerError::TenantNotAllowed => (S::FORBIDDEN, "tenant_not_allowed"),
-            CallerError::InsufficientScope(_) => (S::FORBIDDEN, "insufficient_scope"),
-            CallerError::ScopeNotGranted => (S::FORBIDDEN, "scope_not_granted"),
-            CallerError::SweepNotAuthorized => (S::UNAUTHORIZED, "sweep_not_authorized"),
-        },
-        VaultError::User(error) => match error {
-            UserError::InteractionRequired(_) => (S::UNAUTHORIZED, "interaction_required"),
-            UserError::ReenrolmentRequired(_) => (S::CONFLICT, "reenrolment_required"),
-        },
-        VaultError::Stored(error) => match error {
-            StoredError::Damaged => (S::INTERNAL_SERVER_ERROR, "record_damaged"),
-            StoredError::NotBound => (S::INTERNAL_SERVER_ERROR, "record_not_bound"),
-        },
-        VaultError::Operator(error) => match error {
-            OperatorError::Setting { .. } => (S::INTERNAL_SERVER_ERROR, "setting"),
-            OperatorError::KeyNotFound(_) => (S::INTERNAL_SERVER_ERROR, "key_not_found"),
-            OperatorError::KeyDisabled(_) => (S::INTERNAL_SERVER_ERROR, "key_disabled"),
-            OperatorError::KeyNotValid(_) => (S::INTERNAL_SERVER_ERROR, "key_not_valid"),
-            OperatorError::KeyMalformed(_) => (S::INTERNAL_SERVER_ERROR, "key_malformed"),
-            OperatorError::KeyWornOut(_) => (S::INTERNAL_SERVER_ERROR, "key_worn_out"),
-            OperatorError::KeyVaultForbidden => (S::INTERNAL_SERVER_ERROR, "key_vault_forbidden"),
-            OperatorError::KeyVaultFirewall => (S::INTERNAL_SERVER_ERROR, "key_vault_firewall"),
-            OperatorError::KeyVaultRefused => (S::INTERNAL_SERVER_ERROR, "key_vault_refused"),
-            OperatorError::EntraRefused(_) => (S::INTERNAL_SERVER_ERROR, "entra_refused"),
-            OperatorError::CredentialRefused { .. } => {
-                (S::INTERNAL_SERVER_ERROR, "credential_refused")
-            }
-            OperatorError::ClockWrong => (S::INTERNAL_SERVER_ERROR, "clock_wrong"),
-            OperatorError::NoRefreshToken => {
-                (S::INTERNAL_SERVER_ERROR, "entra_gave_no_refresh_token")
-            }
-        },
-        VaultError::Upstream(error) => match error.system {
-            System::Entra => (S::SERVICE_UNAVAILABLE, "entra_unavailable"),
-            System::SigningKeys => (S::SERVICE_UNAVAILABLE, "signing_keys_unavailable"),
-            System::KeyVault => (S::SERVICE_UNAVAILABLE, "key_vault_unavailable"),
-            System::ManagedIdentity => (S::SERVICE_UNAVAILABLE, "managed_identity_unavailable"),
-        },
-    }
-}
-
-fn of_token(defect: TokenDefect) -> &'static str {
-    match defect {
-        TokenDefect::Missing => "token_missing",
-        TokenDefect::Malformed => "token_malformed",
-        TokenDefect::WrongAlgorithm => "token_wrong_algorithm",
-        TokenDefect::UnknownKey => "token_unknown_key",
-        TokenDefect::BadSignature => "token_bad_signature",
-        TokenDefect::WrongIssuer => "token_wrong_issuer",
-        TokenDefect::WrongAudience => "token_wrong_audience",
-        TokenDefect::Expired => "token_expired",
-        TokenDefect::NotYetValid => "token_not_yet_valid",
-        TokenDefect::Rejected => "token_rejected",
-    }
 }
 
 #[cfg(test)]
