@@ -380,6 +380,16 @@ impl Emulators {
         self.world.key_vault.set_enabled(name, version, enabled)
     }
 
+    /// From when and until when the newest version of a secret is valid, in Unix seconds. What is none stays.
+    pub fn set_secret_validity(
+        &self,
+        name: &str,
+        nbf: Option<i64>,
+        exp: Option<i64>,
+    ) -> Result<(), SecretError> {
+        self.world.key_vault.set_validity(name, nbf, exp)
+    }
+
     /// Deletes a secret, all versions.
     pub fn delete_secret(&self, name: &str) -> Result<(), SecretError> {
         self.world.key_vault.delete(name)
@@ -413,6 +423,12 @@ impl Emulators {
     /// Forgets faults that have not met a request.
     pub fn clear_faults(&self) {
         self.world.shared.faults.clear();
+    }
+
+    /// How many requests faults can still meet.
+    #[must_use]
+    pub fn faults_left(&self) -> u32 {
+        self.world.shared.faults.left()
     }
 
     /// What reached Entra ID, Key Vault and the downstream API, oldest first.

@@ -3,9 +3,41 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use anyhow::bail;
 use base64::prelude::{
     BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD, Engine as _,
 };
+
+use crate::app::Answer;
+use crate::emulators::Emulators;
+
+/// Checks that nothing secret is in what left the app: neither what the emulators know, nor an identity.
+pub fn none_in(
+    emulators: &Emulators,
+    places: impl IntoIterator<Item = String>,
+) -> anyhow::Result<()> {
+    let mut secrets = emulators.secrets();
+    // From Entra ID's descriptions of errors, which name users (design §3).
+    secrets.push("demo.user@contoso.example".to_owned());
+    let secrets = Secrets::new(&secrets);
+    for place in places {
+        if let Some(found) = secrets.found_in(&place) {
+            bail!("{found}, is in: {place}");
+        }
+    }
+    Ok(())
+}
+
+/// An answer as a place to search, without the access token that it may be there to hold.
+#[must_use]
+pub fn place_of(answer: &Answer, path: &str) -> String {
+    let text = format!("{:?}\n{}", answer.headers, answer.text);
+    let issued = answer.status == 200 && path.ends_with("/access-token");
+    match answer.json["access_token"].as_str() {
+        Some(token) if issued => text.replacen(token, "(the access token)", 1),
+        Some(_) | None => text,
+    }
+}
 
 /// What is searched for.
 pub struct Secrets {

@@ -85,6 +85,15 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a row that is not there.
+    pub fn insert(&self, key: &str, value: &[u8]) -> anyhow::Result<()> {
+        self.open()?.execute(
+            "INSERT INTO spin_key_value (store, key, value) VALUES ('default', ?1, ?2)",
+            (key, value),
+        )?;
+        Ok(())
+    }
+
     /// Removes a row.
     pub fn delete(&self, key: &str) -> anyhow::Result<()> {
         let changed = self

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ use super::token_error::TokenError;
 pub struct Fault {
     /// The endpoint that fails.
     pub target: Target,
-    /// Only requests with this `grant_type`.
+    /// Only requests with this `grant_type`; `user`: with any but the app's own, `client_credentials`.
     #[serde(default)]
     pub grant: Option<String>,
     /// How many requests it meets.
@@ -30,6 +30,9 @@ pub struct Fault {
     /// Value of `Retry-After`.
     #[serde(default)]
     pub retry_after: Option<String>,
+    /// Value of `Date`: the emulator's clock is wrong, or the app's.
+    #[serde(default)]
+    pub date: Option<String>,
     /// What is answered.
     pub answer: Answer,
 }
@@ -94,6 +97,7 @@ impl Fault {
             count: 1,
             delay_ms: 0,
             retry_after: None,
+            date: None,
             answer,
         }
     }
@@ -138,7 +142,7 @@ impl Fault {
 
     /// The answer; none to pass the request on.
     pub(crate) fn response(&self, correlation_id: Option<&str>) -> Option<Response> {
-        let mut response = match &self.answer {
+        Some(match &self.answer {
             Answer::Pass => return None,
             Answer::Close => return Some(Close.into_response()),
             Answer::BadGateway => (
@@ -171,14 +175,20 @@ impl Fault {
                 }
                 (status_code(*status), axum::Json(json!({ "error": error }))).into_response()
             }
-        };
-        if let Some(value) = &self.retry_after {
-            let value = HeaderValue::from_str(value).expect("a Retry-After value");
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("retry-after"), value);
+        })
+    }
+
+    /// Sets the headers that it has.
+    pub(crate) fn adorn(&self, response: &mut Response) {
+        for (name, value) in [
+            (header::RETRY_AFTER, &self.retry_after),
+            (header::DATE, &self.date),
+        ] {
+            if let Some(value) = value {
+                let value = HeaderValue::from_str(value).expect("a header's value");
+                response.headers_mut().insert(name, value);
+            }
         }
-        Some(response)
     }
 }
 
@@ -195,15 +205,21 @@ impl Faults {
         self.0.lock().unwrap().clear();
     }
 
+    /// How many requests they can still meet.
+    pub(crate) fn left(&self) -> u32 {
+        self.0.lock().unwrap().iter().map(|fault| fault.count).sum()
+    }
+
     /// The oldest fault that meets this request, used up by one.
     pub(crate) fn take(&self, request: &Entry) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap();
         let at = faults.iter().position(|fault| {
             fault.target == request.target
-                && fault
-                    .grant
-                    .as_ref()
-                    .is_none_or(|grant| request.grant.as_ref() == Some(grant))
+                && match fault.grant.as_deref() {
+                    None => true,
+                    Some("user") => request.grant.as_deref() != Some("client_credentials"),
+                    grant => request.grant.as_deref() == grant,
+                }
         })?;
         let fault = faults[at].clone();
         if fault.count <= 1 {

@@ -68,6 +68,20 @@ impl KeyVault {
         Ok(self.secrets().set(name, new)?.0)
     }
 
+    /// From when and until when the newest version is valid, in Unix seconds. What is none stays.
+    pub(crate) fn set_validity(
+        &self,
+        name: &str,
+        nbf: Option<i64>,
+        exp: Option<i64>,
+    ) -> Result<(), SecretError> {
+        let mut secrets = self.secrets();
+        let version = secrets.version_mut(name, None)?.1;
+        version.not_before = nbf.or(version.not_before);
+        version.expires = exp.or(version.expires);
+        Ok(())
+    }
+
     /// Sets a secret to 32 random bytes in base64, as the rotation pipeline does (facts §G.3).
     pub(crate) fn put_key(&self, name: &str) -> Result<String, SecretError> {
         self.put(name, &BASE64_STANDARD.encode(random(32)))

@@ -152,16 +152,20 @@ async fn pass(State(gate): State<Gated>, request: Request, next: Next) -> Respon
         .and_then(|id| id.to_str().ok())
         .map(str::to_owned);
 
+    let fault = gate.shared.faults.take(&entry);
     let mut injected = None;
-    if let Some(fault) = gate.shared.faults.take(&entry) {
+    if let Some(fault) = &fault {
         tokio::time::sleep(fault.delay()).await;
         injected = fault.response(correlation_id.as_deref());
         entry.fault = true;
     }
-    let response = match injected {
+    let mut response = match injected {
         Some(response) => response,
         None => next.run(Request::from_parts(parts, Body::from(body))).await,
     };
+    if let Some(fault) = &fault {
+        fault.adorn(&mut response);
+    }
     if response.extensions().get::<Close>().is_none() {
         entry.status = Some(response.status().as_u16());
     }

@@ -1,4 +1,4 @@
-//! The store under a host that is killed, beside another process, and behind a lock. What was acknowledged holds.
+//! The store under a host that is killed, and beside another process. What was acknowledged holds.
 #![allow(
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
@@ -13,7 +13,6 @@ use anyhow::{Context as _, ensure};
 use reqwest::Method;
 use runtime_tests::app::{App, Options};
 use runtime_tests::emulators::{self, Emulators};
-use runtime_tests::store::Store;
 use tokio::task::JoinSet;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -126,35 +125,6 @@ async fn two_processes_share_one_store() -> Result {
             ensure!(draw(app, &emulators, user).await? == State::Enrolled);
         }
     }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_locked_store_is_told_and_loses_nothing() -> Result {
-    let emulators = Emulators::start(emulators::Options::default()).await?;
-    let directory = tempfile::tempdir()?;
-    let app = start(&emulators, directory.path()).await?;
-    let token = token(&emulators, 0);
-    let answer = app.send(Method::PUT, "/v1/me", Some(&token), None).await?;
-    ensure!(answer.status == 201, "{answer:?}");
-    let before = Store::of(directory.path()).rows()?;
-
-    let lock = Store::of(directory.path()).lock()?;
-    for (method, path) in [(Method::PUT, "/v1/me"), (Method::DELETE, "/v1/me")] {
-        let answer = app.send(method, path, Some(&token), None).await?;
-        ensure!(
-            (answer.status.as_u16(), answer.code()) == (503, "store_unavailable"),
-            "{answer:?}"
-        );
-        ensure!(!answer.header("retry-after").is_empty(), "{answer:?}");
-    }
-    drop(lock);
-    ensure!(Store::of(directory.path()).rows()? == before);
-    ensure!(
-        draw(&app, &emulators, 0).await? == State::Enrolled,
-        "it recovers by itself"
-    );
-    app.stop().await?;
     Ok(())
 }
 

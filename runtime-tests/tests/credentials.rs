@@ -191,3 +191,30 @@ async fn a_wrong_one_names_the_setting_and_changes_nothing() -> Result {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_client_secret_is_the_operators_fault() -> Result {
+    let scene = Scene::with(Options::default(), |app| {
+        app.set("client_secret", "not-the-client-secret-of-this-app")
+    })
+    .await?;
+    let before = scene.rows()?;
+    let answer = scene.call(Method::PUT, "/v1/me").await?;
+    scene.refused(&answer, 500, "credential_refused", &before)?;
+    let detail = answer.json["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("client_secret") && detail.contains("AADSTS7000215"),
+        "{detail}"
+    );
+    assert!(
+        scene
+            .emulators
+            .journal()
+            .iter()
+            .any(|entry| entry.aadsts == Some(7_000_215))
+    );
+    assert!(!answer.text.contains("not-the-client-secret"));
+    let output = scene.end().await?;
+    assert!(!output.join("\n").contains("not-the-client-secret"));
+    Ok(())
+}

@@ -132,21 +132,6 @@ async fn a_row_that_cannot_be_read_is_kept_and_re_enrolment_mends_it() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_is_missing_is_told_and_re_enrolment_mends_it() -> Result {
-    let scene = Scene::start().await?;
-    scene.enrol().await?;
-    let (key, _) = scene.store().record()?;
-    scene.store().delete(&key)?;
-    let before = scene.rows()?;
-    let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
-    scene.refused(&answer, 500, "record_lost", &before)?;
-    assert_eq!(scene.call(Method::PUT, "/v1/me").await?.status, 200);
-    scene.draw().await?;
-    scene.end().await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_everything() -> Result {
     let directory = tempfile::tempdir()?;
     let emulators = Emulators::start(Options::default()).await?;

@@ -7,10 +7,10 @@
 
 use reqwest::Method;
 use runtime_tests::emulators::{
-    Answer, Fault, OTHER_TENANT, OTHER_USER, Options, TENANT, Target, USER, key_name,
+    Answer, Fault, OTHER_TENANT, OTHER_USER, TENANT, Target, USER, key_name,
 };
 use runtime_tests::scene::Scene;
-use serde_json::{Value, json};
+use serde_json::json;
 
 type Result = anyhow::Result<()>;
 
@@ -366,81 +366,6 @@ async fn a_batch_that_fails_stops_no_record_but_its_own() -> Result {
             .values()
             .all(|it| it["key_version"] == json!(newest))
     );
-    scene.end().await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_sweep_key_or_an_operators_app_sweeps() -> Result {
-    let scene = Scene::with(Options::default(), |app| {
-        app.set("operator_tenant", TENANT).set(
-            "sweep_key_previous",
-            "the-sweep-key-of-last-month-0123456789",
-        )
-    })
-    .await?;
-    scene.enrol().await?;
-    scene.store().make_due()?;
-    let before = scene.rows()?;
-    let key = scene.emulators.options().sweep_key.clone();
-    let caller = || scene.emulators.caller();
-    for (token, status, code) in [
-        (String::new(), 401, "sweep_not_authorized"),
-        ("wrong".to_owned(), 401, "sweep_not_authorized"),
-        (key[1..].to_owned(), 401, "sweep_not_authorized"),
-        (format!("{key}x"), 401, "sweep_not_authorized"),
-        (caller().mint(), 403, "insufficient_scope"),
-        (
-            caller().claim("roles", json!(["Behalf.Sweep"])).mint(),
-            403,
-            "insufficient_scope",
-        ),
-        (
-            caller().app(&["Behalf.Read"]).mint(),
-            403,
-            "insufficient_scope",
-        ),
-        (
-            caller().tenant(OTHER_TENANT).app(&["Behalf.Sweep"]).mint(),
-            403,
-            "insufficient_scope",
-        ),
-        (
-            caller().app(&["Behalf.Sweep"]).claim("exp", 1).mint(),
-            401,
-            "token_expired",
-        ),
-    ] {
-        let answer = scene
-            .send(Method::POST, "/v1/sweep", Some(&token), None)
-            .await?;
-        scene.refused(&answer, status, code, &before)?;
-    }
-    for token in [
-        key,
-        "the-sweep-key-of-last-month-0123456789".to_owned(),
-        caller().app(&["Behalf.Sweep"]).mint(),
-    ] {
-        let answer = scene
-            .send(Method::POST, "/v1/sweep", Some(&token), None)
-            .await?;
-        assert_eq!(answer.status, 200, "{answer:?}");
-    }
-    scene.end().await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_empty_sweep_key_lets_nobody_in() -> Result {
-    let scene = Scene::with(Options::default(), |app| app.set("sweep_key", "")).await?;
-    for token in [None, Some("")] {
-        let answer = scene.send(Method::POST, "/v1/sweep", token, None).await?;
-        assert_eq!(
-            (answer.status.as_u16(), answer.code()),
-            (401, "sweep_not_authorized")
-        );
-        assert_eq!(answer.json.get("due"), None::<&Value>);
-    }
     scene.end().await?;
     Ok(())
 }

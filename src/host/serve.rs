@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +32,9 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// The most header fields of a request; more are answered with 431.
 const MAX_HEADERS: usize = 128;
+
+/// How long a client may go on sending after its last answer.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// How many requests one HTTP/2 connection may have in hand.
 const MAX_STREAMS: u32 = 128;
@@ -207,13 +210,29 @@ async fn requests<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             .serve_connection(stream, service);
         until_stopped(connection, lifetime, http2::Connection::graceful_shutdown).await;
     } else {
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .serve_connection(stream, service);
-        until_stopped(connection, lifetime, http1::Connection::graceful_shutdown).await;
+        until_stopped(&mut connection, lifetime, |connection| {
+            Pin::new(&mut **connection.get_mut()).graceful_shutdown();
+        })
+        .await;
+        linger(connection.into_parts().io.into_inner(), lifetime).await;
+    }
+}
+
+/// Ends a connection so that its last answer arrives: the system takes it back from a client that still sends, unless
+/// that is read, too (RFC 9112 §9.6).
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, lifetime: &Lifetime) {
+    // If it fails, nobody is there any more.
+    let _ = stream.shutdown().await;
+    let mut nowhere = tokio::io::sink();
+    tokio::select! {
+        _ = timeout(LINGER, tokio::io::copy(&mut stream, &mut nowhere)) => {}
+        () = lifetime.stopping.cancelled() => {}
     }
 }
 

@@ -453,6 +453,35 @@ async fn a_head_has_a_limit() {
     let request = Request::get(host.uri("/headers")).header("x", "x".repeat(30_000));
     let response = host.send(request.body(Bytes::new()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::OK);
+
+    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
+        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+    for (length, status) in [(100_000, 431), (30_000, 200)] {
+        let request = Request::get(host.uri("/headers")).header("x", "x".repeat(length));
+        let request = request.body(http_body_util::Full::default()).unwrap();
+        assert_eq!(client.request(request).await.unwrap().status(), status);
+    }
+}
+
+/// The component answers at once and reads nothing, as it does when a body is too long.
+#[tokio::test]
+async fn an_answer_reaches_who_is_still_sending() {
+    let host = start();
+    let megabytes = http_body_util::Full::new(Bytes::from(vec![b'x'; 20 << 20]));
+    for is_http2 in [false, true] {
+        let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+                .http2_only(is_http2)
+                .build_http();
+        for _ in 0..10 {
+            let request = Request::post(host.uri("/served")).body(megabytes.clone());
+            let response = client.request(request.unwrap()).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            response.into_body().collect().await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

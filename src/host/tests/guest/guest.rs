@@ -30,7 +30,7 @@ impl Guest for Clock {
             "panic" => panic!("the guest panics"),
             "wait" => {
                 println!("begins");
-                std::thread::sleep(Duration::from_secs(60));
+                std::thread::sleep(Duration::from_mins(1));
                 Ok(())
             }
             _ => {

@@ -1,0 +1,51 @@
+//! Whether every code of the API has a case.
+
+use std::collections::BTreeSet;
+
+/// Codes that no case can meet, and why.
+const NEVER_MET: [(&str, &str); 2] = [
+    ("key_worn_out", "it takes 2^31 seals under one key"),
+    (
+        "clock_wrong",
+        "no request is answered with it: a sweep says it in its output (clock-is-wrong.toml)",
+    ),
+];
+
+/// Compares the codes that the cases expect with the core's table of them, read from its source: the table is a match
+/// that the compiler keeps complete, and a list beside it would not be. README.md names each of them.
+pub(crate) fn every_code_has_a_case(mut met: BTreeSet<String>) -> Result<(), String> {
+    let table = include_str!("../../../src/core/problem.rs");
+    let readme = include_str!("../../../README.md");
+    let mut codes = BTreeSet::new();
+    for (begin, end) in [
+        ("fn row(", "struct Row"),
+        ("fn of_keeper", "struct ProblemBody"),
+    ] {
+        let part = table
+            .split_once(begin)
+            .and_then(|(_, behind)| behind.split_once(end));
+        let (part, _) =
+            part.ok_or_else(|| format!("src/core/problem.rs has no part from {begin} to {end}"))?;
+        codes.extend(part.split('"').skip(1).step_by(2).map(str::to_owned));
+    }
+    if let Some(code) = met
+        .iter()
+        .find(|code| !readme.contains(&format!("`{code}`")))
+    {
+        return Err(format!("README.md, \"API\", does not name {code}"));
+    }
+    for (code, _) in NEVER_MET {
+        if !met.insert(code.to_owned()) {
+            return Err(format!("{code} is met: take it out of NEVER_MET"));
+        }
+    }
+    if met == codes {
+        Ok(())
+    } else {
+        Err(format!(
+            "without a case: {:?}; not in src/core/problem.rs: {:?}",
+            codes.difference(&met).collect::<Vec<_>>(),
+            met.difference(&codes).collect::<Vec<_>>()
+        ))
+    }
+}

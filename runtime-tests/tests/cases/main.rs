@@ -1,0 +1,204 @@
+//! The cases of `runtime-tests/cases`: each file is one test, and `cases/README.md` says what can be in it.
+//!
+//! They run on the embedded host, or on Spin if `$SPIN_BIN` is set. Those with `cron` need the cron plugin there, and are
+//! reported as ignored without it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a panic is a failed test"
+)]
+
+mod codes;
+mod request;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, ensure};
+use libtest_mimic::{Arguments, Trial};
+use runtime_tests::app::{self, App, root};
+use runtime_tests::emulators::{Emulators, Options};
+use runtime_tests::leaks;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::codes::every_code_has_a_case;
+use crate::step::Step;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let plugin = std::env::var_os("SPIN_BIN").is_none_or(|spin| {
+        let help = Command::new(spin).args(["cron", "--help"]).output();
+        help.is_ok_and(|help| help.status.success())
+    });
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "toml"))
+        .collect();
+    files.sort();
+    let mut met = BTreeSet::new();
+    let mut trials: Vec<_> = files
+        .into_iter()
+        .map(|file| {
+            let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+            let text = std::fs::read_to_string(&file).unwrap();
+            // What is wrong with a file fails its test, and no other.
+            let case = toml::from_str::<Case>(&text).map_err(|error| error.to_string());
+            if let Ok(case) = &case {
+                met.extend(case.step.iter().filter_map(|step| step.code.clone()));
+            }
+            let on_schedule = case.as_ref().is_ok_and(|case| case.cron.is_some());
+            let run = move || {
+                let runtime = tokio::runtime::Runtime::new()?;
+                runtime
+                    .block_on(case?.run())
+                    .map_err(|error| format!("{}: {error:#}", file.display()))?;
+                Ok(())
+            };
+            Trial::test(name, run).with_ignored_flag(on_schedule && !plugin)
+        })
+        .collect();
+    trials.push(Trial::test("every code has a case", move || {
+        Ok(every_code_has_a_case(met)?)
+    }));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A case.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    /// What it shows, in a sentence.
+    #[serde(rename = "about")]
+    _about: String,
+    /// Runs what is on a schedule, at these times.
+    cron: Option<String>,
+    /// Prints the manifest without what is on a schedule, and runs that.
+    #[serde(default)]
+    no_cron: bool,
+    /// Settings, besides those for the emulators.
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
+    /// How the app proves who it is, if not by its client secret.
+    credential: Option<String>,
+    /// Texts of the manifest and what stands in their place.
+    #[serde(default)]
+    manifest: Vec<(String, String)>,
+    /// Runs one instance, however busy the machine is; on Spin that is not for us to say.
+    #[serde(default)]
+    one_instance: bool,
+    /// Graph permissions that users have consented to.
+    consented: Option<Vec<String>>,
+    /// How many apps run on the one store.
+    #[serde(default = "one")]
+    apps: usize,
+    step: Vec<Step>,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// The world of a running case.
+struct World {
+    emulators: Emulators,
+    options: app::Options,
+    apps: Vec<App>,
+    answers: Vec<String>,
+    output: Vec<String>,
+    _folder: TempDir,
+}
+
+impl Case {
+    async fn run(self) -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut emulated = Options::default();
+        if let Some(consented) = self.consented {
+            emulated.consented = consented;
+        }
+        let emulators = Emulators::start(emulated).await?;
+        let mut options = app::Options::for_emulators(&emulators).state_dir(folder.path());
+        // Without what is on a schedule, all components are for HTTP.
+        options.cron = self.cron.is_some() || self.no_cron;
+        if self.one_instance && std::env::var_os("SPIN_BIN").is_none() {
+            let one = ["--max-instances", "1", "--idle-instance-timeout", "600s"];
+            options = options.arguments(&one);
+        }
+        if let Some(kind) = self.credential {
+            options.settings.extend(emulators.credential(&kind));
+        }
+        options.settings.extend(self.settings);
+        options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest)?;
+        let mut world = World {
+            emulators,
+            options,
+            apps: Vec::new(),
+            answers: Vec::new(),
+            output: Vec::new(),
+            _folder: folder,
+        };
+        for _ in 0..self.apps {
+            world.apps.push(App::start(world.options.clone()).await?);
+        }
+        for (number, step) in self.step.into_iter().enumerate() {
+            let number = number.saturating_add(1);
+            step.take(&mut world).await.with_context(|| {
+                let output = world.apps[0].output();
+                let last = &output[output.len().saturating_sub(20)..];
+                format!("step {number}; the app says:\n{}\n", last.join("\n"))
+            })?;
+        }
+        world.end().await
+    }
+}
+
+/// The manifest that the case runs on; none for the workspace's own.
+fn manifest(
+    folder: &Path,
+    cron: Option<String>,
+    no_cron: bool,
+    changes: &[(String, String)],
+) -> anyhow::Result<Option<PathBuf>> {
+    if cron.is_none() && !no_cron && changes.is_empty() {
+        return Ok(None);
+    }
+    let mut print = Command::new(root().join("scripts/manifest"));
+    if no_cron {
+        print.arg("--no-cron");
+    }
+    let printed = print.output()?;
+    ensure!(printed.status.success(), "scripts/manifest fails");
+    let mut text = String::from_utf8(printed.stdout)?;
+    let every_5_minutes = r#"cron_expression = "0 */5 * * * *""#.to_owned();
+    let schedule = cron.map(|cron| (every_5_minutes, format!("cron_expression = {cron:?}")));
+    for (from, to) in schedule.iter().chain(changes) {
+        ensure!(text.contains(from), "the manifest does not hold {from:?}");
+        let to = to.replace("{root}", &root().display().to_string());
+        text = text.replace(from, &to);
+    }
+    let file = folder.join("spin.toml");
+    std::fs::write(&file, text)?;
+    Ok(Some(file))
+}
+
+impl World {
+    /// Stops everything, in order, and looks for secrets in all that left the app.
+    async fn end(mut self) -> anyhow::Result<()> {
+        let rows = self.apps[0].store().all_rows()?;
+        for app in self.apps {
+            self.output.extend(app.stop().await?);
+        }
+        let values = rows
+            .iter()
+            .map(|(key, value)| format!("{key} = {}", String::from_utf8_lossy(value)));
+        let places = self.output.into_iter().chain(self.answers).chain(values);
+        leaks::none_in(&self.emulators, places)?;
+        self.emulators.stop().await;
+        Ok(())
+    }
+}

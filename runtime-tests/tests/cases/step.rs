@@ -1,0 +1,368 @@
+//! A step of a case: what it can say, and how it is done.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail, ensure};
+use futures_util::future::{try_join, try_join_all};
+use runtime_tests::app::{Answer, App};
+use runtime_tests::emulators::{Emulators, Fault, TENANT, Target, USER, key_name};
+use runtime_tests::leaks;
+use runtime_tests::store::Store;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::World;
+use crate::request::{Bearer, Body, now, send};
+
+/// One thing that happens, and what is expected then. What is a list here can be written as one thing alone.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Step {
+    /// Methods and paths of requests: each is sent with each of the bearers, bodies and faults.
+    #[serde(deserialize_with = "one_or_many")]
+    request: Vec<String>,
+    #[serde(deserialize_with = "one_or_many")]
+    bearer: Vec<Bearer>,
+    #[serde(deserialize_with = "one_or_many")]
+    body: Vec<Body>,
+    /// The next requests to an emulator fail.
+    #[serde(deserialize_with = "one_or_many")]
+    fault: Vec<Fault>,
+    /// Which of the apps is asked, from 0.
+    app: usize,
+    /// How many times the request is sent at once.
+    times: usize,
+    /// Method and path of what the same caller sends again and again until the answers are there.
+    meanwhile: Option<String>,
+    /// Another process holds the store's lock meanwhile.
+    locked: bool,
+
+    /// What each answer must have.
+    status: u16,
+    pub(crate) code: Option<String>,
+    /// A text of a problem's `detail`.
+    detail: Option<String>,
+    header: BTreeMap<String, String>,
+    /// Members of each answer's body.
+    json: BTreeMap<String, Value>,
+
+    /// Names of things to do: see [`Step::act`].
+    act: Option<String>,
+    /// Changes of the tenant's key in Key Vault.
+    key: Option<Key>,
+    /// Changes of the one row of the store whose key begins so: removed, replaced by a text, or a member of its JSON set.
+    remove: Option<String>,
+    replace: Option<(String, String)>,
+    edit: Option<(String, String, Value)>,
+    /// The two rows whose keys begin so exchange their values.
+    swap: Option<String>,
+    /// A new row.
+    write: Option<(String, String)>,
+    /// Settings that change; the app is started anew.
+    restart: Option<BTreeMap<String, String>>,
+    /// A text that a line of output comes to hold.
+    output: Option<String>,
+
+    /// How many keys of the store begin so.
+    store: BTreeMap<String, usize>,
+    /// What has reached the emulators since the last look.
+    journal: Option<Vec<Target>>,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self {
+            request: Vec::new(),
+            bearer: vec![Bearer::Named("user".to_owned())],
+            body: vec![Body::Text(String::new())],
+            fault: Vec::new(),
+            app: 0,
+            times: 1,
+            meanwhile: None,
+            locked: false,
+            status: 200,
+            code: None,
+            detail: None,
+            header: BTreeMap::new(),
+            json: BTreeMap::new(),
+            act: None,
+            key: None,
+            remove: None,
+            replace: None,
+            edit: None,
+            swap: None,
+            write: None,
+            restart: None,
+            output: None,
+            store: BTreeMap::new(),
+            journal: None,
+        }
+    }
+}
+
+/// Changes of the newest version of the tenant's key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    /// Makes a version of this value the newest.
+    value: Option<String>,
+    enabled: Option<bool>,
+    /// In seconds from now.
+    nbf: Option<i64>,
+    exp: Option<i64>,
+}
+
+/// A list, or one thing alone.
+fn one_or_many<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let values = match toml::Value::deserialize(deserializer)? {
+        toml::Value::Array(values) => values,
+        value => vec![value],
+    };
+    let things = values.into_iter().map(toml::Value::try_into);
+    things.collect::<Result<_, _>>().map_err(D::Error::custom)
+}
+
+impl Step {
+    pub(crate) async fn take(self, world: &mut World) -> anyhow::Result<()> {
+        // What is there already may be of another tick.
+        let mut skipped = world.apps[0].output().len();
+        if let Some(act) = &self.act {
+            Self::act(world, act)?;
+        }
+        if let Some(key) = &self.key {
+            key.change(&world.emulators)?;
+        }
+        self.change_rows(world)?;
+        if let Some(settings) = self.restart.clone() {
+            world.options.settings.extend(settings);
+            for app in world.apps.drain(..) {
+                world.output.extend(app.stop().await?);
+            }
+            world.apps.push(App::start(world.options.clone()).await?);
+            skipped = 0;
+        }
+        self.ask(world).await?;
+        if let Some(text) = &self.output {
+            world.apps[0].wait_for_output_after(skipped, text).await?;
+        }
+        world.emulators.clear_faults();
+        for (prefix, count) in &self.store {
+            let found = world.apps[0].store().keys(prefix)?.len();
+            ensure!(found == *count, "{found} keys begin with {prefix}");
+        }
+        if let Some(expected) = &self.journal {
+            let seen: Vec<_> = world
+                .emulators
+                .journal()
+                .iter()
+                .map(|it| it.target)
+                .collect();
+            ensure!(seen == *expected, "the emulators have seen {seen:?}");
+            world.emulators.clear_journal();
+        }
+        Ok(())
+    }
+
+    fn act(world: &World, act: &str) -> anyhow::Result<()> {
+        let emulators = &world.emulators;
+        match act {
+            "make-due" => world.apps[0].store().make_due()?,
+            "rotate-key" => drop(emulators.rotate_key(TENANT)?),
+            "delete-key" => emulators.delete_secret(&key_name(TENANT))?,
+            "recover-key" => emulators.recover_secret(&key_name(TENANT))?,
+            "rotate-signing-keys" => emulators.rotate_signing_keys(),
+            "revoke" => emulators.revoke(TENANT, USER),
+            "disable-user" => emulators.set_user_enabled(TENANT, USER, false),
+            "clear-journal" => emulators.clear_journal(),
+            _ => bail!("there is no act {act:?}"),
+        }
+        Ok(())
+    }
+
+    fn change_rows(&self, world: &World) -> anyhow::Result<()> {
+        let store = world.apps[0].store();
+        if let Some(prefix) = &self.remove {
+            store.delete(&the_key(&store, prefix)?)?;
+        }
+        if let Some((prefix, text)) = &self.replace {
+            store.replace(&the_key(&store, prefix)?, text.as_bytes())?;
+        }
+        if let Some((prefix, member, value)) = &self.edit {
+            let key = the_key(&store, prefix)?;
+            let mut json: Value = serde_json::from_slice(&store.rows()?[&key])?;
+            json[member] = value.clone();
+            store.replace(&key, json.to_string().as_bytes())?;
+        }
+        if let Some(prefix) = &self.swap {
+            let rows = store.rows()?;
+            let mut found = rows.iter().filter(|(key, _)| key.starts_with(prefix));
+            let (Some(one), Some(other), None) = (found.next(), found.next(), found.next()) else {
+                bail!("not two keys begin with {prefix}");
+            };
+            store.replace(one.0, other.1)?;
+            store.replace(other.0, one.1)?;
+        }
+        if let Some((key, text)) = &self.write {
+            store.insert(key, text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Sends every request with every bearer, body and fault, and checks each answer.
+    async fn ask(&self, world: &mut World) -> anyhow::Result<()> {
+        ensure!(
+            self.fault.is_empty() || !self.request.is_empty(),
+            "a fault without a request"
+        );
+        let faults: Vec<_> = self.fault.iter().map(Some).collect();
+        let faults = if faults.is_empty() {
+            vec![None]
+        } else {
+            faults
+        };
+        let before = world.apps[0].store().rows()?;
+        let lock = self
+            .locked
+            .then(|| world.apps[0].store().lock())
+            .transpose()?;
+        for fault in faults {
+            for request in &self.request {
+                for bearer in &self.bearer {
+                    for body in &self.body {
+                        world.emulators.clear_faults();
+                        if let Some(fault) = fault {
+                            world.emulators.fault(fault.clone());
+                        }
+                        self.ask_one(world, request, bearer, body)
+                            .await
+                            .with_context(|| {
+                                format!("{request}, {bearer:?}, {body:?}, {fault:?}")
+                            })?;
+                        let left = world.emulators.faults_left();
+                        ensure!(
+                            fault.is_none_or(|fault| left < fault.count),
+                            "{request} does not meet {fault:?}"
+                        );
+                    }
+                }
+            }
+        }
+        drop(lock);
+        // A refusal has no effect.
+        if self.code.is_some() && self.meanwhile.is_none() {
+            ensure!(
+                world.apps[0].store().rows()? == before,
+                "the store was changed"
+            );
+        }
+        Ok(())
+    }
+
+    async fn ask_one(
+        &self,
+        world: &mut World,
+        request: &str,
+        bearer: &Bearer,
+        body: &Body,
+    ) -> anyhow::Result<()> {
+        let app = world.apps.get(self.app).context("no such app")?;
+        let token = bearer.token(&world.emulators);
+        let token = token.as_deref();
+        let answers = try_join_all((0..self.times).map(|_| send(app, request, token, body)));
+        let (answers, others) = match &self.meanwhile {
+            None => (answers.await?, Vec::new()),
+            Some(other) => {
+                let nothing = Body::Text(String::new());
+                let is_over = Cell::new(false);
+                let answers = async {
+                    let answers = answers.await;
+                    is_over.set(true);
+                    answers
+                };
+                let others = async {
+                    let mut others = Vec::new();
+                    while !is_over.get() {
+                        others.push(send(app, other, token, &nothing).await?);
+                    }
+                    Ok(others)
+                };
+                try_join(answers, others).await?
+            }
+        };
+        for answer in &answers {
+            self.check(answer)?;
+        }
+        let places = answers
+            .iter()
+            .map(|answer| leaks::place_of(answer, request));
+        world.answers.extend(places);
+        let other = self.meanwhile.as_deref().unwrap_or_default();
+        let places = others.iter().map(|answer| leaks::place_of(answer, other));
+        world.answers.extend(places);
+        Ok(())
+    }
+
+    fn check(&self, answer: &Answer) -> anyhow::Result<()> {
+        ensure!(
+            answer.status == self.status,
+            "expected {}: {answer:?}",
+            self.status
+        );
+        if let Some(code) = &self.code {
+            ensure!(answer.code() == code, "expected {code}: {answer:?}");
+            ensure!(
+                answer.header("content-type") == "application/problem+json"
+                    && answer.header("cache-control") == "no-store"
+                    && answer.json["status"] == self.status
+                    && answer.json["title"].is_string()
+                    && answer.json["detail"].is_string(),
+                "no problem of this app: {answer:?}"
+            );
+        }
+        if let Some(detail) = &self.detail {
+            let found = answer.json["detail"].as_str().unwrap_or_default();
+            ensure!(found.contains(detail), "expected {detail}: {answer:?}");
+        }
+        for (name, value) in &self.header {
+            ensure!(
+                answer.header(name) == value,
+                "expected {name}: {value}: {answer:?}"
+            );
+        }
+        for (name, value) in &self.json {
+            ensure!(
+                answer.json[name] == *value,
+                "expected {name}: {value}: {answer:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Key {
+    fn change(&self, emulators: &Emulators) -> anyhow::Result<()> {
+        let name = key_name(TENANT);
+        if let Some(value) = &self.value {
+            emulators.put_secret(&name, value)?;
+        }
+        if let Some(enabled) = self.enabled {
+            emulators.set_secret_enabled(&name, None, enabled)?;
+        }
+        let [nbf, exp] = [self.nbf, self.exp].map(|seconds| Some(now() + seconds?));
+        emulators.set_secret_validity(&name, nbf, exp)?;
+        Ok(())
+    }
+}
+
+/// The one key of the store that begins so.
+fn the_key(store: &Store, prefix: &str) -> anyhow::Result<String> {
+    let keys = store.keys(prefix)?;
+    ensure!(keys.len() == 1, "{} keys begin with {prefix}", keys.len());
+    Ok(keys[0].clone())
+}
