@@ -945,6 +945,7 @@ impl Run {
             .borrow()
             .keys()
             .filter(|key| !(0..2).any(|user| key.contains(&storage_id(user))))
+            .filter(|key| !key.starts_with("ver."))
             .cloned()
             .collect();
         if strangers != ["sweep.state"] {

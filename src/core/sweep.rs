@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -196,6 +196,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let listing = Listing::new(layout, self.store.list_keys().await?);
+        self.note_versions(layout, &listing, now, concurrency)
+            .await?;
         let tenants: BTreeSet<TenantId> = listing
             .markers()
             .map(|(_, marker)| marker.user.tenant)
@@ -285,6 +287,43 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .map(|(tenant, until)| (tenant.as_str().into(), until))
             .collect();
         Ok(report)
+    }
+
+    /// Notes which key versions are in use, and since when others are not, before anything is moved: a version that the
+    /// listing names may be named nowhere when this sweep has ended. Costs nothing while no version comes or goes.
+    async fn note_versions(
+        &self,
+        layout: &Layout,
+        listing: &Listing<'_>,
+        now: u64,
+        concurrency: usize,
+    ) -> Result<(), KeeperError> {
+        let (mut notes, mut void) = (Vec::new(), Vec::new());
+        for ((tenant, version), of) in listing.versions() {
+            let since = match of.markers {
+                0 => of.unused_since().unwrap_or(now),
+                _ => 0,
+            };
+            let key = |since| layout.version(&tenant, &version, since);
+            let is_forgotten = since > 0 && since.saturating_add(RETENTION) <= now;
+            if !is_forgotten && !of.noted.contains(&since) {
+                notes.push(key(since));
+            }
+            let is_void = |noted: &u64| is_forgotten || *noted != since;
+            void.extend(of.noted.into_iter().filter(is_void).map(key));
+        }
+        // The new ones first: a version of which nothing is noted is not known.
+        stream::iter(notes)
+            .map(|key| async move { self.store.set(&key, &[]).await })
+            .buffer_unordered(concurrency)
+            .try_collect::<()>()
+            .await?;
+        stream::iter(void)
+            .map(|key| async move { self.store.delete(&key).await })
+            .buffer_unordered(concurrency)
+            .try_collect::<()>()
+            .await?;
+        Ok(())
     }
 
     /// The newest key version of each tenant: one question a tenant. Tenants without an answer are left out.

@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) down: RefCell<Vec<&'static str>>,
     /// Versions of the tenant's key; the last is the newest.
     pub(crate) keys: RefCell<Vec<[u8; 32]>>,
+    /// The version of the tenant's key that is disabled.
+    pub(crate) disabled: Cell<Option<usize>>,
     /// Storage operations until one fails; none: none does.
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
@@ -85,6 +87,7 @@ impl World {
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
+            disabled: Cell::default(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
             elapsed: Cell::default(),
@@ -150,7 +153,7 @@ impl World {
     /// What is stored, without what sweeps remember.
     pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
         let mut rows = self.rows.borrow().clone();
-        rows.remove("sweep.state");
+        rows.retain(|key, _| key != "sweep.state" && !key.starts_with("ver."));
         rows
     }
 
@@ -248,6 +251,10 @@ impl World {
                 .filter(|index| *index < keys.len()),
         };
         match index {
+            Some(index) if self.disabled.get() == Some(index) => (
+                403,
+                json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": "SecretDisabled"}}}),
+            ),
             Some(index) => (
                 200,
                 json!({
