@@ -15,6 +15,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process_group};
+#[cfg(target_os = "linux")]
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -50,6 +52,10 @@ pub struct Options {
     pub cron: bool,
     /// The manifest; none: the workspace's.
     pub manifest: Option<PathBuf>,
+    /// Whether it runs on the embedded host whatever `$SPIN_BIN` says: for what is about that host alone.
+    pub embedded: bool,
+    /// A program that runs the embedded host, with its arguments.
+    pub through: Vec<String>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -64,6 +70,8 @@ impl Default for Options {
             environment: false,
             cron: false,
             manifest: None,
+            embedded: false,
+            through: Vec::new(),
             echo: false,
         }
     }
@@ -141,14 +149,14 @@ impl App {
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
         let state_dir = std::path::absolute(state_dir)?;
         let mut listen = options.listen;
-        let spin = std::env::var_os("SPIN_BIN");
+        let spin = std::env::var_os("SPIN_BIN").filter(|_| !options.embedded);
         if listen.port() == 0 && (options.cron || spin.is_some()) {
             // The doorbell has to know it; and Spin cannot say which it found.
             listen = TcpListener::bind(listen)?.local_addr()?;
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => embedded()?,
+            None => embedded(&options.through)?,
         };
         command
             .arg("-f")
@@ -265,6 +273,17 @@ impl App {
         self.process.signal(Signal::KILL);
     }
 
+    /// Lets no file of the embedded host grow beyond this many bytes; none: any may.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(self.process.group), Resource::Fsize, limit)?;
+        Ok(())
+    }
+
     /// Sends SIGTERM and waits for the end, which has to be clean. Returns all output.
     pub async fn stop(mut self) -> anyhow::Result<Vec<String>> {
         if let Some(status) = self.process.child.try_wait()? {
@@ -327,8 +346,16 @@ impl Answer {
     }
 }
 
-fn embedded() -> anyhow::Result<Command> {
-    let mut command = Command::new(behalf()?);
+fn embedded(through: &[String]) -> anyhow::Result<Command> {
+    let behalf = behalf()?;
+    let mut command = match through {
+        [] => Command::new(behalf),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(behalf);
+            command
+        }
+    };
     command.args(["up", "--exit-on-stdin-close"]);
     Ok(command)
 }
