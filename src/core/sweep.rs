@@ -884,7 +884,9 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::rc::Rc;
+    use std::task::{Context, Waker};
 
     use pollster::block_on;
     use serde_json::json;
@@ -1207,6 +1209,47 @@ mod tests {
         world.entra_answers.borrow_mut().clear();
         world.advance(902);
         assert_eq!(sweep(&app).refreshed, 40);
+    }
+
+    /// With as many tenants as fit at once, and with more.
+    #[test]
+    fn a_slow_tenant_holds_up_nobody() {
+        for (others, concurrency) in [(3_u32, 32_u32), (9, 4)] {
+            let tenant = |number| format!("{number:08}-7777-7777-7777-777777777777");
+            let world = World::new();
+            for (name, value) in [
+                ("tenants", "*".to_owned()),
+                ("sweep_concurrency", concurrency.to_string()),
+            ] {
+                world.settings.borrow_mut().insert(name, value);
+            }
+            let app = world.app();
+            let users = (0..40)
+                .map(|user| (0, user))
+                .chain((1..=others).flat_map(|number| (0..5).map(move |user| (number, user))));
+            for (number, user) in users {
+                let object = format!("{user:08}-0000-0000-0000-000000000000");
+                block_on(app.enroll(&world.bearer_in(&tenant(number), &object), None)).unwrap();
+            }
+            world.advance(WEEK);
+            *world.held.borrow_mut() = Some(tenant(0));
+            let key = Bearer::new(SWEEP_KEY.into());
+            let mut sweep = pin!(app.sweep(&key));
+            // As long as a few of its answers take, were they waited for one by one.
+            for _ in 0..1000 {
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(sweep.as_mut().poll(&mut context).is_pending());
+            }
+            let due = world.keys_of("due.");
+            let is_due = |key: &&String| key[4..16].parse::<u64>().unwrap() <= world.now.get();
+            let left: Vec<_> = due.iter().filter(is_due).collect();
+            let slow = tenant(0).replace('-', "");
+            assert!(left.iter().all(|key| key.contains(&slow)), "{left:?}");
+            assert_eq!(left.len(), 40);
+            *world.held.borrow_mut() = None;
+            let report = block_on(sweep).unwrap();
+            assert_eq!(report.refreshed, u64::from(40 + others * 5));
+        }
     }
 
     #[test]
