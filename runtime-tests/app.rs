@@ -52,10 +52,9 @@ pub struct Options {
     pub cron: bool,
     /// The manifest; none: the workspace's.
     pub manifest: Option<PathBuf>,
-    /// Whether it runs on the embedded host whatever `$SPIN_BIN` says: for what is about that host alone.
-    pub embedded: bool,
-    /// A program that runs the embedded host, with its arguments.
-    pub through: Vec<String>,
+    /// If there is one, it runs on the embedded host whatever `$SPIN_BIN` says: the program that runs that, with its
+    /// arguments; empty: nothing in between.
+    pub embedded: Option<Vec<String>>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -70,8 +69,7 @@ impl Default for Options {
             environment: false,
             cron: false,
             manifest: None,
-            embedded: false,
-            through: Vec::new(),
+            embedded: None,
             echo: false,
         }
     }
@@ -149,14 +147,14 @@ impl App {
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
         let state_dir = std::path::absolute(state_dir)?;
         let mut listen = options.listen;
-        let spin = std::env::var_os("SPIN_BIN").filter(|_| !options.embedded);
+        let spin = std::env::var_os("SPIN_BIN").filter(|_| options.embedded.is_none());
         if listen.port() == 0 && (options.cron || spin.is_some()) {
             // The doorbell has to know it; and Spin cannot say which it found.
             listen = TcpListener::bind(listen)?.local_addr()?;
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => embedded(&options.through)?,
+            None => embedded(options.embedded.as_deref().unwrap_or_default())?,
         };
         command
             .arg("-f")

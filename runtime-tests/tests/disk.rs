@@ -162,11 +162,7 @@ fn options(emulators: &Emulators, directory: &Path) -> Options {
         &[]
     };
     Options {
-        embedded: true,
-        through: through
-            .iter()
-            .map(|&argument| argument.to_owned())
-            .collect(),
+        embedded: Some(through.iter().map(ToString::to_string).collect()),
         ..Options::for_emulators(emulators).state_dir(directory)
     }
 }

@@ -70,7 +70,7 @@ enum Mutation {
     RefreshTokenNotStored,
     TenantListedByMarkers,
     BarNotSeen,
-    // What was wrong once, and found by a seed.
+    // As was wrong once.
     OffNotReadAgain,
     OldVersionKept,
     SecondMarkersKept,
@@ -374,24 +374,8 @@ impl Sim {
             }
             // Of a refresh that is put off.
             (Mutation::OldVersionKept, Some(value)) if doing == What::Sweep && is_put_off(key) => {
-                let fresh = Layout::new("").read_marker(key).unwrap();
-                let listed = self.listed.borrow();
-                let markers = listed[&act]
-                    .iter()
-                    .filter_map(|key| Layout::new("").read_marker(key));
-                let mut others = markers.filter(|marker| {
-                    marker.nonce == fresh.nonce && marker.key_version != fresh.key_version
-                });
-                let key_version = others
-                    .next()
-                    .map_or(fresh.key_version.clone(), |other| other.key_version);
-                drop(listed);
-                let marker = Marker {
-                    key_version,
-                    ..fresh
-                };
-                self.write(&Layout::new("").marker(&marker), Some(value))
-                    .await
+                let key = self.with_old_version(act, key);
+                self.write(&key, Some(value)).await
             }
             (Mutation::WrittenUnderAnother, Some(_))
                 if doing == What::Sweep && key.starts_with("rec.") =>
@@ -433,6 +417,23 @@ impl Sim {
             }
             _ => self.write(key, value).await,
         }
+    }
+
+    /// The name of a marker with the key version of another that this sweep listed for the enrolment.
+    fn with_old_version(&self, act: usize, key: &str) -> String {
+        let layout = Layout::new("");
+        let fresh = layout.read_marker(key).unwrap();
+        let listed = self.listed.borrow();
+        let mut markers = listed[&act]
+            .iter()
+            .filter_map(|key| layout.read_marker(key));
+        let other = markers
+            .find(|other| other.nonce == fresh.nonce && other.key_version != fresh.key_version);
+        let key_version = other.map_or(fresh.key_version.clone(), |other| other.key_version);
+        layout.marker(&Marker {
+            key_version,
+            ..fresh
+        })
     }
 
     fn rows_of(&self, user: usize) -> Vec<String> {
