@@ -15,6 +15,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process_group};
+#[cfg(target_os = "linux")]
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -52,6 +54,9 @@ pub struct Options {
     pub manifest: Option<PathBuf>,
     /// Further arguments of `up`.
     pub arguments: Vec<String>,
+    /// If there is one, it runs on the embedded host whatever `$SPIN_BIN` says: the program that runs that, with its
+    /// arguments; empty: nothing in between.
+    pub embedded: Option<Vec<String>>,
     /// Where the app's output goes besides [`App::output`]: standard error, if true.
     pub echo: bool,
 }
@@ -67,6 +72,7 @@ impl Default for Options {
             cron: false,
             manifest: None,
             arguments: Vec::new(),
+            embedded: None,
             echo: false,
         }
     }
@@ -152,14 +158,14 @@ impl App {
             .with_context(|| format!("cannot make {}", state_dir.display()))?;
         let state_dir = std::path::absolute(state_dir)?;
         let mut listen = options.listen;
-        let spin = std::env::var_os("SPIN_BIN");
+        let spin = std::env::var_os("SPIN_BIN").filter(|_| options.embedded.is_none());
         if listen.port() == 0 && (options.cron || spin.is_some()) {
             // The doorbell has to know it; and Spin cannot say which it found.
             listen = TcpListener::bind(listen)?.local_addr()?;
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
-            None => embedded()?,
+            None => embedded(options.embedded.as_deref().unwrap_or_default())?,
         };
         command
             .arg("-f")
@@ -277,6 +283,17 @@ impl App {
         self.process.signal(Signal::KILL);
     }
 
+    /// Lets no file of the embedded host grow beyond this many bytes; none: any may.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        prlimit(Some(self.process.group), Resource::Fsize, limit)?;
+        Ok(())
+    }
+
     /// Sends SIGTERM and waits for the end, which has to be clean. Returns all output.
     pub async fn stop(mut self) -> anyhow::Result<Vec<String>> {
         if let Some(status) = self.process.child.try_wait()? {
@@ -339,8 +356,16 @@ impl Answer {
     }
 }
 
-fn embedded() -> anyhow::Result<Command> {
-    let mut command = Command::new(behalf()?);
+fn embedded(through: &[String]) -> anyhow::Result<Command> {
+    let behalf = behalf()?;
+    let mut command = match through {
+        [] => Command::new(behalf),
+        [program, arguments @ ..] => {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(behalf);
+            command
+        }
+    };
     command.args(["up", "--exit-on-stdin-close"]);
     Ok(command)
 }

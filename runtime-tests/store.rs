@@ -10,6 +10,8 @@ use serde_json::Value;
 
 /// The key under which sweeps remember.
 const SWEEP_STATE: &str = "sweep.state";
+/// What the keys begin with under which they note the use of key versions.
+const VERSION_NOTES: &str = "ver.";
 
 /// The key-value rows of one state directory.
 #[derive(Clone, Debug)]
@@ -29,7 +31,7 @@ impl Store {
     /// Every key with its value, in all stores, but for what sweeps remember. Empty before the app's first write.
     pub fn rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let mut rows = self.all_rows()?;
-        rows.remove(SWEEP_STATE);
+        rows.retain(|key, _| key != SWEEP_STATE && !key.starts_with(VERSION_NOTES));
         Ok(rows)
     }
 

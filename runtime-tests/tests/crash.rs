@@ -35,10 +35,10 @@ struct Known {
     asked: Option<State>,
 }
 
-/// `KILL_ROUNDS` sets how many rounds there are.
+/// `KILL_ROUNDS` sets another number of rounds than 50.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9_at_any_moment() -> Result {
-    let rounds = std::env::var("KILL_ROUNDS").map_or(Ok(10), |rounds| rounds.parse::<u64>())?;
+    let rounds = std::env::var("KILL_ROUNDS").map_or(Ok(50), |rounds| rounds.parse::<u64>())?;
     let emulators = Arc::new(Emulators::start(emulators::Options::default()).await?);
     let directory = tempfile::tempdir()?;
     let mut known = vec![

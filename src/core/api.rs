@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::identity::TenantId;
-use crate::keeper::{Environment, Keeper, View};
+use crate::keeper::{Environment, Keeper, KeeperError, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
 use crate::problem::{ApiError, LONGEST_BODY, json_response};
 use crate::record::Status;
@@ -19,7 +19,15 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
         match self.route(request, body).await {
             Ok(response) => response,
-            Err(error) => error.to_response(),
+            Err(error) => {
+                // The caller can only wait; why is for the operator.
+                if let ApiError::Keeper(KeeperError::Store(reason)) = &error {
+                    self.env.line(
+                        &json!({"event": "store_failed", "reason": reason.to_string()}).to_string(),
+                    );
+                }
+                error.to_response()
+            }
         }
     }
 

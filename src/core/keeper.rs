@@ -855,6 +855,11 @@ mod tests {
                 problem(ask(&app, &world, "DELETE /v1/me", "")),
                 code(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable")
             );
+            let line = world.log.borrow().last().cloned();
+            assert!(
+                line.unwrap().contains("injected"),
+                "the operator is told why"
+            );
             world.store_fails_after.set(None);
             assert_eq!(ask(&app, &world, "DELETE /v1/me", "").0, 204);
             assert_eq!(

@@ -7,6 +7,7 @@
 //! | `rec.{id}.{n}` | the record of enrolment `n` |
 //! | `off.{id}.{n}` | "application access was removed for `n`"; never undone |
 //! | `due.{time}.{state}.{key version}.{tenant}.{id}.{n}.{w}` | a marker; empty value |
+//! | `ver.{tenant}.{key version}.{since}` | since when no marker has named that version; 0: one did |
 //! | `bar.{tenant}` | the tenant is being removed: nobody of it enrols |
 //! | `sweep.state` | what sweeps remember; no sweep needs it |
 //!
@@ -82,6 +83,17 @@ impl Layout {
         format!("{}bar.{}", self.prefix, tenant.digits())
     }
 
+    /// Key that says since when no marker has named a key version; 0: one did at the last listing.
+    #[must_use]
+    pub fn version(&self, tenant: &TenantId, version: &KeyVersion, since: u64) -> String {
+        format!(
+            "{}ver.{}.{}.{since:012}",
+            self.prefix,
+            tenant.digits(),
+            version.as_str()
+        )
+    }
+
     /// Key of what sweeps remember.
     #[must_use]
     pub fn sweep_state(&self) -> String {
@@ -117,6 +129,21 @@ impl Layout {
         parts.next().is_none().then_some(read)
     }
 
+    /// Reads what [`Layout::version`] makes; none if it is another key.
+    #[must_use]
+    pub fn read_version(&self, key: &str) -> Option<(TenantId, KeyVersion, u64)> {
+        let mut parts = key
+            .strip_prefix(self.prefix.as_str())?
+            .strip_prefix("ver.")?
+            .split('.');
+        let read = (
+            Guid::from_digits(parts.next()?).map(|tenant: TenantId| tenant)?,
+            KeyVersion::parse(parts.next()?)?,
+            read_time(parts.next()?)?,
+        );
+        parts.next().is_none().then_some(read)
+    }
+
     /// Reads the name of a marker; none if it is another key.
     #[must_use]
     pub fn read_marker(&self, key: &str) -> Option<Marker> {
@@ -124,11 +151,8 @@ impl Layout {
         if parts.next()? != "due" {
             return None;
         }
-        let time = parts
-            .next()
-            .filter(|time| time.len() == 12 && time.bytes().all(|byte| byte.is_ascii_digit()))?;
         let marker = Marker {
-            time: time.parse().ok()?,
+            time: read_time(parts.next()?)?,
             tag: Tag::parse(parts.next()?)?,
             key_version: KeyVersion::parse(parts.next()?)?,
             user: User {
@@ -248,6 +272,11 @@ impl Tag {
     }
 }
 
+fn read_time(digits: &str) -> Option<u64> {
+    let is_time = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_time.then(|| digits.parse().ok()).flatten()
+}
+
 fn day(time: u64) -> u32 {
     u32::try_from(time.checked_div(DAILY).unwrap_or(0)).unwrap_or(u32::MAX)
 }
@@ -288,6 +317,30 @@ mod tests {
     }
 
     #[test]
+    fn key_versions_survive_their_names() {
+        let layout = Layout::new("p.");
+        let Marker {
+            user, key_version, ..
+        } = marker();
+        let name = |since| layout.version(&user.tenant, &key_version, since);
+        for since in [0, 1_793_606_000] {
+            let read = layout.read_version(&name(since));
+            assert_eq!(
+                read,
+                Some((user.tenant.clone(), key_version.clone(), since))
+            );
+        }
+        for key in [
+            &name(0)[2..],
+            &name(0).replace("ver.", "due."),
+            &name(0)[..name(0).len() - 1],
+            &format!("{}.x", name(0)),
+        ] {
+            assert_eq!(layout.read_version(key), None, "{key}");
+        }
+    }
+
+    #[test]
     fn names_sort_by_time_and_fit_every_backend() {
         let layout = Layout::new("");
         let early = layout.marker(&Marker {
@@ -302,6 +355,7 @@ mod tests {
             layout.head(&user),
             layout.record(&user.id, &marker().nonce),
             layout.off(&user.id, &marker().nonce),
+            layout.version(&user.tenant, &marker().key_version, 1_793_606_000),
         ] {
             assert!(
                 key.bytes()

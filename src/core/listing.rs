@@ -1,8 +1,8 @@
 //! What one listing of keys tells: markers, users, and litter. No record is read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::identity::{Nonce, StorageId, TenantId};
+use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use crate::layout::{Layout, Marker};
 use crate::port::User;
 
@@ -28,6 +28,24 @@ pub(crate) struct Litter {
     pub(crate) is_off: bool,
 }
 
+/// What is known of the use of a key version.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Use {
+    /// Markers that name it.
+    pub(crate) markers: u64,
+    /// What sweeps have noted, as [`Layout::version`] has it.
+    pub(crate) noted: BTreeSet<u64>,
+}
+
+impl Use {
+    /// Since when no listing has named the version, as far as is noted. Of two notes the one that claims less holds: two
+    /// sweeps may have made them, or one that died between.
+    pub(crate) fn unused_since(&self) -> Option<u64> {
+        let is_used = self.markers > 0 || self.noted.contains(&0);
+        self.noted.last().copied().filter(|_| !is_used)
+    }
+}
+
 impl<'a> Listing<'a> {
     pub(crate) fn new(layout: &'a Layout, keys: Vec<String>) -> Self {
         Self { layout, keys }
@@ -45,6 +63,28 @@ impl<'a> Listing<'a> {
         self.keys
             .iter()
             .filter_map(|key| self.layout.read_head(key))
+    }
+
+    /// Every key version that a marker names, or that one named before.
+    pub(crate) fn versions(&self) -> BTreeMap<(TenantId, KeyVersion), Use> {
+        let mut versions: BTreeMap<_, Use> = BTreeMap::new();
+        for (_, marker) in self.markers() {
+            let version = versions.entry((marker.user.tenant, marker.key_version));
+            let markers = &mut version.or_default().markers;
+            *markers = markers.saturating_add(1);
+        }
+        for (tenant, version, since) in self
+            .keys
+            .iter()
+            .filter_map(|key| self.layout.read_version(key))
+        {
+            versions
+                .entry((tenant, version))
+                .or_default()
+                .noted
+                .insert(since);
+        }
+        versions
     }
 
     /// Enrolments with too much or too little to them: none or another than the head's user names, two of one user, a

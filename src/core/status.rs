@@ -28,8 +28,7 @@ const REMOVALS_AT_ONCE: usize = 8;
 /// What is stored, as one listing tells it.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Report {
-    /// Unix time in seconds of the listing. "No record is under version X since then" needs two listings a day apart
-    /// that do not name X, since a writer may be under way (README, "Rotation").
+    /// Unix time in seconds of the listing.
     pub observed_at: u64,
     /// Users that are enrolled, with a refresh token or without.
     pub users: u64,
@@ -88,6 +87,10 @@ pub struct Tenant {
     pub states: States,
     /// Markers by the key version that they name.
     pub key_versions: BTreeMap<String, u64>,
+    /// Key versions that no marker names any more, and the Unix time in seconds of the first listing that named them
+    /// nowhere. A version can be retired when that is a day ago: a writer that was under way then has shown by now what
+    /// it wrote (README, "Rotation").
+    pub unused_key_versions: BTreeMap<String, u64>,
 }
 
 /// The last sweep.
@@ -131,17 +134,23 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             increase(&mut report.users);
             increase(&mut report.tenant(&user.tenant).users);
         }
+        for ((tenant, version), of) in listing.versions() {
+            if !is_visible(&tenant) {
+                continue;
+            }
+            let name = version.as_str().to_owned();
+            if let Some(since) = of.unused_since() {
+                let unused = &mut report.tenant(&tenant).unused_key_versions;
+                unused.insert(name, since);
+            } else if of.markers > 0 {
+                report.tenant(&tenant).key_versions.insert(name, of.markers);
+            }
+        }
         let mut first: BTreeMap<Nonce, Marker> = BTreeMap::new();
         for (_, marker) in listing.markers() {
             if !is_visible(&marker.user.tenant) {
                 continue;
             }
-            let versions = &mut report.tenant(&marker.user.tenant).key_versions;
-            increase(
-                versions
-                    .entry(marker.key_version.as_str().into())
-                    .or_default(),
-            );
             // Of two markers of one enrolment, the one that leads there first.
             let known = first
                 .entry(marker.nonce.clone())
@@ -266,6 +275,10 @@ impl Report {
                 let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
                 metric("markers", &labels, *number);
             }
+            for (version, since) in &of.unused_key_versions {
+                let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
+                metric("key_version_unused_since_seconds", &labels, *since);
+            }
         }
         if let Some(LastSweep { ended_at, report }) = &self.last_sweep {
             metric("sweep_ended_at_seconds", "", *ended_at);
@@ -316,6 +329,7 @@ mod tests {
     use super::*;
     use crate::caller::tests::{claims, sign};
     use crate::error::{CallerError, VaultError};
+    use crate::schedule::RETENTION;
     use crate::settings::tests::TENANT;
     use crate::world::{App, SWEEP_KEY, Shared, World};
 
@@ -374,13 +388,7 @@ mod tests {
         world.entra_answers.borrow_mut().extend(answers);
         block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
         world.listings.set(0);
-        let operator = bearer_of(TENANT, |claims| {
-            claims["scp"].take();
-            claims["sub"] = claims["oid"].clone();
-            claims["roles"] = json!(["Behalf.Read"]);
-            claims["exp"] = json!(world.now.get() + 600);
-        });
-        let report = block_on(app.status(&operator)).unwrap();
+        let report = status(&world, &app);
         assert_eq!(world.listings.get(), 1);
         let states = States {
             active: 1,
@@ -408,6 +416,145 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
         }
         assert!(!format!("{report:?}{text}").contains("canary"));
+    }
+
+    fn status(world: &World, app: &App) -> Report {
+        let operator = bearer_of(TENANT, |claims| {
+            claims["scp"].take();
+            claims["sub"] = claims["oid"].clone();
+            claims["roles"] = json!(["Behalf.Read"]);
+            claims["nbf"] = json!(world.now.get());
+            claims["exp"] = json!(world.now.get() + 600);
+        });
+        block_on(app.status(&operator)).unwrap()
+    }
+
+    fn sweep(app: &App) -> SweepReport {
+        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap()
+    }
+
+    /// Of the one tenant: markers by key version, and since when others are unused.
+    fn versions(world: &World, app: &App) -> [BTreeMap<String, u64>; 2] {
+        let tenant = status(world, app).tenants.remove(TENANT).unwrap();
+        [tenant.key_versions, tenant.unused_key_versions]
+    }
+
+    #[test]
+    fn a_status_tells_since_when_a_key_version_is_unused() {
+        let (world, app) = enrolled();
+        let (old, new) = (World::version(0), World::version(1));
+        let used = |version: &str, markers: u64| BTreeMap::from([(version.to_owned(), markers)]);
+        sweep(&app);
+        world.rotate();
+        world.advance(3600);
+        assert_eq!(sweep(&app).resealed, 3);
+        let moved = [used(&new, 3), BTreeMap::new()];
+        assert_eq!(versions(&world, &app), moved, "no sweep has listed since");
+        world.advance(3600);
+        sweep(&app);
+        let since = world.now.get();
+        for _ in 0..2 {
+            assert_eq!(versions(&world, &app), [used(&new, 3), used(&old, since)]);
+            world.advance(DAILY);
+            sweep(&app);
+        }
+        let line = format!(
+            "behalf_key_version_unused_since_seconds{{tenant=\"{TENANT}\",key_version=\"{old}\"}} {since}"
+        );
+        let text = status(&world, &app).to_prometheus();
+        assert!(text.lines().any(|other| other == line), "{text}");
+
+        // It comes back, by a writer that had been under way: no status says otherwise, and the time counts anew.
+        let marker = world.keys_of("due.").remove(0);
+        let renamed = format!("{}x", marker.replace(&new, &old));
+        world.rows.borrow_mut().insert(renamed, Vec::new());
+        let both = BTreeMap::from([(new.clone(), 3), (old.clone(), 1)]);
+        assert_eq!(versions(&world, &app), [both, BTreeMap::new()]);
+        world.advance(3600);
+        assert_eq!(sweep(&app).remaining, 0);
+        assert_eq!(versions(&world, &app), moved);
+        world.advance(3600);
+        sweep(&app);
+        let again = world.now.get();
+        assert_eq!(versions(&world, &app), [used(&new, 3), used(&old, again)]);
+
+        world.advance(RETENTION);
+        sweep(&app);
+        assert_eq!(versions(&world, &app), moved, "forgotten");
+        assert_eq!(world.keys_of("ver.").len(), 1);
+    }
+
+    #[test]
+    fn a_failure_at_any_step_makes_no_key_version_look_unused_for_longer() {
+        for step in 0..20 {
+            let (world, app) = enrolled();
+            let old = World::version(0);
+            sweep(&app);
+            world.rotate();
+            for _ in 0..2 {
+                world.advance(3600);
+                sweep(&app);
+            }
+            world.advance(DAILY);
+            let marker = world.keys_of("due.").remove(0);
+            let renamed = format!("{}x", marker.replace(&World::version(1), &old));
+            world.rows.borrow_mut().insert(renamed, Vec::new());
+            // This sweep lists the version, and moves what is under it away; a step of it fails.
+            let came_back = world.now.get();
+            let fail_once = |world: &World| {
+                world.store_fails_after.set(Some(0));
+                let recover = |world: &World| world.store_fails_after.set(None);
+                *world.before_store.borrow_mut() = Some((0, Box::new(recover)));
+            };
+            *world.before_store.borrow_mut() = Some((step, Box::new(fail_once)));
+            let _ = block_on(app.sweep(&Bearer::new(SWEEP_KEY.into())));
+            *world.before_store.borrow_mut() = None;
+            world.store_fails_after.set(None);
+            for _ in 0..3 {
+                world.advance(3600);
+                sweep(&app);
+            }
+            let [_, unused] = versions(&world, &app);
+            assert!(unused[&old] > came_back, "step {step}: {unused:?}");
+        }
+    }
+
+    /// What threats.md warns of: a writer wrote under the old version after its marker was gone.
+    #[test]
+    fn a_record_left_under_a_disabled_version_is_kept_told_and_moved_once_it_is_enabled() {
+        let (world, app) = enrolled();
+        let (old, new) = (World::version(0), World::version(1));
+        let record = world.keys_of("rec.").remove(0);
+        let stale = world.rows.borrow()[&record].clone();
+        world.rotate();
+        assert_eq!(sweep(&app).resealed, 3);
+        world
+            .rows
+            .borrow_mut()
+            .insert(record.clone(), stale.clone());
+        world.advance(3600);
+        sweep(&app);
+        world.advance(DAILY);
+        sweep(&app);
+        assert!(versions(&world, &app)[1].contains_key(&old));
+
+        world.disabled.set(Some(0));
+        world.advance(7 * DAILY);
+        let app = world.app();
+        let report = sweep(&app);
+        assert_eq!((report.failed, report.refreshed), (1, 2), "{report:?}");
+        assert_eq!(world.rows.borrow()[&record], stale);
+        sweep(&app);
+        let [used, unused] = versions(&world, &app);
+        assert_eq!((used[&old], used[&new], unused), (1, 2, BTreeMap::new()));
+        world.disabled.set(None);
+        assert_eq!(sweep(&app).resealed, 1);
+        block_on(app.draw(
+            &world.bearer_of("00000000-0000-0000-0000-000000000000"),
+            None,
+            None,
+        ))
+        .unwrap();
     }
 
     #[test]

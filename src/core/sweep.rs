@@ -9,7 +9,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -196,6 +196,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let listing = Listing::new(layout, self.store.list_keys().await?);
+        self.note_versions(layout, &listing, now, concurrency)
+            .await?;
         let tenants: BTreeSet<TenantId> = listing
             .markers()
             .map(|(_, marker)| marker.user.tenant)
@@ -285,6 +287,43 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .map(|(tenant, until)| (tenant.as_str().into(), until))
             .collect();
         Ok(report)
+    }
+
+    /// Notes which key versions are in use, and since when others are not, before anything is moved: a version that the
+    /// listing names may be named nowhere when this sweep has ended. Costs nothing while no version comes or goes.
+    async fn note_versions(
+        &self,
+        layout: &Layout,
+        listing: &Listing<'_>,
+        now: u64,
+        concurrency: usize,
+    ) -> Result<(), KeeperError> {
+        let (mut notes, mut void) = (Vec::new(), Vec::new());
+        for ((tenant, version), of) in listing.versions() {
+            let since = match of.markers {
+                0 => of.unused_since().unwrap_or(now),
+                _ => 0,
+            };
+            let key = |since| layout.version(&tenant, &version, since);
+            let is_forgotten = since > 0 && since.saturating_add(RETENTION) <= now;
+            if !is_forgotten && !of.noted.contains(&since) {
+                notes.push(key(since));
+            }
+            let is_void = |noted: &u64| is_forgotten || *noted != since;
+            void.extend(of.noted.into_iter().filter(is_void).map(key));
+        }
+        // The new ones first: a version of which nothing is noted is not known.
+        stream::iter(notes)
+            .map(|key| async move { self.store.set(&key, &[]).await })
+            .buffer_unordered(concurrency)
+            .try_collect::<()>()
+            .await?;
+        stream::iter(void)
+            .map(|key| async move { self.store.delete(&key).await })
+            .buffer_unordered(concurrency)
+            .try_collect::<()>()
+            .await?;
+        Ok(())
     }
 
     /// The newest key version of each tenant: one question a tenant. Tenants without an answer are left out.
@@ -845,7 +884,9 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::rc::Rc;
+    use std::task::{Context, Waker};
 
     use pollster::block_on;
     use serde_json::json;
@@ -1168,6 +1209,47 @@ mod tests {
         world.entra_answers.borrow_mut().clear();
         world.advance(902);
         assert_eq!(sweep(&app).refreshed, 40);
+    }
+
+    /// With as many tenants as fit at once, and with more.
+    #[test]
+    fn a_slow_tenant_holds_up_nobody() {
+        for (others, concurrency) in [(3_u32, 32_u32), (9, 4)] {
+            let tenant = |number| format!("{number:08}-7777-7777-7777-777777777777");
+            let world = World::new();
+            for (name, value) in [
+                ("tenants", "*".to_owned()),
+                ("sweep_concurrency", concurrency.to_string()),
+            ] {
+                world.settings.borrow_mut().insert(name, value);
+            }
+            let app = world.app();
+            let users = (0..40)
+                .map(|user| (0, user))
+                .chain((1..=others).flat_map(|number| (0..5).map(move |user| (number, user))));
+            for (number, user) in users {
+                let object = format!("{user:08}-0000-0000-0000-000000000000");
+                block_on(app.enroll(&world.bearer_in(&tenant(number), &object), None)).unwrap();
+            }
+            world.advance(WEEK);
+            *world.held.borrow_mut() = Some(tenant(0));
+            let key = Bearer::new(SWEEP_KEY.into());
+            let mut sweep = pin!(app.sweep(&key));
+            // As long as a few of its answers take, were they waited for one by one.
+            for _ in 0..1000 {
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(sweep.as_mut().poll(&mut context).is_pending());
+            }
+            let due = world.keys_of("due.");
+            let is_due = |key: &&String| key[4..16].parse::<u64>().unwrap() <= world.now.get();
+            let left: Vec<_> = due.iter().filter(is_due).collect();
+            let slow = tenant(0).replace('-', "");
+            assert!(left.iter().all(|key| key.contains(&slow)), "{left:?}");
+            assert_eq!(left.len(), 40);
+            *world.held.borrow_mut() = None;
+            let report = block_on(sweep).unwrap();
+            assert_eq!(report.refreshed, u64::from(40 + others * 5));
+        }
     }
 
     #[test]

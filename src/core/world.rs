@@ -46,6 +46,8 @@ pub(crate) struct World {
     pub(crate) down: RefCell<Vec<&'static str>>,
     /// Versions of the tenant's key; the last is the newest.
     pub(crate) keys: RefCell<Vec<[u8; 32]>>,
+    /// The version of the tenant's key that is disabled.
+    pub(crate) disabled: Cell<Option<usize>>,
     /// Storage operations until one fails; none: none does.
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
@@ -53,6 +55,8 @@ pub(crate) struct World {
     pub(crate) elapsed: Cell<Duration>,
     /// Whether requests take a turn, in which others are sent.
     pub(crate) slow: Cell<bool>,
+    /// The tenant of which Entra ID's answers wait for as long as this is set.
+    pub(crate) held: RefCell<Option<String>>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
     /// How far the clocks of others are ahead, in seconds.
@@ -85,10 +89,12 @@ impl World {
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
+            disabled: Cell::default(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
             elapsed: Cell::default(),
             slow: Cell::default(),
+            held: RefCell::default(),
             retry_after: Cell::default(),
             others_ahead: Cell::default(),
             listings: Cell::default(),
@@ -121,7 +127,13 @@ impl World {
 
     /// A caller's token of a user, valid now.
     pub(crate) fn bearer_of(&self, object: &str) -> Bearer {
+        self.bearer_in(TENANT, object)
+    }
+
+    pub(crate) fn bearer_in(&self, tenant: &str, object: &str) -> Bearer {
         let mut claims = claims();
+        claims["tid"] = json!(tenant);
+        claims["iss"] = json!(format!("https://login.microsoftonline.com/{tenant}/v2.0"));
         claims["oid"] = json!(object);
         claims["nbf"] = json!(self.now.get());
         claims["exp"] = json!(self.now.get() + 3900);
@@ -150,7 +162,7 @@ impl World {
     /// What is stored, without what sweeps remember.
     pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
         let mut rows = self.rows.borrow().clone();
-        rows.remove("sweep.state");
+        rows.retain(|key, _| key != "sweep.state" && !key.starts_with("ver."));
         rows
     }
 
@@ -232,7 +244,7 @@ impl World {
     }
 
     fn key_vault(&self, request: &Request<SecretBody>) -> (u16, Value) {
-        let version = request.uri().path().rsplit('/').next().unwrap();
+        let (name, version) = request.uri().path().rsplit_once('/').unwrap();
         if request.headers().get("authorization").is_none() {
             return (401, json!({}));
         }
@@ -248,11 +260,15 @@ impl World {
                 .filter(|index| *index < keys.len()),
         };
         match index {
+            Some(index) if self.disabled.get() == Some(index) => (
+                403,
+                json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": "SecretDisabled"}}}),
+            ),
             Some(index) => (
                 200,
                 json!({
                     "value": STANDARD.encode(keys[index]),
-                    "id": format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{}", Self::version(index)),
+                    "id": format!("https://demo.vault.azure.net{name}/{}", Self::version(index)),
                     "attributes": {"enabled": true},
                 }),
             ),
@@ -283,6 +299,10 @@ impl Http for Shared {
             return Err(HttpError::Unreachable);
         }
         if self.slow.get() {
+            turn().await;
+        }
+        let is_held = |held: &String| system == "entra" && request.uri().path().contains(held);
+        while self.held.borrow().as_ref().is_some_and(is_held) {
             turn().await;
         }
         let (status, body) = match path {

@@ -5,7 +5,7 @@
 //! that wait at the same time share a transaction: each is acknowledged when that is on disk, as Spin acknowledges one.
 //! The file keeps Spin's rollback journal: write-ahead logging would be a property of the file, and so of Spin's too.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -51,6 +51,10 @@ impl Store {
         }
         .and_then(prepare)
         .map_err(|error| fail(error.to_string()))?;
+        // SQLite opens such a file for reading alone, and would go on so when it can be written again.
+        if connection.is_readonly(MAIN_DB).unwrap_or(true) {
+            return Err(fail("it is read-only".to_owned()));
+        }
 
         let (work, queue) = mpsc::channel::<Work>();
         std::thread::Builder::new()
@@ -94,7 +98,7 @@ impl Store {
             let kept = done.is_ok();
             let acknowledge: Acknowledge = Box::new(move |committed| {
                 // Nobody waits any more if the instance has failed meanwhile.
-                let _ = reply.send(committed.and(done));
+                let _ = reply.send(done.and_then(|done| committed.map(|()| done)));
             });
             (acknowledge, kept)
         };
@@ -164,17 +168,21 @@ fn commit(connection: &Connection, group: Vec<Job>) {
             .execute_batch(sql)
             .map_err(|error| error.to_string())
     };
+    // A full disk ends the transaction, and a savepoint would begin another.
+    let unless_ended = || {
+        if connection.is_autocommit() {
+            return Err("the transaction was rolled back".to_owned());
+        }
+        Ok(())
+    };
     // With its lock at once: a transaction that begins by reading cannot wait for the lock later.
     let begun = execute("BEGIN IMMEDIATE");
     let mut acknowledgements = Vec::with_capacity(group.len());
     for job in group {
-        let entered = begun.clone().and_then(|()| {
-            // A full disk ends the transaction, and a savepoint would begin another.
-            if connection.is_autocommit() {
-                return Err("the transaction was rolled back".to_owned());
-            }
-            execute("SAVEPOINT one")
-        });
+        let entered = begun
+            .clone()
+            .and_then(|()| unless_ended())
+            .and_then(|()| execute("SAVEPOINT one"));
         let inside = entered.is_ok();
         let (acknowledge, kept) = job(entered.map(|()| connection));
         if inside {
@@ -186,7 +194,9 @@ fn commit(connection: &Connection, group: Vec<Job>) {
         }
         acknowledgements.push(acknowledge);
     }
-    let committed = begun.and_then(|()| execute("COMMIT"));
+    let committed = begun
+        .and_then(|()| unless_ended())
+        .and_then(|()| execute("COMMIT"));
     if committed.is_err() && !connection.is_autocommit() {
         let _ = execute("ROLLBACK");
     }
@@ -650,6 +660,36 @@ mod tests {
                 Err("attempt to write a readonly database".to_owned())
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let store = Store::open(Some(&path)).unwrap();
+        let one = store.bucket(LABEL);
+        one.set("k".into(), b"v".to_vec()).await.unwrap();
+        let room = |pages: u32| {
+            let pragma = format!("PRAGMA max_page_count = {pages}");
+            store.read(move |connection| {
+                Ok(connection.query_row(&pragma, [], |row| row.get::<_, u32>(0))?)
+            })
+        };
+        // SQLite takes no limit below what there is.
+        room(1).await.unwrap();
+        let large = || one.set("large".into(), vec![0; 100_000]);
+        // The three share a transaction, or not.
+        let small = one.set("l".into(), b"v".to_vec());
+        let (first, small, second) = tokio::join!(large(), small, large());
+        assert!(first.is_err() && second.is_err());
+        assert_eq!(large().await, Err("database or disk is full".to_owned()));
+        for (key, written) in [("k", true), ("l", small.is_ok()), ("large", false)] {
+            let found = one.get(key.to_owned()).await.unwrap();
+            assert_eq!(found.is_some(), written, "{key}");
+        }
+        room(1000).await.unwrap();
+        assert_eq!(large().await, Ok(()));
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"v".to_vec())));
     }
 
     #[test]
