@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use lru::LruCache;
 use serde_json::json;
 
@@ -23,7 +23,7 @@ use crate::identity::{Guid, KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
 use crate::managed_identity;
 use crate::outbound::{Deadline, Repeat, send};
-use crate::pause::{Paused, Pauses};
+use crate::pause::{Paused, Pauses, retry_after};
 use crate::port::{
     Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
     SealedToken, SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
@@ -736,11 +736,47 @@ impl<E: Environment> Vault<E> {
         let token = self.key_vault_token(call, secret).await.map_err(other)?;
         let request =
             secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+        let response = self.send_to_key_vault(call, request).await.map_err(other)?;
+        read_secret(&response, secret, version)
+    }
+
+    /// Sends, unless Key Vault asked to be left alone, and heeds it if it does now. It throttles without saying for how
+    /// long (§D.5, §D.7).
+    async fn send_to_key_vault(
+        &self,
+        call: &Call,
+        request: Request<SecretBody>,
+    ) -> Result<Response<SecretBody>, VaultError> {
+        let paused = |retry_after_seconds| UpstreamError {
+            system: System::KeyVault,
+            retry_after_seconds,
+        };
+        let whom = Paused::KeyVault;
+        let left = self.pauses.borrow_mut().left(&whom, self.env.now());
+        if left.is_some() {
+            return Err(paused(left).into());
+        }
         let response = self
             .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
-            .await
-            .map_err(other)?;
-        read_secret(&response, secret, version, self.env.now())
+            .await?;
+        let now = self.env.now();
+        let asked = retry_after(response.headers(), now);
+        let mut pauses = self.pauses.borrow_mut();
+        match (response.status(), asked) {
+            (StatusCode::TOO_MANY_REQUESTS, None) => pauses.back_off(whom.clone(), now),
+            (status, Some(seconds))
+                if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() =>
+            {
+                pauses.pause(whom.clone(), now, seconds);
+            }
+            (status, _) => {
+                if !status.is_server_error() {
+                    pauses.worked(&whom, now);
+                }
+                return Ok(response);
+            }
+        }
+        Err(paused(pauses.left(&whom, now)).into())
     }
 
     /// This app's own access token for Key Vault.
@@ -804,9 +840,7 @@ impl<E: Environment> Vault<E> {
             return Ok(tenant.clone());
         }
         let request = secret_request(call, secret, None, None).map_err(|_| no_url())?;
-        let response = self
-            .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
-            .await?;
+        let response = self.send_to_key_vault(call, request).await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
         *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
@@ -1352,6 +1386,83 @@ mod tests {
     }
 
     #[test]
+    fn an_unreachable_key_vault_is_noticed_when_the_key_is_past_its_time() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.down.borrow_mut().push("key vault");
+        world.advance(3599);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        world.advance(1);
+        for _ in 0..2 {
+            assert_eq!(
+                draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err(),
+                VaultError::upstream(System::KeyVault)
+            );
+        }
+        world.down.borrow_mut().clear();
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+    }
+
+    #[test]
+    fn key_vault_throttles_and_is_left_alone_ever_longer() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None));
+        let throttled = |seconds| {
+            VaultError::from(UpstreamError {
+                system: System::KeyVault,
+                retry_after_seconds: Some(seconds),
+            })
+        };
+        let answer = |status| (status, json!({"error": {"code": "Throttled"}}));
+        let questions = || {
+            let calls = world.take_calls().into_iter();
+            calls.filter(|call| call.starts_with("key vault")).count()
+        };
+        world.advance(301);
+        questions();
+        for seconds in [1, 2, 4, 8, 16, 16] {
+            world.key_vault_answers.borrow_mut().push_back(answer(429));
+            assert_eq!(enrol().unwrap_err(), throttled(seconds));
+            world.advance(u64::from(seconds) - 1);
+            assert_eq!(enrol().unwrap_err(), throttled(1));
+            assert_eq!(questions(), 1, "it was asked again before its time");
+            // What needs no question is not held up.
+            draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+            world.advance(1);
+        }
+        enrol().unwrap();
+        // It works again, and says how long the next time.
+        world.advance(301);
+        world.key_vault_answers.borrow_mut().push_back(answer(429));
+        assert_eq!(enrol().unwrap_err(), throttled(1));
+        world.advance(1);
+        for status in [429, 503] {
+            world.retry_after.set(Some(30));
+            world
+                .key_vault_answers
+                .borrow_mut()
+                .push_back(answer(status));
+            assert_eq!(enrol().unwrap_err(), throttled(30));
+            world.retry_after.set(None);
+            world.advance(29);
+            questions();
+            assert_eq!(enrol().unwrap_err(), throttled(1));
+            assert_eq!(questions(), 0);
+            world.advance(1);
+        }
+        // An outage asks for nothing: the next request may find it over.
+        world
+            .key_vault_answers
+            .borrow_mut()
+            .extend([answer(503), answer(503)]);
+        assert_eq!(enrol().unwrap_err(), VaultError::upstream(System::KeyVault));
+        enrol().unwrap();
+    }
+
+    #[test]
     fn a_token_that_key_vault_no_longer_takes_is_replaced_once() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
@@ -1798,6 +1909,25 @@ mod tests {
         let mut calls = world.take_calls();
         calls.retain(|call| call != "entra jwt-bearer");
         assert_eq!(calls, ["keys", "entra client_credentials", "key vault "]);
+    }
+
+    #[test]
+    fn a_key_that_many_miss_is_fetched_once() {
+        let world = World::new();
+        let (_, sealed) = enrolled(&Vault::new(Rc::clone(&world)), &world);
+        world.rotate();
+        world.take_calls();
+        world.slow.set(true);
+        let vault = Vault::new(Rc::clone(&world));
+        let (bearer, nonce) = (world.bearer(), nonce());
+        let draws =
+            (0..5).map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default()));
+        for issued in block_on(join_all(draws)) {
+            issued.unwrap();
+        }
+        let mut calls = world.take_calls();
+        calls.retain(|call| call.starts_with("key vault"));
+        assert_eq!(calls, [format!("key vault {}", World::version(0))]);
     }
 
     #[test]
