@@ -1093,6 +1093,7 @@ mod tests {
 
     use super::*;
     use crate::credential::tests::{CERTIFICATE, PRIVATE_KEY};
+    use crate::secret::ClientSecret;
     use crate::settings::tests::TENANT;
     use crate::world::{SWEEP_KEY, Shared, World};
 
@@ -2098,6 +2099,89 @@ mod tests {
             block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
             VaultError::upstream(System::ManagedIdentity)
         );
+    }
+
+    /// Whatever holds a secret and a developer might print.
+    #[test]
+    fn debug_shows_no_secret() {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let mut shown = Vec::new();
+        for credential in [
+            "client-secret",
+            "certificate",
+            "managed-identity",
+            "federated-token",
+        ] {
+            let world = with_credential(credential);
+            world.settings.borrow_mut().extend([
+                ("client_secret", "client-secret-canary".to_owned()),
+                ("pseudonym_key", "pseudonym-canary".repeat(3)),
+                ("sweep_key_previous", "previous-canary".repeat(3)),
+                ("identity_header", "header-canary".to_owned()),
+            ]);
+            let vault = Vault::new(Rc::clone(&world));
+            let call = vault.call().unwrap();
+            let assertion = block_on(vault.assertion(&call, &tenant)).unwrap();
+            shown.push(format!("{:?} {assertion:?}", call.settings));
+        }
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        let call = vault.call().unwrap();
+        let (secret, key) = block_on(vault.sealing_key(&call, &tenant)).unwrap();
+        let token = AccessToken::new("at-canary".into());
+        let question = secret_request(&call, &secret, None, Some(&token)).unwrap();
+        shown.push(format!("{key:?} {question:?}"));
+        let answer = vault.send(&call, question, key_vault::LONGEST_ANSWER, System::KeyVault);
+        shown.push(format!("{:?}", block_on(answer).unwrap()));
+        let bearer = Bearer::new("bearer-canary".into());
+        let refresh_token = RefreshToken::new("rt-canary".into());
+        let (secret, scope) = (ClientSecret::new("secret-canary".into()), &call.scope);
+        for grant in [
+            Grant::OnBehalfOf {
+                assertion: &bearer,
+                scope,
+            },
+            Grant::Refresh {
+                token: &refresh_token,
+                scope,
+                claims: None,
+            },
+        ] {
+            let proof = Proof::Secret(&secret);
+            let request = token_request(&call, &tenant, proof, &grant).unwrap();
+            shown.push(format!("{grant:?} {proof:?} {request:?}"));
+            let answer = vault.send(&call, request, entra::LONGEST_ANSWER, System::Entra);
+            let answer = block_on(answer).unwrap();
+            let granted = read_token_response(&answer, &grant, world.now.get()).unwrap();
+            shown.push(format!("{answer:?} {granted:?}"));
+        }
+        let issued = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        let stored = StoredToken {
+            user,
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        let payload = block_on(vault.open_stored(&call, &stored)).unwrap();
+        shown.push(format!("{issued:?} {stored:?} {payload:?}"));
+
+        let key_of_app = PRIVATE_KEY.lines().filter(|line| line.len() == 64);
+        let key_of_tenant = format!("{:?}", [7; 32]);
+        let numbers = format!("{:?}", b"canary");
+        let needles: Vec<_> = key_of_app
+            .chain([
+                &*key_of_tenant,
+                STANDARD_KEY,
+                "canary",
+                "eyJhbGciOiJQUzI1NiIs",
+            ])
+            .chain([numbers.trim_matches(['[', ']'])])
+            .collect();
+        let leaks = |text: &str| needles.iter().any(|needle| text.contains(needle));
+        assert!(leaks(refresh_token.expose()) && leaks(&format!("{:?}", b"a canary")));
+        for text in shown {
+            assert!(!leaks(&text), "{text}");
+        }
     }
 
     #[test]
