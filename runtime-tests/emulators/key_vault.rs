@@ -773,13 +773,11 @@ async fn get_deleted(
     Path(name): Path<String>,
 ) -> Answer {
     let mut secrets = vault.secrets();
-    match secrets.deleted(&name) {
-        Ok(deleted) => Ok(axum::Json(describe_deleted(&base(&headers), deleted))),
-        Err(_) => {
-            secrets.end_deletion(&name);
-            Err(SecretError::deleted_not_found(&name))
-        }
+    if let Ok(deleted) = secrets.deleted(&name) {
+        return Ok(axum::Json(describe_deleted(&base(&headers), deleted)));
     }
+    secrets.end_deletion(&name);
+    Err(SecretError::deleted_not_found(&name))
 }
 
 async fn recover(

@@ -6,6 +6,8 @@
     reason = "a panic is a failed test"
 )]
 
+use std::time::Duration;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use reqwest::Method;
 use runtime_tests::emulators::{
@@ -187,15 +189,6 @@ async fn key_vault_fails_without_an_effect() -> Result {
         (status(500), 503, "key_vault_unavailable"),
         (status(200), 503, "key_vault_unavailable"),
         (
-            Answer::KeyVault {
-                status: 429,
-                code: "Throttled".to_owned(),
-                inner: None,
-            },
-            503,
-            "key_vault_unavailable",
-        ),
-        (
             refused(403, "Forbidden", "ForbiddenByRbac"),
             500,
             "key_vault_forbidden",
@@ -205,6 +198,16 @@ async fn key_vault_fails_without_an_effect() -> Result {
             500,
             "key_vault_firewall",
         ),
+        // Last: it is left alone after it.
+        (
+            Answer::KeyVault {
+                status: 429,
+                code: "Throttled".to_owned(),
+                inner: None,
+            },
+            503,
+            "key_vault_unavailable",
+        ),
     ] {
         scene
             .emulators
@@ -213,6 +216,7 @@ async fn key_vault_fails_without_an_effect() -> Result {
         scene.emulators.clear_faults();
         scene.refused(&refusal, http, code, &before)?;
     }
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene.enrol().await?;
     scene.end().await?;
     Ok(())
@@ -374,7 +378,7 @@ fn status(status: u16) -> Answer {
 
 /// Draws until it is refused with `code`: a cache of one second is in the way.
 async fn until(scene: &Scene, code: &str) -> Result {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
         if answer.status == 500 && answer.code() == code {
@@ -384,6 +388,6 @@ async fn until(scene: &Scene, code: &str) -> Result {
             answer.status == 200 && std::time::Instant::now() < deadline,
             "{answer:?}"
         );
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -747,14 +747,14 @@ impl<E: Environment> Vault<E> {
         call: &Call,
         request: Request<SecretBody>,
     ) -> Result<Response<SecretBody>, VaultError> {
-        let paused = |retry_after_seconds| UpstreamError {
+        let throttled = |retry_after_seconds| UpstreamError {
             system: System::KeyVault,
             retry_after_seconds,
         };
         let whom = Paused::KeyVault;
         let left = self.pauses.borrow_mut().left(&whom, self.env.now());
         if left.is_some() {
-            return Err(paused(left).into());
+            return Err(throttled(left).into());
         }
         let response = self
             .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
@@ -776,7 +776,7 @@ impl<E: Environment> Vault<E> {
                 return Ok(response);
             }
         }
-        Err(paused(pauses.left(&whom, now)).into())
+        Err(throttled(pauses.left(&whom, now)).into())
     }
 
     /// This app's own access token for Key Vault.
