@@ -239,7 +239,9 @@ async fn no_failure_shows_a_secret() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_refusal_shows_a_secret() -> Result {
     let scene = Scene::with(emulators::Options::default(), |app| {
-        app.set("key_vault_tenant", TENANT)
+        app.set("key_cache_seconds", "1")
+            .set("key_latest_seconds", "1")
+            .set("key_vault_tenant", TENANT)
     })
     .await?;
     let mut codes = BTreeSet::new();
@@ -292,7 +294,7 @@ async fn no_refusal_shows_a_secret() -> Result {
         Fault::new(Target::KeyVault, key_vault("ForbiddenByRbac")),
         Fault::new(Target::KeyVault, key_vault("ForbiddenByFirewall")),
     ] {
-        // Another instance, which has no key.
+        // Until the key is forgotten.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         scene.emulators.fault(fault);
         codes.insert(scene.call(Method::PUT, ME).await?.code().to_owned());
@@ -387,8 +389,10 @@ async fn no_failure_shows_a_credential() -> Result {
             .filter(|_| kind == "managed-identity");
         for fault in of_identity.chain(of_entra) {
             if fault.target == Target::ManagedIdentity {
-                // Until what it gave is forgotten, with its instance.
-                tokio::time::sleep(Duration::from_millis(1500)).await;
+                // What it gave before is forgotten when it is refused.
+                let refusal = Fault::entra(7_000_215).grant(GRANTS[1]);
+                scene.emulators.fault(refusal);
+                codes.insert(scene.call(Method::PUT, ME).await?.code().to_owned());
             }
             for (method, path) in [(Method::PUT, ME), (Method::POST, ACCESS_TOKEN)] {
                 scene.emulators.fault(fault.clone().times(4));
