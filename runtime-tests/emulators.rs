@@ -442,7 +442,8 @@ impl Emulators {
         self.world.shared.journal.clear();
     }
 
-    /// Every secret there is, whole: tokens issued and minted, values of secrets, the app's credential and sweep key.
+    /// Every secret there is, whole: tokens issued and minted, values of secrets, the app's credential, assertions and sweep
+    /// key.
     /// For a search that must find none of them.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {

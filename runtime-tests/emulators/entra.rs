@@ -140,7 +140,15 @@ impl Entra {
         self.state.lock().unwrap().ring.rotate();
     }
 
-    /// Every token issued or minted so far, whole: for a search that must find none of them.
+    /// Keeps an assertion of the app for the search: some it made itself.
+    fn remember(&self, assertion: &str) {
+        let issued = &mut self.state.lock().unwrap().issued;
+        if !issued.iter().any(|known| known == assertion) {
+            issued.push(assertion.to_owned());
+        }
+    }
+
+    /// Every token issued, minted or shown so far, whole: for a search that must find none of them.
     pub(crate) fn issued(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state
@@ -245,6 +253,7 @@ impl Entra {
             if form.get("client_assertion_type").map(String::as_str) != Some(ASSERTION_TYPE) {
                 return Err(TokenError::new(900_144));
             }
+            self.remember(assertion);
             return self.client_assertion(tenant, assertion);
         }
         match secret {

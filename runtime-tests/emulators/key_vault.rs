@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{self, Path, Query, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -18,6 +18,9 @@ use uuid::Uuid;
 use super::Options;
 use super::entra::{Entra, KEY_VAULT, now, random};
 use super::journal::hex;
+
+/// How real vaults' names end. They are behind the proxy, which speaks TLS.
+const REAL: &str = ".vault.azure.net";
 
 /// The vault and its secrets.
 pub(crate) struct KeyVault {
@@ -98,12 +101,18 @@ impl KeyVault {
         Ok(())
     }
 
+    /// Deletes a secret, and does not come back before that is over.
     pub(crate) fn delete(&self, name: &str) -> Result<(), SecretError> {
-        self.secrets().delete(name).map(|_| ())
+        self.secrets().delete(name)?.state = State::Deleted;
+        Ok(())
     }
 
+    /// Recovers a secret, and does not come back before that is over.
     pub(crate) fn recover(&self, name: &str) -> Result<(), SecretError> {
-        self.secrets().recover(name).map(|_| ())
+        let mut secrets = self.secrets();
+        secrets.recover(name)?;
+        secrets.end_recovery(name);
+        Ok(())
     }
 
     /// The value of a version, whatever its state.
@@ -230,13 +239,19 @@ impl SecretError {
         }
     }
 
-    fn deleted(name: &str) -> Self {
-        let message = format!(
-            "Secret {name} is currently in a deleted but recoverable state, and its name cannot be reused; in this \
-             state, the secret can only be recovered or purged."
-        );
+    fn conflict(name: &str, state: State) -> Self {
+        let (inner, now) = match state {
+            State::BeingDeleted => ("ObjectIsBeingDeleted", "being deleted"),
+            State::Deleted => (
+                "ObjectIsDeletedButRecoverable",
+                "in a deleted but recoverable state, and its name cannot be reused; in this state, the secret can only be \
+                 recovered or purged",
+            ),
+            State::BeingRecovered => ("ObjectIsBeingRecovered", "being recovered"),
+        };
+        let message = format!("Secret {name} is currently {now}.");
         Self {
-            inner: Some("ObjectIsDeletedButRecoverable"),
+            inner: Some(inner),
             ..Self::new(StatusCode::CONFLICT, "Conflict", message)
         }
     }
@@ -274,8 +289,8 @@ impl Secrets {
             return Err(SecretError::bad("Property  has invalid value\r\n"));
         }
         let id = name.to_ascii_lowercase();
-        if self.deleted.contains_key(&id) {
-            return Err(SecretError::deleted(name));
+        if let Some(deleted) = self.deleted.get(&id) {
+            return Err(SecretError::conflict(name, deleted.state));
         }
         // Random, so that the order of versions says nothing about time (facts §D.3).
         let version_id = hex(&random(16));
@@ -338,25 +353,59 @@ impl Secrets {
         Ok((id, version))
     }
 
-    fn delete(&mut self, name: &str) -> Result<&Deleted, SecretError> {
+    fn delete(&mut self, name: &str) -> Result<&mut Deleted, SecretError> {
         let id = name.to_ascii_lowercase();
         let secret = self
             .live
             .remove(&id)
             .ok_or_else(|| SecretError::not_found(name))?;
-        Ok(self
-            .deleted
-            .entry(id)
-            .or_insert(Deleted { secret, at: now() }))
+        Ok(self.deleted.entry(id).or_insert(Deleted {
+            secret,
+            at: now(),
+            state: State::BeingDeleted,
+        }))
+    }
+
+    /// A secret whose deletion is over.
+    fn deleted(&mut self, name: &str) -> Result<&mut Deleted, SecretError> {
+        let deleted = self.deleted.get_mut(&name.to_ascii_lowercase());
+        let deleted = deleted.ok_or_else(|| SecretError::deleted_not_found(name))?;
+        match deleted.state {
+            State::Deleted => Ok(deleted),
+            State::BeingDeleted | State::BeingRecovered => {
+                Err(SecretError::conflict(name, deleted.state))
+            }
+        }
     }
 
     fn recover(&mut self, name: &str) -> Result<&Secret, SecretError> {
+        let deleted = self.deleted(name)?;
+        deleted.state = State::BeingRecovered;
+        Ok(&deleted.secret)
+    }
+
+    /// Ends a recovery that is under way. Real ones take about ten seconds, and so do deletions (facts §D.4); here both are
+    /// over when somebody has looked for the outcome once, in vain.
+    fn end_recovery(&mut self, name: &str) {
         let id = name.to_ascii_lowercase();
-        let deleted = self
+        let recovered = self
             .deleted
-            .remove(&id)
-            .ok_or_else(|| SecretError::deleted_not_found(name))?;
-        Ok(self.live.entry(id).or_insert(deleted.secret))
+            .extract_if(.., |key, deleted| {
+                *key == id && matches!(deleted.state, State::BeingRecovered)
+            })
+            .next();
+        if let Some((id, recovered)) = recovered {
+            self.live.insert(id, recovered.secret);
+        }
+    }
+
+    /// Ends a deletion that is under way.
+    fn end_deletion(&mut self, name: &str) {
+        if let Some(deleted) = self.deleted.get_mut(&name.to_ascii_lowercase())
+            && matches!(deleted.state, State::BeingDeleted)
+        {
+            deleted.state = State::Deleted;
+        }
     }
 }
 
@@ -370,6 +419,14 @@ struct Secret {
 struct Deleted {
     secret: Secret,
     at: i64,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    BeingDeleted,
+    Deleted,
+    BeingRecovered,
 }
 
 #[derive(Clone)]
@@ -446,7 +503,8 @@ struct Page {
 }
 
 impl Page {
-    /// One page of `items`, which are ordered by key; `nextLink` starts behind the last one.
+    /// One page of `items`, which are ordered by key; `nextLink` starts behind the last one. Under the real name it has the
+    /// port in it, which ids have not (facts §D.3).
     fn cut(
         &self,
         base: &str,
@@ -469,9 +527,10 @@ impl Page {
             last = key;
             page.push(item);
         }
+        let port = if base.ends_with(REAL) { ":443" } else { "" };
         let next = rest.peek().map(|_| {
             format!(
-                "{base}{path}?api-version={}&$skiptoken={last}&maxresults={size}",
+                "{base}{port}{path}?api-version={}&$skiptoken={last}&maxresults={size}",
                 self.api_version
             )
         });
@@ -480,10 +539,10 @@ impl Page {
 }
 
 type Answer = Result<axum::Json<Value>, SecretError>;
-type Vault = State<Arc<KeyVault>>;
+type Vault = extract::State<Arc<KeyVault>>;
 
 /// Authentication, `api-version` and common headers.
-async fn admit(State(vault): Vault, request: Request, next: Next) -> Response {
+async fn admit(extract::State(vault): Vault, request: Request, next: Next) -> Response {
     let client_request_id = request.headers().get("x-ms-client-request-id").cloned();
     let mut response = if let Err(message) = vault.authorize(request.headers()) {
         unauthorized(&vault.options.key_vault_tenant, message)
@@ -559,7 +618,7 @@ async fn without_name(method: Method) -> Response {
 }
 
 async fn set(
-    State(vault): Vault,
+    extract::State(vault): Vault,
     headers: HeaderMap,
     Path(name): Path<String>,
     body: Bytes,
@@ -572,12 +631,16 @@ async fn set(
     Ok(axum::Json(bundle))
 }
 
-async fn get_latest(State(vault): Vault, headers: HeaderMap, Path(name): Path<String>) -> Answer {
+async fn get_latest(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Answer {
     read(&vault, &headers, &name, None)
 }
 
 async fn get_version(
-    State(vault): Vault,
+    extract::State(vault): Vault,
     headers: HeaderMap,
     Path((name, version)): Path<(String, String)>,
 ) -> Answer {
@@ -586,7 +649,11 @@ async fn get_version(
 
 /// 403 when disabled, the newest included; 200 when expired or not yet valid (facts §D.4).
 fn read(vault: &KeyVault, headers: &HeaderMap, name: &str, version: Option<&str>) -> Answer {
-    let secrets = vault.secrets();
+    let mut secrets = vault.secrets();
+    if let Err(error) = secrets.secret(name) {
+        secrets.end_recovery(name);
+        return Err(error);
+    }
     let (name, id, version) = secrets.version(name, version)?;
     if !version.enabled {
         return Err(SecretError::disabled());
@@ -597,7 +664,7 @@ fn read(vault: &KeyVault, headers: &HeaderMap, name: &str, version: Option<&str>
 }
 
 async fn update_latest(
-    State(vault): Vault,
+    extract::State(vault): Vault,
     headers: HeaderMap,
     Path(name): Path<String>,
     body: Bytes,
@@ -606,7 +673,7 @@ async fn update_latest(
 }
 
 async fn update_version(
-    State(vault): Vault,
+    extract::State(vault): Vault,
     headers: HeaderMap,
     Path((name, version)): Path<(String, String)>,
     body: Bytes,
@@ -639,7 +706,11 @@ fn update(
     ))))
 }
 
-async fn list(State(vault): Vault, headers: HeaderMap, Query(page): Query<Page>) -> Answer {
+async fn list(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Query(page): Query<Page>,
+) -> Answer {
     let base = base(&headers);
     let secrets = vault.secrets();
     let items = secrets.live.iter().filter_map(|(key, secret)| {
@@ -654,7 +725,7 @@ async fn list(State(vault): Vault, headers: HeaderMap, Query(page): Query<Page>)
 
 /// An unknown name has no versions, and that is no error (facts §D.3).
 async fn versions(
-    State(vault): Vault,
+    extract::State(vault): Vault,
     headers: HeaderMap,
     Path(name): Path<String>,
     Query(page): Query<Page>,
@@ -681,18 +752,27 @@ async fn versions(
     )?))
 }
 
-async fn remove(State(vault): Vault, headers: HeaderMap, Path(name): Path<String>) -> Answer {
+async fn remove(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Answer {
     let mut secrets = vault.secrets();
     let deleted = secrets.delete(&name)?;
     Ok(axum::Json(describe_deleted(&base(&headers), deleted)))
 }
 
-async fn list_deleted(State(vault): Vault, headers: HeaderMap, Query(page): Query<Page>) -> Answer {
+async fn list_deleted(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Query(page): Query<Page>,
+) -> Answer {
     let base = base(&headers);
     let secrets = vault.secrets();
     let items = secrets
         .deleted
         .iter()
+        .filter(|(_, deleted)| matches!(deleted.state, State::Deleted))
         .map(|(key, deleted)| (key.clone(), describe_deleted(&base, deleted)));
     Ok(axum::Json(page.cut(
         &base,
@@ -701,32 +781,51 @@ async fn list_deleted(State(vault): Vault, headers: HeaderMap, Query(page): Quer
     )?))
 }
 
-async fn get_deleted(State(vault): Vault, headers: HeaderMap, Path(name): Path<String>) -> Answer {
-    let secrets = vault.secrets();
-    let deleted = secrets.deleted.get(&name.to_ascii_lowercase());
-    let deleted = deleted.ok_or_else(|| SecretError::deleted_not_found(&name))?;
-    Ok(axum::Json(describe_deleted(&base(&headers), deleted)))
-}
-
-async fn recover(State(vault): Vault, headers: HeaderMap, Path(name): Path<String>) -> Answer {
+async fn get_deleted(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Answer {
     let mut secrets = vault.secrets();
-    secrets.recover(&name)?;
-    let (name, id, version) = secrets.version(&name, None)?;
-    Ok(axum::Json(version.describe(&format!(
-        "{}/secrets/{name}/{id}",
-        base(&headers)
-    ))))
+    if let Ok(deleted) = secrets.deleted(&name) {
+        return Ok(axum::Json(describe_deleted(&base(&headers), deleted)));
+    }
+    secrets.end_deletion(&name);
+    Err(SecretError::deleted_not_found(&name))
 }
 
-async fn purge(State(vault): Vault, Path(name): Path<String>) -> Result<StatusCode, SecretError> {
-    let purged = vault.secrets().deleted.remove(&name.to_ascii_lowercase());
-    purged
-        .map(|_| StatusCode::NO_CONTENT)
-        .ok_or_else(|| SecretError::deleted_not_found(&name))
+async fn recover(
+    extract::State(vault): Vault,
+    headers: HeaderMap,
+    Path(name): Path<String>,
+) -> Answer {
+    let mut secrets = vault.secrets();
+    let secret = secrets.recover(&name)?;
+    let id = format!(
+        "{}/secrets/{}/{}",
+        base(&headers),
+        secret.name,
+        secret.newest
+    );
+    let version = secret.versions.get(&secret.newest);
+    Ok(axum::Json(version.map_or_else(
+        || json!({}),
+        |version| version.describe(&id),
+    )))
+}
+
+async fn purge(
+    extract::State(vault): Vault,
+    Path(name): Path<String>,
+) -> Result<StatusCode, SecretError> {
+    let mut secrets = vault.secrets();
+    secrets.deleted(&name)?;
+    secrets.deleted.remove(&name.to_ascii_lowercase());
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn describe_deleted(base: &str, deleted: &Deleted) -> Value {
-    let Deleted { secret, at } = deleted;
+    let Deleted { secret, at, .. } = deleted;
     let id = format!("{base}/secrets/{}/{}", secret.name, secret.newest);
     let mut bundle = secret
         .versions
@@ -744,5 +843,10 @@ fn base(headers: &HeaderMap) -> String {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or("localhost");
-    format!("http://{host}")
+    let scheme = if host.ends_with(REAL) {
+        "https"
+    } else {
+        "http"
+    };
+    format!("{scheme}://{host}")
 }

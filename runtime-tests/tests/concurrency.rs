@@ -71,6 +71,47 @@ async fn the_same_token_is_drawn_once_at_a_time() -> Result {
     Ok(())
 }
 
+/// Many who miss the same key make one call of Key Vault, and of whatever that call needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
+    let scene = Scene::start().await?;
+    scene.emulators.fault(
+        Fault {
+            delay_ms: 500,
+            ..Fault::new(Target::KeyVault, Answer::Pass)
+        }
+        .times(64),
+    );
+    let url = format!("{}/v1/me", scene.app.url());
+    let client = reqwest::Client::new();
+    let mut enrolments = JoinSet::new();
+    for n in 0..12 {
+        let user = format!("{n:08}-4444-4444-8444-444444444444");
+        let token = scene.emulators.caller().user(&user).mint();
+        enrolments.spawn(client.request(Method::PUT, &url).bearer_auth(token).send());
+    }
+    for answer in enrolments.join_all().await {
+        assert_eq!(answer?.status(), 201);
+    }
+    let journal = scene.emulators.journal();
+    let seen = |target, status| {
+        let entries = journal.iter();
+        let entries = entries.filter(|it| it.target == target && it.status == Some(status));
+        entries.count()
+    };
+    // Each instance asks for the signing keys once.
+    let instances = seen(Target::Jwks, 200);
+    assert!((1..12).contains(&instances), "{instances} instances");
+    assert_eq!(seen(Target::KeyVault, 200), instances, "keys");
+    assert_eq!(seen(Target::KeyVault, 401), instances, "challenges");
+    let own_tokens = journal
+        .iter()
+        .filter(|entry| entry.grant.as_deref() == Some("client_credentials"));
+    assert_eq!(own_tokens.count(), instances);
+    scene.end().await?;
+    Ok(())
+}
+
 /// Waiting tasks go on, whatever else their instance does; none is lost and nothing traps.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served() -> Result {

@@ -545,35 +545,47 @@ async fn a_deleted_secret_can_be_recovered_or_purged() {
     vault
         .ok(Method::PUT, "gone", Some(json!({ "value": "x" })))
         .await;
+    let conflict = async |inner: &str| {
+        let value = Some(json!({ "value": "x" }));
+        let (status, body) = vault.call(Method::PUT, "gone", value).await;
+        let found = &body["error"]["innererror"]["code"];
+        assert_eq!((status.as_u16(), found), (409, &json!(inner)));
+    };
+    let missing = async |path: &str| {
+        let (status, body) = vault.call(Method::GET, path, None).await;
+        assert_eq!(
+            (status.as_u16(), &body["error"]["code"]),
+            (404, &json!("SecretNotFound"))
+        );
+    };
     let deleted = vault.ok(Method::DELETE, "gone", None).await;
     assert!(deleted["recoveryId"].is_string() && deleted.get("value").is_none());
-    assert_eq!(vault.call(Method::GET, "gone", None).await.0, 404);
-    let (status, body) = vault
-        .call(Method::PUT, "gone", Some(json!({ "value": "x" })))
-        .await;
-    assert_eq!(
-        (status.as_u16(), &body["error"]["innererror"]["code"]),
-        (409, &json!("ObjectIsDeletedButRecoverable"))
-    );
+    // Neither here nor there, until it was looked for.
+    conflict("ObjectIsBeingDeleted").await;
+    missing("gone").await;
+    missing("../deletedsecrets/gone").await;
+    conflict("ObjectIsDeletedButRecoverable").await;
+    let found = vault.ok(Method::GET, "../deletedsecrets/gone", None).await;
+    assert_eq!(found, deleted);
     vault
         .ok(Method::POST, "../deletedsecrets/gone/recover", None)
         .await;
+    conflict("ObjectIsBeingRecovered").await;
+    missing("gone").await;
     assert_eq!(vault.ok(Method::GET, "gone", None).await["value"], "x");
     vault.ok(Method::DELETE, "gone", None).await;
-    assert_eq!(
-        vault
-            .send(Method::DELETE, "../deletedsecrets/gone", None)
-            .await
-            .status(),
-        204
-    );
-    assert_eq!(
-        vault
-            .call(Method::GET, "../deletedsecrets/gone", None)
-            .await
-            .0,
-        404
-    );
+    let purge = async || {
+        let purge = vault.send(Method::DELETE, "../deletedsecrets/gone", None);
+        purge.await.status().as_u16()
+    };
+    assert_eq!(purge().await, 409);
+    missing("../deletedsecrets/gone").await;
+    assert_eq!(purge().await, 204);
+    missing("../deletedsecrets/gone").await;
+    assert_eq!(purge().await, 404);
+    vault
+        .ok(Method::PUT, "gone", Some(json!({ "value": "y" })))
+        .await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Others' code judges the emulator of Entra ID: Microsoft's own clients, unmodified and pinned, complete their flows.
+//! Others' code judges the emulators of Entra ID and Key Vault: Microsoft's own clients, unmodified and pinned, complete their flows.
 //!
 //! They want HTTPS and the real names, and get both from a proxy. None of their checks is switched off: they are told
 //! which proxy to use and which authority to trust, as by an administrator of a company network.
@@ -83,6 +83,43 @@ async fn azure_identity() -> Result {
         ],
     );
     refused(&emulators, &[7_000_215]);
+    Ok(())
+}
+
+/// With its check that the challenge's resource fits the vault's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_key_vault_secrets() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    judge(
+        &emulators,
+        &python(),
+        &root().join("runtime-tests/peers/azure_key_vault.py"),
+    )
+    .await?;
+    granted(&emulators, &[("client_credentials", "secret", 1)]);
+    let journal = emulators.journal();
+    let to_key_vault = journal
+        .iter()
+        .filter(|entry| entry.target == Target::KeyVault);
+    let challenges = to_key_vault
+        .clone()
+        .filter(|entry| entry.status == Some(401));
+    assert_eq!(challenges.count(), 1, "{journal:#?}");
+    for (method, path) in [
+        ("PUT", "/secrets/judged"),
+        ("PATCH", "/secrets/judged/"),
+        ("DELETE", "/secrets/judged"),
+        ("POST", "/deletedsecrets/judged/recover"),
+        ("DELETE", "/deletedsecrets/judged"),
+    ] {
+        assert!(
+            to_key_vault
+                .clone()
+                .any(|entry| (&*entry.method, &*entry.path) == (method, path)
+                    && entry.status.is_some_and(|status| status < 300)),
+            "{method} {path}: {journal:#?}"
+        );
+    }
     Ok(())
 }
 

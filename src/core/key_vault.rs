@@ -8,9 +8,8 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::error::{OperatorError, System, UpstreamError, VaultError};
+use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
-use crate::pause::retry_after;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, EncryptionKey};
 use crate::settings::Settings;
@@ -72,7 +71,7 @@ pub fn secret_request(
     request.body(Zeroizing::default())
 }
 
-/// Reads the answer, received now.
+/// Reads the answer.
 ///
 /// # Errors
 /// [`SecretError`].
@@ -80,7 +79,6 @@ pub fn read_secret(
     response: &Response<SecretBody>,
     secret: &SecretName,
     version: Option<&KeyVersion>,
-    now: u64,
 ) -> Result<Key, SecretError> {
     let name = || OperatorError::name(secret);
     match response.status() {
@@ -104,14 +102,14 @@ pub fn read_secret(
         }
         StatusCode::NOT_FOUND => return Err(OperatorError::KeyNotFound(name()).into()),
         StatusCode::BAD_REQUEST => return Err(OperatorError::KeyVaultRefused.into()),
-        // Throttling has no Retry-After (§D.5); everything else is an outage, or no Key Vault at all.
-        _ => return Err(unavailable(retry_after(response.headers(), now))),
+        // An outage, or no Key Vault at all.
+        _ => return Err(unavailable()),
     }
-    let bundle: Bundle = serde_json::from_slice(response.body()).map_err(|_| unavailable(None))?;
+    let bundle: Bundle = serde_json::from_slice(response.body()).map_err(|_| unavailable())?;
     let value = Zeroizing::new(bundle.value.unwrap_or_default());
-    let found = version_of(&bundle.id, secret).ok_or_else(|| unavailable(None))?;
+    let found = version_of(&bundle.id, secret).ok_or_else(unavailable)?;
     if version.is_some_and(|asked| *asked != found) {
-        return Err(unavailable(None));
+        return Err(unavailable());
     }
     Ok(Key {
         version: found,
@@ -159,14 +157,8 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
     TenantId::parse(url.path_segments()?.next()?)
 }
 
-fn unavailable(retry_after_seconds: Option<u32>) -> SecretError {
-    SecretError::Other(
-        UpstreamError {
-            system: System::KeyVault,
-            retry_after_seconds,
-        }
-        .into(),
-    )
+fn unavailable() -> SecretError {
+    SecretError::Other(VaultError::upstream(System::KeyVault))
 }
 
 /// 32 bytes in base64 or base64url, padded or not. Anything else is an error, never a guess (design §2).
@@ -277,7 +269,7 @@ mod tests {
             URL_SAFE.encode(bytes),
             URL_SAFE_NO_PAD.encode(bytes),
         ] {
-            let key = read_secret(&answer(200, &bundle(&value)), &name(), None, 0).unwrap();
+            let key = read_secret(&answer(200, &bundle(&value)), &name(), None).unwrap();
             assert_eq!(key.key.expose(), &bytes, "{value}");
             assert_eq!(key.version.as_str(), VERSION);
             assert!(
@@ -304,7 +296,7 @@ mod tests {
             &format!("{}=", "A".repeat(42)),
             &"é".repeat(22),
         ] {
-            let error = read_secret(&answer(200, &bundle(value)), &name(), None, 0).unwrap_err();
+            let error = read_secret(&answer(200, &bundle(value)), &name(), None).unwrap_err();
             assert_eq!(
                 error,
                 OperatorError::KeyMalformed("obo-t".into()).into(),
@@ -316,9 +308,8 @@ mod tests {
     #[test]
     fn refusals_are_told_apart() {
         let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
-        let read = |status, body: &Value| {
-            read_secret(&answer(status, body), &name(), None, 0).unwrap_err()
-        };
+        let read =
+            |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
         assert_eq!(read(401, &json!({})), SecretError::Unauthorized);
         assert_eq!(
             read(403, &forbidden("SecretDisabled")),
@@ -343,7 +334,7 @@ mod tests {
             OperatorError::KeyNotFound("obo-t".into()).into()
         );
         for status in [429, 500, 503, 302] {
-            assert_eq!(read(status, &json!({})), unavailable(None), "{status}");
+            assert_eq!(read(status, &json!({})), unavailable(), "{status}");
         }
     }
 
@@ -352,13 +343,13 @@ mod tests {
         let value = STANDARD.encode([7; 32]);
         let other = KeyVersion::parse(&"0".repeat(32)).unwrap();
         assert_eq!(
-            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other), 0).unwrap_err(),
-            unavailable(None)
+            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other)).unwrap_err(),
+            unavailable()
         );
         let another = SecretName::parse("obo-u").unwrap();
         assert_eq!(
-            read_secret(&answer(200, &bundle(&value)), &another, None, 0).unwrap_err(),
-            unavailable(None)
+            read_secret(&answer(200, &bundle(&value)), &another, None).unwrap_err(),
+            unavailable()
         );
     }
 

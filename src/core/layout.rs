@@ -23,6 +23,9 @@ use crate::port::User;
 use crate::record::{Record, Status};
 use crate::schedule::{DAILY, MOST_FAILURES};
 
+/// The latest time that a marker can name, in Unix seconds: its twelve digits.
+pub const LATEST: u64 = 999_999_999_999;
+
 /// Makes key names under the setting `store_prefix`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {

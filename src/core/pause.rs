@@ -1,4 +1,5 @@
-//! Pauses: whom Entra ID asked to stay away, and until when (facts/entra-and-key-vault.md §A.8).
+//! Pauses: whom Entra ID asked to stay away, or that Key Vault did, and until when (facts/entra-and-key-vault.md §A.8,
+//! §D.7).
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
@@ -12,6 +13,8 @@ use crate::port::User;
 
 /// Longest pause that is kept, in seconds, whatever is asked for (the cap of Microsoft's own libraries).
 const LONGEST: u32 = 3600;
+/// Longest pause of a back-off, in seconds: it goes 1, 2, 4, 8, 16 (§D.7).
+const LONGEST_BACK_OFF: u32 = 16;
 
 /// Whom a pause holds up.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -20,11 +23,20 @@ pub enum Paused {
     User(User),
     /// A whole tenant: it is throttled, or Entra ID fails for it.
     Tenant(TenantId),
+    /// Everybody who needs Key Vault: it throttles by vault, whosever secret is asked for.
+    KeyVault,
 }
 
 /// The pauses in force. Bounded: the ones looked at longest ago are forgotten first.
 #[derive(Debug)]
-pub struct Pauses(LruCache<Paused, u64>);
+pub struct Pauses(LruCache<Paused, Pause>);
+
+#[derive(Default, Debug)]
+struct Pause {
+    until: u64,
+    /// Seconds of the last back-off; 0: none since it last worked.
+    backed_off: u32,
+}
 
 impl Pauses {
     /// None yet; room for this many.
@@ -36,13 +48,33 @@ impl Pauses {
     /// Starts a pause, or makes one longer.
     pub fn pause(&mut self, whom: Paused, now: u64, seconds: u32) {
         let until = now.saturating_add(seconds.min(LONGEST).into());
-        let entry = self.0.get_or_insert_mut(whom, || until);
-        *entry = until.max(*entry);
+        let pause = self.0.get_or_insert_mut(whom, Pause::default);
+        pause.until = until.max(pause.until);
+    }
+
+    /// Starts a pause of a length that nobody said: twice the last one's. Requests that were refused side by side count as
+    /// one.
+    pub fn back_off(&mut self, whom: Paused, now: u64) {
+        if self.left(&whom, now).is_some() {
+            return;
+        }
+        let pause = self.0.get_or_insert_mut(whom, Pause::default);
+        let seconds = pause.backed_off.saturating_mul(2);
+        pause.backed_off = seconds.clamp(1, LONGEST_BACK_OFF);
+        pause.until = now.saturating_add(pause.backed_off.into());
+    }
+
+    /// A request was not refused: the next back-off is short again. A pause in force stays, since it began after the
+    /// request was sent.
+    pub fn worked(&mut self, whom: &Paused, now: u64) {
+        if self.left(whom, now).is_none() {
+            self.0.pop(whom);
+        }
     }
 
     /// Seconds that are left of a pause, if it is in force.
     pub fn left(&mut self, whom: &Paused, now: u64) -> Option<u32> {
-        let until = *self.0.get(whom)?;
+        let until = self.0.get(whom)?.until;
         // A clock that was set back must not make it longer.
         let left = until.saturating_sub(now).min(LONGEST.into());
         u32::try_from(left).ok().filter(|left| *left > 0)
@@ -120,5 +152,26 @@ mod tests {
         assert_eq!(pauses.left(&Paused::Tenant(tenant.clone()), 0), Some(3600));
         pauses.pause(user("b"), 1000, 300);
         assert_eq!(pauses.left(&user("a"), 1001), None, "there is room for two");
+    }
+
+    #[test]
+    fn a_back_off_doubles_until_something_works() {
+        let (mut pauses, mut now) = (Pauses::new(NonZeroUsize::MIN), 1000);
+        for seconds in [1, 2, 4, 8, 16, 16] {
+            pauses.back_off(Paused::KeyVault, now);
+            // Refused side by side with the first, and an answer to what was sent before it.
+            pauses.back_off(Paused::KeyVault, now);
+            pauses.worked(&Paused::KeyVault, now);
+            assert_eq!(pauses.left(&Paused::KeyVault, now), Some(seconds));
+            now += u64::from(seconds);
+            assert_eq!(pauses.left(&Paused::KeyVault, now), None);
+        }
+        pauses.worked(&Paused::KeyVault, now);
+        pauses.back_off(Paused::KeyVault, now);
+        assert_eq!(pauses.left(&Paused::KeyVault, now), Some(1));
+        // What is asked for holds, whatever the last back-off was.
+        pauses.pause(Paused::KeyVault, now, 30);
+        pauses.back_off(Paused::KeyVault, now);
+        assert_eq!(pauses.left(&Paused::KeyVault, now), Some(30));
     }
 }

@@ -5,6 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{KeyVersion, Nonce, TenantId};
+use crate::layout::LATEST;
+use crate::sealing::object;
 
 const VERSION: u32 = 1;
 
@@ -131,6 +133,9 @@ impl Record {
         let (Some(tenant), Some(key_version), Some(write)) = (tenant, key_version, write) else {
             return Err(Unreadable::Damaged);
         };
+        if raw.due_at > LATEST {
+            return Err(Unreadable::Damaged);
+        }
         Ok(Self {
             tenant,
             sealed: raw.sealed,
@@ -152,9 +157,9 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
-    let version: RawVersion = serde_json::from_slice(json).map_err(|_| Unreadable::Damaged)?;
+    let version: RawVersion = object(json).ok_or(Unreadable::Damaged)?;
     match version.v {
-        VERSION => serde_json::from_slice(json).map_err(|_| Unreadable::Damaged),
+        VERSION => object(json).ok_or(Unreadable::Damaged),
         0 => Err(Unreadable::Damaged),
         _ => Err(Unreadable::Newer),
     }
@@ -246,6 +251,10 @@ mod tests {
             json.replace("0f0f", "0F0F"),
             json.replace("active", "dormant"),
             json.replace("11111111-", ""),
+            // No object, though its values are in the right places.
+            "[2]".to_owned(),
+            // It would be due at a time that no marker can name, so that no sweep would find it.
+            json.replace(r#""due_at":3"#, r#""due_at":1000000000000"#),
         ] {
             assert_eq!(
                 Record::from_json(damaged.as_bytes()),
@@ -256,6 +265,10 @@ mod tests {
         assert_eq!(Head::from_json(br#"{"v":2,"n":7}"#), Err(Unreadable::Newer));
         assert_eq!(
             Head::from_json(br#"{"v":1,"n":"a.b","tenant":"11111111-2222-3333-4444-555555555555","created_at":1}"#),
+            Err(Unreadable::Damaged)
+        );
+        assert_eq!(
+            Head::from_json(br#"[1,"n","11111111-2222-3333-4444-555555555555",1]"#),
             Err(Unreadable::Damaged)
         );
     }

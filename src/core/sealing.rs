@@ -263,7 +263,7 @@ impl Uses {
 pub struct WornOut;
 
 /// Reads a JSON object. Without the look at its first character, serde would also take an array of the values.
-fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
     let json = json.trim_ascii_start();
     json.starts_with(b"{")
         .then(|| serde_json::from_slice(json).ok())?

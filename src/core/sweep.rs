@@ -86,6 +86,10 @@ pub(crate) struct SweepState {
     pub(crate) report: SweepReport,
 }
 
+/// Tenants that Key Vault was asked about in this sweep, and the newest key version if it answered: once each, however
+/// many of a sweep's steps need to know.
+type Asked = BTreeMap<TenantId, Option<KeyVersion>>;
+
 /// What became of one record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Outcome {
@@ -116,12 +120,16 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         if started < state.lease_until {
             return Ok(SweepReport::default());
         }
-        if started < state.quiet_until && self.is_quiet(&state, concurrency).await {
-            return Ok(SweepReport {
-                lease_held: true,
-                next_due_at: state.report.next_due_at,
-                ..SweepReport::default()
-            });
+        let mut asked = Asked::new();
+        if started < state.quiet_until {
+            asked = self.ask_again(&state, concurrency).await;
+            if is_quiet(&state, &asked) {
+                return Ok(SweepReport {
+                    lease_held: true,
+                    next_due_at: state.report.next_due_at,
+                    ..SweepReport::default()
+                });
+            }
         }
 
         let seconds = u64::from(limits.seconds);
@@ -139,6 +147,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 concurrency,
                 started.saturating_add(admit),
                 &mut state,
+                asked,
             )
             .await;
         state.lease_until = 0;
@@ -171,19 +180,20 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
-    /// Whether no tenant's key has changed since the last sweep.
-    async fn is_quiet(&self, state: &SweepState, concurrency: usize) -> bool {
+    /// Asks Key Vault about the tenants of the last sweep.
+    async fn ask_again(&self, state: &SweepState, concurrency: usize) -> Asked {
         let tenants = state.versions.keys();
-        let tenants = tenants
+        let tenants: BTreeSet<_> = tenants
             .filter_map(|tenant| TenantId::parse(tenant))
             .collect();
-        let newest = self.newest_versions(&tenants, concurrency).await;
-        newest.iter().all(|(tenant, version)| {
-            state
-                .versions
-                .get(tenant.as_str())
-                .is_some_and(|known| known == version.as_str())
-        })
+        let mut newest = self.newest_versions(&tenants, concurrency).await;
+        tenants
+            .into_iter()
+            .map(|tenant| {
+                let version = newest.remove(&tenant);
+                (tenant, version)
+            })
+            .collect()
     }
 
     async fn pass(
@@ -193,6 +203,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         concurrency: usize,
         until: u64,
         state: &mut SweepState,
+        asked: Asked,
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let listing = Listing::new(layout, self.store.list_keys().await?);
@@ -202,7 +213,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .markers()
             .map(|(_, marker)| marker.user.tenant)
             .collect();
-        let newest = self.newest_versions(&tenants, concurrency).await;
+        let unasked = tenants.iter().filter(|tenant| !asked.contains_key(tenant));
+        let mut newest = self
+            .newest_versions(&unasked.cloned().collect(), concurrency)
+            .await;
+        let answered = asked
+            .into_iter()
+            .filter_map(|(tenant, version)| Some((tenant, version?)));
+        newest.extend(answered.filter(|(tenant, _)| tenants.contains(tenant)));
         // What cannot be read cannot be re-sealed; it has its daily look.
         let is_outdated = |marker: &Marker| {
             !matches!(marker.tag, Tag::NotReadable { .. })
@@ -878,6 +896,16 @@ fn stored(marker: &Marker, record: &Record) -> StoredToken {
     }
 }
 
+/// Whether no tenant's key has changed since the last sweep. One without an answer has nothing to re-seal to.
+fn is_quiet(state: &SweepState, asked: &Asked) -> bool {
+    asked.iter().all(|(tenant, version)| {
+        let known = state.versions.get(tenant.as_str());
+        version
+            .as_ref()
+            .is_none_or(|version| known.is_some_and(|known| known == version.as_str()))
+    })
+}
+
 fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
@@ -1007,6 +1035,28 @@ mod tests {
         world.down.borrow_mut().clear();
         draw(&world, &app, 3).unwrap();
         assert_eq!(world.user_rows().len(), 60);
+    }
+
+    #[test]
+    fn key_vault_is_asked_once_a_tenant_and_once_a_key_to_open_with() {
+        let questions = |world: &Shared| {
+            let mut calls = world.take_calls();
+            calls.retain(|call| call.starts_with("key vault"));
+            calls
+        };
+        let (newest, old) = ("key vault ", format!("key vault {}", World::version(0)));
+        let (world, app) = enrolled(20);
+        world.advance(WEEK);
+        assert_eq!(sweep(&app).refreshed, 20);
+        assert_eq!(questions(&world), [newest], "the newest opens, too");
+        world.rotate();
+        assert_eq!(sweep(&app).resealed, 20);
+        assert_eq!(questions(&world), [newest], "the old one is remembered");
+        // An instance that remembers nothing.
+        let (world, _) = enrolled(20);
+        world.rotate();
+        assert_eq!(sweep(&world.app()).resealed, 20);
+        assert_eq!(questions(&world), [newest, &old]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use lru::LruCache;
 use serde_json::json;
 
@@ -23,7 +23,7 @@ use crate::identity::{Guid, KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
 use crate::managed_identity;
 use crate::outbound::{Deadline, Repeat, send};
-use crate::pause::{Paused, Pauses};
+use crate::pause::{Paused, Pauses, retry_after};
 use crate::port::{
     Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
     SealedToken, SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
@@ -736,11 +736,47 @@ impl<E: Environment> Vault<E> {
         let token = self.key_vault_token(call, secret).await.map_err(other)?;
         let request =
             secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+        let response = self.send_to_key_vault(call, request).await.map_err(other)?;
+        read_secret(&response, secret, version)
+    }
+
+    /// Sends, unless Key Vault asked to be left alone, and heeds it if it does now. It throttles without saying for how
+    /// long (§D.5, §D.7).
+    async fn send_to_key_vault(
+        &self,
+        call: &Call,
+        request: Request<SecretBody>,
+    ) -> Result<Response<SecretBody>, VaultError> {
+        let throttled = |retry_after_seconds| UpstreamError {
+            system: System::KeyVault,
+            retry_after_seconds,
+        };
+        let whom = Paused::KeyVault;
+        let left = self.pauses.borrow_mut().left(&whom, self.env.now());
+        if left.is_some() {
+            return Err(throttled(left).into());
+        }
         let response = self
             .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
-            .await
-            .map_err(other)?;
-        read_secret(&response, secret, version, self.env.now())
+            .await?;
+        let now = self.env.now();
+        let asked = retry_after(response.headers(), now);
+        let mut pauses = self.pauses.borrow_mut();
+        match (response.status(), asked) {
+            (StatusCode::TOO_MANY_REQUESTS, None) => pauses.back_off(whom.clone(), now),
+            (status, Some(seconds))
+                if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() =>
+            {
+                pauses.pause(whom.clone(), now, seconds);
+            }
+            (status, _) => {
+                if !status.is_server_error() {
+                    pauses.worked(&whom, now);
+                }
+                return Ok(response);
+            }
+        }
+        Err(throttled(pauses.left(&whom, now)).into())
     }
 
     /// This app's own access token for Key Vault.
@@ -804,9 +840,7 @@ impl<E: Environment> Vault<E> {
             return Ok(tenant.clone());
         }
         let request = secret_request(call, secret, None, None).map_err(|_| no_url())?;
-        let response = self
-            .send(call, request, key_vault::LONGEST_ANSWER, System::KeyVault)
-            .await?;
+        let response = self.send_to_key_vault(call, request).await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
         *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
@@ -1059,6 +1093,7 @@ mod tests {
 
     use super::*;
     use crate::credential::tests::{CERTIFICATE, PRIVATE_KEY};
+    use crate::secret::ClientSecret;
     use crate::settings::tests::TENANT;
     use crate::world::{SWEEP_KEY, Shared, World};
 
@@ -1349,6 +1384,83 @@ mod tests {
             draw(&cold, &world.bearer(), &damaged, Draw::default()).unwrap_err(),
             StoredError::Damaged.into()
         );
+    }
+
+    #[test]
+    fn an_unreachable_key_vault_is_noticed_when_the_key_is_past_its_time() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.down.borrow_mut().push("key vault");
+        world.advance(3599);
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        world.advance(1);
+        for _ in 0..2 {
+            assert_eq!(
+                draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err(),
+                VaultError::upstream(System::KeyVault)
+            );
+        }
+        world.down.borrow_mut().clear();
+        draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+    }
+
+    #[test]
+    fn key_vault_throttles_and_is_left_alone_ever_longer() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None));
+        let throttled = |seconds| {
+            VaultError::from(UpstreamError {
+                system: System::KeyVault,
+                retry_after_seconds: Some(seconds),
+            })
+        };
+        let answer = |status| (status, json!({"error": {"code": "Throttled"}}));
+        let questions = || {
+            let calls = world.take_calls().into_iter();
+            calls.filter(|call| call.starts_with("key vault")).count()
+        };
+        world.advance(301);
+        questions();
+        for seconds in [1, 2, 4, 8, 16, 16] {
+            world.key_vault_answers.borrow_mut().push_back(answer(429));
+            assert_eq!(enrol().unwrap_err(), throttled(seconds));
+            world.advance(u64::from(seconds) - 1);
+            assert_eq!(enrol().unwrap_err(), throttled(1));
+            assert_eq!(questions(), 1, "it was asked again before its time");
+            // What needs no question is not held up.
+            draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+            world.advance(1);
+        }
+        enrol().unwrap();
+        // It works again, and says how long the next time.
+        world.advance(301);
+        world.key_vault_answers.borrow_mut().push_back(answer(429));
+        assert_eq!(enrol().unwrap_err(), throttled(1));
+        world.advance(1);
+        for status in [429, 503] {
+            world.retry_after.set(Some(30));
+            world
+                .key_vault_answers
+                .borrow_mut()
+                .push_back(answer(status));
+            assert_eq!(enrol().unwrap_err(), throttled(30));
+            world.retry_after.set(None);
+            world.advance(29);
+            questions();
+            assert_eq!(enrol().unwrap_err(), throttled(1));
+            assert_eq!(questions(), 0);
+            world.advance(1);
+        }
+        // An outage asks for nothing: the next request may find it over.
+        world
+            .key_vault_answers
+            .borrow_mut()
+            .extend([answer(503), answer(503)]);
+        assert_eq!(enrol().unwrap_err(), VaultError::upstream(System::KeyVault));
+        enrol().unwrap();
     }
 
     #[test]
@@ -1801,6 +1913,25 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_many_miss_is_fetched_once() {
+        let world = World::new();
+        let (_, sealed) = enrolled(&Vault::new(Rc::clone(&world)), &world);
+        world.rotate();
+        world.take_calls();
+        world.slow.set(true);
+        let vault = Vault::new(Rc::clone(&world));
+        let (bearer, nonce) = (world.bearer(), nonce());
+        let draws =
+            (0..5).map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default()));
+        for issued in block_on(join_all(draws)) {
+            issued.unwrap();
+        }
+        let mut calls = world.take_calls();
+        calls.retain(|call| call.starts_with("key vault"));
+        assert_eq!(calls, [format!("key vault {}", World::version(0))]);
+    }
+
+    #[test]
     fn a_failure_is_shared_and_not_remembered() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
@@ -1968,6 +2099,89 @@ mod tests {
             block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
             VaultError::upstream(System::ManagedIdentity)
         );
+    }
+
+    /// Whatever holds a secret and a developer might print.
+    #[test]
+    fn debug_shows_no_secret() {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let mut shown = Vec::new();
+        for credential in [
+            "client-secret",
+            "certificate",
+            "managed-identity",
+            "federated-token",
+        ] {
+            let world = with_credential(credential);
+            world.settings.borrow_mut().extend([
+                ("client_secret", "client-secret-canary".to_owned()),
+                ("pseudonym_key", "pseudonym-canary".repeat(3)),
+                ("sweep_key_previous", "previous-canary".repeat(3)),
+                ("identity_header", "header-canary".to_owned()),
+            ]);
+            let vault = Vault::new(Rc::clone(&world));
+            let call = vault.call().unwrap();
+            let assertion = block_on(vault.assertion(&call, &tenant)).unwrap();
+            shown.push(format!("{:?} {assertion:?}", call.settings));
+        }
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (user, sealed) = enrolled(&vault, &world);
+        let call = vault.call().unwrap();
+        let (secret, key) = block_on(vault.sealing_key(&call, &tenant)).unwrap();
+        let token = AccessToken::new("at-canary".into());
+        let question = secret_request(&call, &secret, None, Some(&token)).unwrap();
+        shown.push(format!("{key:?} {question:?}"));
+        let answer = vault.send(&call, question, key_vault::LONGEST_ANSWER, System::KeyVault);
+        shown.push(format!("{:?}", block_on(answer).unwrap()));
+        let bearer = Bearer::new("bearer-canary".into());
+        let refresh_token = RefreshToken::new("rt-canary".into());
+        let (secret, scope) = (ClientSecret::new("secret-canary".into()), &call.scope);
+        for grant in [
+            Grant::OnBehalfOf {
+                assertion: &bearer,
+                scope,
+            },
+            Grant::Refresh {
+                token: &refresh_token,
+                scope,
+                claims: None,
+            },
+        ] {
+            let proof = Proof::Secret(&secret);
+            let request = token_request(&call, &tenant, proof, &grant).unwrap();
+            shown.push(format!("{grant:?} {proof:?} {request:?}"));
+            let answer = vault.send(&call, request, entra::LONGEST_ANSWER, System::Entra);
+            let answer = block_on(answer).unwrap();
+            let granted = read_token_response(&answer, &grant, world.now.get()).unwrap();
+            shown.push(format!("{answer:?} {granted:?}"));
+        }
+        let issued = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+        let stored = StoredToken {
+            user,
+            nonce: nonce(),
+            token: sealed.token,
+        };
+        let payload = block_on(vault.open_stored(&call, &stored)).unwrap();
+        shown.push(format!("{issued:?} {stored:?} {payload:?}"));
+
+        let key_of_app = PRIVATE_KEY.lines().filter(|line| line.len() == 64);
+        let key_of_tenant = format!("{:?}", [7; 32]);
+        let numbers = format!("{:?}", b"canary");
+        let needles: Vec<_> = key_of_app
+            .chain([
+                &*key_of_tenant,
+                STANDARD_KEY,
+                "canary",
+                "eyJhbGciOiJQUzI1NiIs",
+            ])
+            .chain([numbers.trim_matches(['[', ']'])])
+            .collect();
+        let leaks = |text: &str| needles.iter().any(|needle| text.contains(needle));
+        assert!(leaks(refresh_token.expose()) && leaks(&format!("{:?}", b"a canary")));
+        for text in shown {
+            assert!(!leaks(&text), "{text}");
+        }
     }
 
     #[test]
