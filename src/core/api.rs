@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::identity::TenantId;
 use crate::keeper::{Environment, Keeper, KeeperError, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
-use crate::problem::{ApiError, LONGEST_BODY, json_response};
+use crate::problem::{ApiError, BODY_TIME, LONGEST_BODY, json_response};
 use crate::record::Status;
 use crate::secret::Bearer;
 
@@ -195,10 +195,14 @@ async fn read_json<T: for<'a> Deserialize<'a> + Default>(
     body: impl RequestBody,
     members: &'static str,
 ) -> Result<T, ApiError> {
-    let body = body.read(LONGEST_BODY).await.map_err(|error| match error {
-        BodyError::TooLong => ApiError::BodyTooLarge,
-        BodyError::BrokenOff => ApiError::BodyBrokenOff,
-    })?;
+    let body = body
+        .read(LONGEST_BODY, BODY_TIME)
+        .await
+        .map_err(|error| match error {
+            BodyError::TooLong => ApiError::BodyTooLarge,
+            BodyError::TooSlow => ApiError::BodyTooSlow,
+            BodyError::BrokenOff => ApiError::BodyBrokenOff,
+        })?;
     if body.is_empty() {
         return Ok(T::default());
     }

@@ -452,6 +452,8 @@ impl From<Unreadable> for KeeperError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use http::{Request, StatusCode};
     use pollster::block_on;
@@ -463,7 +465,7 @@ mod tests {
     struct Body(&'static str);
 
     impl RequestBody for Body {
-        async fn read(self, limit: usize) -> Result<Bytes, BodyError> {
+        async fn read(self, limit: usize, _: Duration) -> Result<Bytes, BodyError> {
             if self.0.len() > limit {
                 Err(BodyError::TooLong)
             } else {

@@ -283,8 +283,8 @@ pub trait VaultPort {
 
 /// What an HTTP request's body is read through.
 pub trait RequestBody {
-    /// Reads the whole body.
-    async fn read(self, limit: usize) -> Result<Bytes, BodyError>;
+    /// Reads the whole body, of so many bytes and in so much time at most.
+    async fn read(self, limit: usize, time: Duration) -> Result<Bytes, BodyError>;
 }
 
 /// Why a request's body cannot be had.
@@ -293,6 +293,9 @@ pub enum BodyError {
     /// It is longer than the limit.
     #[error("the body is too long")]
     TooLong,
+    /// It did not arrive in time.
+    #[error("the body is too slow")]
+    TooSlow,
     /// The client broke it off.
     #[error("the body broke off")]
     BrokenOff,

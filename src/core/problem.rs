@@ -1,6 +1,8 @@
 //! Errors as HTTP: RFC 9457 `application/problem+json`, each with a stable `code`. One table, without a catch-all arm:
 //! an error that is added does not compile until it is placed here.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -15,6 +17,9 @@ use crate::keeper::KeeperError;
 
 /// Longest request body accepted, in bytes.
 pub const LONGEST_BODY: usize = 64 * 1024;
+
+/// How long a request's body may take. Whoever sends one slowly holds a place in an instance.
+pub const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Why a request is not answered as asked.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -34,6 +39,9 @@ pub enum ApiError {
     /// The body is over [`LONGEST_BODY`].
     #[error("the body may have 65,536 bytes")]
     BodyTooLarge,
+    /// The body took longer than [`BODY_TIME`].
+    #[error("the body did not arrive within 10 seconds; send it at once")]
+    BodyTooSlow,
     /// The body broke off.
     #[error("the body broke off")]
     BodyBrokenOff,
@@ -94,6 +102,7 @@ impl ApiError {
                 Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed").with(More::Allow(methods))
             }
             Self::BodyTooLarge => Row::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyTooSlow => Row::new(S::REQUEST_TIMEOUT, "body_too_slow"),
             Self::BodyBrokenOff => Row::new(S::BAD_REQUEST, "body_broken_off"),
             Self::InvalidJson { .. } => Row::new(S::BAD_REQUEST, "invalid_json"),
             Self::InvalidBody(_) => Row::new(S::BAD_REQUEST, "invalid_request"),

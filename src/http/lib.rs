@@ -6,14 +6,17 @@ mod storage;
 mod vault;
 
 use std::io::Write as _;
+use std::pin::pin;
+use std::time::Duration;
 
 use behalf_core::Keeper;
 use behalf_core::port::{BodyError, Clock, Log, Random, RequestBody};
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use spin_sdk::http::{Request, Response};
 use spin_sdk::http_service;
-use spin_sdk::wasip3::clocks::system_clock;
+use spin_sdk::wasip3::clocks::{monotonic_clock, system_clock};
 use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 
 use crate::storage::SpinStore;
@@ -30,8 +33,14 @@ async fn handle(request: Request) -> Response<Full<Bytes>> {
 struct Body(IncomingRequestBody);
 
 impl RequestBody for Body {
-    async fn read(self, limit: usize) -> Result<Bytes, BodyError> {
-        match Limited::new(self.0, limit).collect().await {
+    async fn read(self, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
+        let body = pin!(Limited::new(self.0, limit).collect());
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let end = pin!(monotonic_clock::wait_for(nanoseconds));
+        let Either::Left((body, _)) = select(body, end).await else {
+            return Err(BodyError::TooSlow);
+        };
+        match body {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(BodyError::TooLong),
             Err(_) => Err(BodyError::BrokenOff),

@@ -47,9 +47,11 @@ pub(crate) enum Body {
     Long {
         length: usize,
     },
-    /// What arrives of a body before the connection ends.
+    /// What arrives of a body before the connection ends, or `stalls`.
     Part {
         part: String,
+        #[serde(default)]
+        stalls: bool,
     },
 }
 
@@ -128,7 +130,7 @@ pub(crate) async fn send(
                 format!(r#"{{"scope":"{text}"}}"#),
             )
         }
-        Body::Part { part } => {
+        Body::Part { part, stalls } => {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
             let url = format!("http://{}{path}", listener.local_addr()?);
             // More than arrives, so that the head announces more.
@@ -138,7 +140,7 @@ pub(crate) async fn send(
             );
             let (answer, ()) = try_join(
                 async { Answer::read(request.send().await?).await },
-                break_off(listener, app.address(), part.len()),
+                break_off(listener, app.address(), part.len(), *stalls),
             )
             .await?;
             return Ok(answer);
@@ -147,8 +149,13 @@ pub(crate) async fn send(
     Answer::read(request.send().await?).await
 }
 
-/// Passes a request on, but of its body only so many bytes, as if the client had gone; and the answer back.
-async fn break_off(listener: TcpListener, app: SocketAddr, bytes: usize) -> anyhow::Result<()> {
+/// Passes a request on, but of its body only so many bytes, as if the client had gone or stalled; and the answer back.
+async fn break_off(
+    listener: TcpListener,
+    app: SocketAddr,
+    bytes: usize,
+    stalls: bool,
+) -> anyhow::Result<()> {
     let (mut client, _) = listener.accept().await?;
     let mut request = Vec::new();
     let end = loop {
@@ -160,7 +167,9 @@ async fn break_off(listener: TcpListener, app: SocketAddr, bytes: usize) -> anyh
     };
     let mut app = TcpStream::connect(app).await?;
     app.write_all(&request[..end]).await?;
-    app.shutdown().await?;
+    if !stalls {
+        app.shutdown().await?;
+    }
     tokio::io::copy(&mut app, &mut client).await?;
     Ok(())
 }
