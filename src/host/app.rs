@@ -35,9 +35,6 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 
-/// How many requests may wait for their response at once; more wait for admission.
-const MAX_REQUESTS: usize = 4096;
-
 /// How long the app may take to say how it is before start-up goes on without.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -113,6 +110,11 @@ impl App {
         let linker =
             engine::linker(&engine).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
 
+        // Requests that instances have no room for wait outside of them.
+        let places = usize::try_from(options.max_instances)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(options.limits.concurrent_requests)
+            .min(Semaphore::MAX_PERMITS);
         let cache = Cache::open(options.cache);
         let mut handlers = BTreeMap::new();
         let mut jobs = Vec::new();
@@ -164,7 +166,7 @@ impl App {
             routes: manifest.routes,
             handlers,
             jobs,
-            admission: Semaphore::new(MAX_REQUESTS),
+            admission: Semaphore::new(places),
             allow_list_fault,
         })
     }

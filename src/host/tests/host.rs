@@ -493,22 +493,23 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
     let most = limit
         .current
         .map_or(5000, |most| most.saturating_sub(200).min(5000));
+    let most = usize::try_from(most).unwrap();
     let host = start();
     let address = host.url.strip_prefix("http://").unwrap();
-    let mut idle = Vec::new();
-    for index in 0..most {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        // A third says nothing, a third begins a request, a third begins to speak HTTP/2.
-        let begun: &[u8] =
-            [&b""[..], b"GET / HT", b"PRI * HT"][usize::try_from(index % 3).unwrap()];
-        stream.writable().await.unwrap();
-        assert_eq!(stream.try_write(begun).unwrap_or(0), begun.len());
-        idle.push(stream);
+    let idle: &[&[u8]] = &[b"", b"GET / HT", b"PRI * HT"];
+    let slow: &[&[u8]] = &[b"GET /sleep/600000 HTTP/1.1\r\nhost: x\r\n\r\n"];
+    for begun in [idle, slow] {
+        let mut connections = Vec::new();
+        for begun in begun.iter().cycle().take(most) {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.writable().await.unwrap();
+            assert_eq!(stream.try_write(begun).unwrap_or(0), begun.len());
+            connections.push(stream);
+        }
+        for _ in 0..20 {
+            host.text("/served").await;
+        }
     }
-    for _ in 0..20 {
-        host.text("/served").await;
-    }
-    drop(idle);
 }
 
 #[tokio::test]
