@@ -37,6 +37,12 @@ pub fn root() -> &'static Path {
         .expect("the crate is in the workspace's folder")
 }
 
+/// Whether the app runs on Spin, whose semantics are not all of them ours.
+#[must_use]
+pub fn is_on_spin() -> bool {
+    std::env::var_os("SPIN_BIN").is_some()
+}
+
 /// How the app is started.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -395,8 +401,10 @@ fn behalf() -> anyhow::Result<PathBuf> {
 fn on_spin(spin: &OsString) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(
-        r#"exec 3<&0; "$@" </dev/null & app=$!; { cat <&3 >/dev/null; kill "$app"; } & exec 3<&-
-           trap 'kill "$app"' TERM; wait "$app"; wait "$app""#,
+        // What watches the pipe holds no end of the output, which is read to its end when Spin does not start.
+        r#"exec 3<&0; "$@" </dev/null & app=$!; { cat <&3; kill "$app"; } >/dev/null 2>&1 & exec 3<&-
+           trap 'kill "$app"' TERM; wait "$app"; code=$?
+           if kill -0 "$app" 2>/dev/null; then wait "$app"; code=$?; fi; exit "$code""#,
     );
     command.arg("sh").arg(spin).arg("up");
     command

@@ -463,7 +463,14 @@ async fn a_secret_in_the_wrong_setting_is_not_shown() -> Result {
     ] {
         let options = Options::for_emulators(&emulators).set(name, &format!("{canary}/{{x}}"));
         let output = match App::start(options).await {
-            Ok(app) => app.stop().await?,
+            Ok(app) => {
+                // Spin starts it all the same, and each answer says why it does not work.
+                let answer = app.send(Method::GET, "/healthz", None, None).await?;
+                refused += u32::from(answer.code() == "setting");
+                let mut output = app.stop().await?;
+                output.push(answer.text);
+                output
+            }
             Err(error) => {
                 refused += 1;
                 error.downcast::<StartFailure>()?.output

@@ -1,7 +1,7 @@
 //! The cron component: rings [`behalf_core::doorbell`] at each time of the schedule. It decides nothing.
 //!
-//! It is a WASI 0.2 component with a synchronous export, because that is what the released cron plugin of Spin runs
-//! (facts/spin.md §6): so it waits for one thing at a time, and needs no runtime.
+//! It is a WASI 0.2 component with a synchronous export, because Spin's cron plugin up to 0.4 runs nothing else, and
+//! 0.5 runs it too (DESIGN.md): so it waits for one thing at a time, and needs no runtime.
 
 mod bindings;
 

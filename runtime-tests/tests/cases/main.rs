@@ -31,7 +31,7 @@ use crate::step::Step;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let plugin = std::env::var_os("SPIN_BIN").is_none_or(|spin| {
-        let help = Command::new(spin).args(["cron", "--help"]).output();
+        let help = Command::new(spin).args(["trigger-cron", "--help"]).output();
         help.is_ok_and(|help| help.status.success())
     });
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
