@@ -82,8 +82,7 @@ const REFUSED: [&str; 21] = [
 ];
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
-/// Codes that another test meets: a file, and a text of it. `busy` has none: its error holds nothing, and needs a user who
-/// enrols again at every step of a request.
+/// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
 const ELSEWHERE: [(&str, &str); 6] = [
     (
         "setting",
@@ -91,21 +90,21 @@ const ELSEWHERE: [(&str, &str); 6] = [
     ),
     (
         "store_unavailable",
-        "runtime-tests/tests/crash.rs \"store_unavailable\"",
+        "runtime-tests/cases/store-is-locked.toml code = \"store_unavailable\"",
     ),
     (
         "tenant_being_removed",
-        "src/core/status.rs fn a_tenant_is_removed_whatever_fails_in_between",
+        "runtime-tests/cases/tenant-is-removed.toml code = \"tenant_being_removed\"",
+    ),
+    ("busy", "runtime-tests/cases/busy.toml code = \"busy\""),
+    (
+        "body_too_slow",
+        "runtime-tests/cases/errors-of-the-request.toml code = \"body_too_slow\"",
     ),
     (
         "key_worn_out",
         "src/core/vault.rs fn a_key_that_is_worn_out_opens_but_does_not_seal",
     ),
-    (
-        "clock_wrong",
-        "src/core/sweep.rs fn nothing_is_swept_by_a_wrong_clock",
-    ),
-    ("busy", "src/core/keeper.rs Err(KeeperError::Busy)"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
