@@ -109,6 +109,18 @@ impl Options {
         self
     }
 
+    /// With one instance that serves every request and does not end. Spin, which has no such limit, makes more of them only
+    /// for requests at once.
+    #[must_use]
+    pub fn one_instance(self) -> Self {
+        let patient = self.arguments(&["--idle-instance-timeout", "600s"]);
+        if is_on_spin() {
+            patient
+        } else {
+            patient.arguments(&["--max-instances", "1"])
+        }
+    }
+
     /// On a state directory that outlives the app.
     #[must_use]
     pub fn state_dir(mut self, path: &Path) -> Self {

@@ -7,6 +7,7 @@
 )]
 
 use reqwest::Method;
+use runtime_tests::app;
 use runtime_tests::emulators::{Answer, Fault, OTHER_TENANT, OTHER_USER, Options, Target};
 use runtime_tests::scene::Scene;
 
@@ -17,10 +18,7 @@ const REFRESH: &str = "refresh_token";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_holds_up_whom_it_is_for() -> Result {
     // What is left alone is remembered by an instance.
-    let scene = Scene::with(Options::default(), |app| {
-        app.arguments(&["--max-instances", "1", "--idle-instance-timeout", "600s"])
-    })
-    .await?;
+    let scene = Scene::with(Options::default(), app::Options::one_instance).await?;
     scene.enrol().await?;
     let asked = || scene.emulators.journal().len();
     let caller = || scene.emulators.caller();

@@ -125,9 +125,8 @@ impl Case {
         let mut options = app::Options::for_emulators(&emulators).state_dir(folder.path());
         // Without what is on a schedule, all components are for HTTP.
         options.cron = self.cron.is_some() || self.no_cron;
-        if self.one_instance && !app::is_on_spin() {
-            let one = ["--max-instances", "1", "--idle-instance-timeout", "600s"];
-            options = options.arguments(&one);
+        if self.one_instance {
+            options = options.one_instance();
         }
         if let Some(kind) = self.credential {
             options.settings.extend(emulators.credential(&kind));
