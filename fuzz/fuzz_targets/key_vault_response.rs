@@ -64,7 +64,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(!format!("{key:?}").contains(value.as_str()));
                 assert!(!key.is_valid_at(0) || key.opens_at(0, 0));
             }
-            Err(SecretError::Unauthorized) => assert_eq!(status, 401),
+            Err(SecretError::Unauthorized { .. }) => assert_eq!(status, 401),
             Err(SecretError::Other(error)) => {
                 let name = || "obo-t".to_owned();
                 let known: [VaultError; 7] = [

@@ -45,6 +45,8 @@ pub enum Grant<'a> {
     ClientCredentials {
         /// `{resource}/.default`.
         scope: &'a str,
+        /// A claims request, as JSON text.
+        claims: Option<&'a str>,
     },
 }
 
@@ -83,7 +85,7 @@ pub fn token_request(
             .expose()
             .len()
             .saturating_add(claims.map_or(0, str::len)),
-        Grant::ClientCredentials { .. } => 0,
+        Grant::ClientCredentials { claims, .. } => claims.map_or(0, str::len),
     };
     let own = match proof {
         Proof::Secret(secret) => secret.expose().len(),
@@ -126,10 +128,11 @@ pub fn token_request(
             append_claims(&mut form, &settings.client_capabilities, *claims);
         }
         // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every API
-        // that is called with the token (§A.4), and Key Vault's are handled by a new token alone.
-        Grant::ClientCredentials { scope } => {
+        // that is called with the token (§A.4). Key Vault's is, should it come unasked for.
+        Grant::ClientCredentials { scope, claims } => {
             form.append_pair("grant_type", "client_credentials");
             form.append_pair("scope", scope);
+            append_claims(&mut form, &[], *claims);
         }
     }
     Request::builder()
@@ -502,10 +505,11 @@ mod tests {
             form(
                 Proof::Assertion(&ClientAssertion::new("h.p.s".into())),
                 Grant::ClientCredentials {
-                    scope: "https://vault.azure.net/.default"
+                    scope: "https://vault.azure.net/.default",
+                    claims: Some("{}"),
                 }
             ),
-            "client_id=22222222-2222-2222-2222-222222222222&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=h.p.s&grant_type=client_credentials&scope=https%3A%2F%2Fvault.azure.net%2F.default"
+            "client_id=22222222-2222-2222-2222-222222222222&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=h.p.s&grant_type=client_credentials&scope=https%3A%2F%2Fvault.azure.net%2F.default&claims=%7B%7D"
         );
     }
 
@@ -579,6 +583,7 @@ mod tests {
             (
                 Grant::ClientCredentials {
                     scope: "r/.default",
+                    claims: None,
                 },
                 false,
             ),

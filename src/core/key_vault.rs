@@ -83,7 +83,11 @@ pub fn read_secret(
     let name = || OperatorError::name(secret);
     match response.status() {
         StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => return Err(SecretError::Unauthorized),
+        StatusCode::UNAUTHORIZED => {
+            return Err(SecretError::Unauthorized {
+                claims: challenged_claims(response),
+            });
+        }
         StatusCode::FORBIDDEN => {
             let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
             let inner = body
@@ -123,7 +127,10 @@ pub fn read_secret(
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SecretError {
     /// The token was not accepted: get a new one, and try once more.
-    Unauthorized,
+    Unauthorized {
+        /// What to ask for with it, as JSON text, if Key Vault says so (continuous access evaluation, §D.6).
+        claims: Option<String>,
+    },
     /// Anything else.
     Other(VaultError),
 }
@@ -143,18 +150,36 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
     if response.status() != StatusCode::UNAUTHORIZED {
         return None;
     }
+    let authorization = challenge(response, &["authorization", "authorization_uri"])?;
+    let url = Url::parse(authorization).ok()?;
+    TenantId::parse(url.path_segments()?.next()?)
+}
+
+/// The claims request of a challenge that has one: a JSON object in base64 (§A.9). It goes to our own authority alone, for
+/// a token of this app.
+fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
+    let encoded = challenge(response, &["claims"])?.trim_end_matches('=');
+    let claims = STANDARD_NO_PAD
+        .decode(encoded)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(encoded))
+        .ok()?;
+    let claims = String::from_utf8(claims).ok()?;
+    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&claims).ok()?;
+    Some(claims)
+}
+
+/// A parameter of the challenge `Bearer …`, under any of these names.
+fn challenge<'a>(response: &'a Response<SecretBody>, names: &[&str]) -> Option<&'a str> {
     let challenge = response.headers().get(WWW_AUTHENTICATE)?.to_str().ok()?;
     let (scheme, parameters) = challenge.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("Bearer") {
         return None;
     }
     // No parameter that matters here holds a quoted comma; the order is not given.
-    let authorization = parameters.split(',').find_map(|parameter| {
+    parameters.split(',').find_map(|parameter| {
         let (name, value) = parameter.trim().split_once('=')?;
-        matches!(name, "authorization" | "authorization_uri").then(|| value.trim_matches('"'))
-    })?;
-    let url = Url::parse(authorization).ok()?;
-    TenantId::parse(url.path_segments()?.next()?)
+        names.contains(&name).then(|| value.trim_matches('"'))
+    })
 }
 
 fn unavailable() -> SecretError {
@@ -310,7 +335,10 @@ mod tests {
         let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
         let read =
             |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
-        assert_eq!(read(401, &json!({})), SecretError::Unauthorized);
+        assert_eq!(
+            read(401, &json!({})),
+            SecretError::Unauthorized { claims: None }
+        );
         assert_eq!(
             read(403, &forbidden("SecretDisabled")),
             OperatorError::KeyDisabled("obo-t".into()).into()

@@ -84,7 +84,7 @@ pub struct Vault<E> {
     grants: SingleFlight<Same, Result<Rc<Granted>, VaultError>>,
     key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Result<Rc<Key>, VaultError>>,
     signing_key_fetches: SingleFlight<(), Result<Rc<SigningKeys>, VaultError>>,
-    key_vault_token_fetches: SingleFlight<(), Result<Rc<AccessToken>, VaultError>>,
+    key_vault_token_fetches: SingleFlight<Option<String>, Result<Rc<AccessToken>, VaultError>>,
     /// Whether the last answer with a date said so.
     clock_is_wrong: Cell<bool>,
 }
@@ -701,14 +701,14 @@ impl<E: Environment> Vault<E> {
         secret: &SecretName,
         version: Option<&KeyVersion>,
     ) -> Result<Rc<Key>, VaultError> {
-        let mut outcome = self.ask_key_vault(call, secret, version).await;
-        if matches!(outcome, Err(SecretError::Unauthorized)) {
+        let mut outcome = self.ask_key_vault(call, secret, version, None).await;
+        if let Err(SecretError::Unauthorized { claims }) = outcome {
             // The token was revoked or is too old after all: once more with a new one.
             *self.key_vault_token.borrow_mut() = None;
-            outcome = self.ask_key_vault(call, secret, version).await;
+            outcome = self.ask_key_vault(call, secret, version, claims).await;
         }
         let key = Rc::new(outcome.map_err(|error| match error {
-            SecretError::Unauthorized => OperatorError::KeyVaultRefused.into(),
+            SecretError::Unauthorized { .. } => OperatorError::KeyVaultRefused.into(),
             SecretError::Other(error) => error,
         })?);
         let now = self.env.now();
@@ -731,9 +731,13 @@ impl<E: Environment> Vault<E> {
         call: &Call,
         secret: &SecretName,
         version: Option<&KeyVersion>,
+        claims: Option<String>,
     ) -> Result<Key, SecretError> {
         let other = SecretError::Other;
-        let token = self.key_vault_token(call, secret).await.map_err(other)?;
+        let token = self
+            .key_vault_token(call, secret, claims)
+            .await
+            .map_err(other)?;
         let request =
             secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
         let response = self.send_to_key_vault(call, request).await.map_err(other)?;
@@ -784,6 +788,7 @@ impl<E: Environment> Vault<E> {
         &self,
         call: &Call,
         secret: &SecretName,
+        claims: Option<String>,
     ) -> Result<Rc<AccessToken>, VaultError> {
         if let Some(token) = self
             .key_vault_token
@@ -794,8 +799,10 @@ impl<E: Environment> Vault<E> {
             return Ok(Rc::clone(token));
         }
         self.key_vault_token_fetches
-            .run(&self.env, &(), async || {
-                let (token, expires_at) = self.fetch_key_vault_token(call, secret).await?;
+            .run(&self.env, &claims, async || {
+                let (token, expires_at) = self
+                    .fetch_key_vault_token(call, secret, claims.as_deref())
+                    .await?;
                 let token = Rc::new(token);
                 let until = expires_at.saturating_sub(EXPIRY_MARGIN);
                 *self.key_vault_token.borrow_mut() = Some(Cached::new(Rc::clone(&token), until));
@@ -808,10 +815,11 @@ impl<E: Environment> Vault<E> {
         &self,
         call: &Call,
         secret: &SecretName,
+        claims: Option<&str>,
     ) -> Result<(AccessToken, u64), VaultError> {
         match call.key_vault_credential {
             KeyVaultCredential::ManagedIdentity => {
-                // A resource is a scope without its end (§E).
+                // A resource is a scope without its end; and there is no way to ask for claims (§E).
                 let resource = call.key_vault_scope.trim_end_matches("/.default");
                 self.identity_token(call, resource).await
             }
@@ -819,6 +827,7 @@ impl<E: Environment> Vault<E> {
                 let tenant = self.key_vault_tenant(call, secret).await?;
                 let grant = Grant::ClientCredentials {
                     scope: &call.key_vault_scope,
+                    claims,
                 };
                 let granted = self.token(call, &tenant, None, &grant).await?;
                 let expires_at = self.env.now().saturating_add(granted.expires_in.into());
@@ -985,7 +994,7 @@ impl Same {
                 scope,
                 claims,
             } => (token.digest(), scope.as_str(), *claims),
-            Grant::ClientCredentials { scope } => ([0; 32], *scope, None),
+            Grant::ClientCredentials { scope, claims } => ([0; 32], *scope, *claims),
         };
         Self {
             user: user.clone(),
@@ -1087,6 +1096,8 @@ const fn capacity(entries: usize) -> NonZeroUsize {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
     use futures_util::future::join_all;
     use pollster::block_on;
     use serde_json::json;
@@ -1491,6 +1502,35 @@ mod tests {
             .extend([(401, json!({})), (401, json!({}))]);
         let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
         assert_eq!(error, OperatorError::KeyVaultRefused.into());
+    }
+
+    /// Continuous access evaluation: Key Vault says what the new token has to have.
+    #[test]
+    fn what_a_challenge_asks_for_is_asked_of_entra() {
+        let claims = r#"{"access_token":{"nbf":{"essential":true,"value":"1793608800"}}}"#;
+        let asked = format!("entra client_credentials {claims}");
+        for (encoded, grant) in [
+            (STANDARD.encode(claims), &*asked),
+            (URL_SAFE_NO_PAD.encode(claims), &*asked),
+            // What is none is not passed on.
+            (STANDARD.encode("[]"), "entra client_credentials"),
+            ("?".to_owned(), "entra client_credentials"),
+        ] {
+            let world = World::new();
+            let vault = Vault::new(Rc::clone(&world));
+            enrolled(&vault, &world);
+            world.advance(301);
+            world.take_calls();
+            *world.challenge.borrow_mut() =
+                format!(r#", error="insufficient_claims", claims="{encoded}""#);
+            world
+                .key_vault_answers
+                .borrow_mut()
+                .push_back((401, json!({})));
+            enrolled(&vault, &world);
+            let calls = world.take_calls();
+            assert_eq!(calls[..3], ["key vault ", grant, "key vault "], "{encoded}");
+        }
     }
 
     #[test]

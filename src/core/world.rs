@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) held: RefCell<Option<String>>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
+    /// What Key Vault's challenges say besides.
+    pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
     pub(crate) others_ahead: Cell<u64>,
     /// Listings of keys.
@@ -96,6 +98,7 @@ impl World {
             slow: Cell::default(),
             held: RefCell::default(),
             retry_after: Cell::default(),
+            challenge: RefCell::default(),
             others_ahead: Cell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
@@ -201,7 +204,15 @@ impl World {
             .into_owned()
             .collect();
         let grant = form["grant_type"].rsplit(':').next().unwrap();
-        self.calls.borrow_mut().push(format!("entra {grant}"));
+        // What was asked for with the app's own token.
+        let claims = form
+            .get("claims")
+            .filter(|_| grant == "client_credentials")
+            .map(|claims| format!(" {claims}"))
+            .unwrap_or_default();
+        self.calls
+            .borrow_mut()
+            .push(format!("entra {grant}{claims}"));
         let proof = form.get("client_secret").or(form.get("client_assertion"));
         self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
@@ -324,7 +335,10 @@ impl Http for Shared {
             .header("date", httpdate::fmt_http_date(now))
             .header(
                 "www-authenticate",
-                format!(r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net""#),
+                format!(
+                    r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net"{}"#,
+                    self.challenge.borrow()
+                ),
             )
             .body(Zeroizing::new(body.to_string().into_bytes()))
             .unwrap())
