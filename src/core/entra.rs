@@ -286,6 +286,11 @@ pub fn read_token_response(
     })
 }
 
+/// Whether a text can be a claims request: a JSON object.
+pub(crate) fn is_claims_request(claims: &str) -> bool {
+    serde_json::from_str::<Map<String, Value>>(claims).is_ok()
+}
+
 /// The `claims` parameter: what is asked for, with the capabilities declared in it (§A.4); none if it would be empty.
 ///
 /// What is asked for was checked to be a JSON object. Should it hold no object where the capabilities belong, they

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::entra::is_claims_request;
 use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
@@ -163,9 +164,9 @@ fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
         .decode(encoded)
         .or_else(|_| URL_SAFE_NO_PAD.decode(encoded))
         .ok()?;
-    let claims = String::from_utf8(claims).ok()?;
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&claims).ok()?;
-    Some(claims)
+    String::from_utf8(claims)
+        .ok()
+        .filter(|claims| is_claims_request(claims))
 }
 
 /// A parameter of the challenge `Bearer …`, under any of these names.

@@ -18,7 +18,7 @@
 //! `{tenant}` is the tenant id without dashes: whole, so that no two tenants share a tag, and in the clear, since the
 //! `kid` of a record names the tenant anyway.
 
-use crate::identity::{Guid, KeyVersion, Nonce, StorageId, TenantId};
+use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use crate::port::User;
 use crate::record::{Record, Status};
 use crate::schedule::{DAILY, MOST_FAILURES};
@@ -106,12 +106,9 @@ impl Layout {
     /// Reads the name of a head; none if it is another key.
     #[must_use]
     pub fn read_head(&self, key: &str) -> Option<User> {
-        let mut parts = key
-            .strip_prefix(self.prefix.as_str())?
-            .strip_prefix("usr.")?
-            .split('.');
+        let mut parts = self.parts("usr", key)?;
         let user = User {
-            tenant: Guid::from_digits(parts.next()?).map(|tenant: TenantId| tenant)?,
+            tenant: TenantId::from_digits(parts.next()?)?,
             id: StorageId::parse(parts.next()?)?,
         };
         parts.next().is_none().then_some(user)
@@ -120,11 +117,7 @@ impl Layout {
     /// Reads the name of a record (`rec`) or of a removal (`off`); none if it is another key.
     #[must_use]
     pub fn read_private(&self, kind: &str, key: &str) -> Option<(StorageId, Nonce)> {
-        let mut parts = key
-            .strip_prefix(self.prefix.as_str())?
-            .strip_prefix(kind)?
-            .strip_prefix('.')?
-            .split('.');
+        let mut parts = self.parts(kind, key)?;
         let read = (
             StorageId::parse(parts.next()?)?,
             Nonce::parse(parts.next()?)?,
@@ -135,12 +128,9 @@ impl Layout {
     /// Reads what [`Layout::version`] makes; none if it is another key.
     #[must_use]
     pub fn read_version(&self, key: &str) -> Option<(TenantId, KeyVersion, u64)> {
-        let mut parts = key
-            .strip_prefix(self.prefix.as_str())?
-            .strip_prefix("ver.")?
-            .split('.');
+        let mut parts = self.parts("ver", key)?;
         let read = (
-            Guid::from_digits(parts.next()?).map(|tenant: TenantId| tenant)?,
+            TenantId::from_digits(parts.next()?)?,
             KeyVersion::parse(parts.next()?)?,
             read_time(parts.next()?)?,
         );
@@ -150,22 +140,25 @@ impl Layout {
     /// Reads the name of a marker; none if it is another key.
     #[must_use]
     pub fn read_marker(&self, key: &str) -> Option<Marker> {
-        let mut parts = key.strip_prefix(self.prefix.as_str())?.split('.');
-        if parts.next()? != "due" {
-            return None;
-        }
+        let mut parts = self.parts("due", key)?;
         let marker = Marker {
             time: read_time(parts.next()?)?,
             tag: Tag::parse(parts.next()?)?,
             key_version: KeyVersion::parse(parts.next()?)?,
             user: User {
-                tenant: Guid::from_digits(parts.next()?).map(|tenant: TenantId| tenant)?,
+                tenant: TenantId::from_digits(parts.next()?)?,
                 id: StorageId::parse(parts.next()?)?,
             },
             nonce: Nonce::parse(parts.next()?)?,
             write: Nonce::parse(parts.next()?)?,
         };
         parts.next().is_none().then_some(marker)
+    }
+
+    /// The parts of a name behind its kind; none if it is of another kind, or another app's.
+    fn parts<'k>(&self, kind: &str, key: &'k str) -> Option<std::str::Split<'k, char>> {
+        let key = key.strip_prefix(self.prefix.as_str())?;
+        Some(key.strip_prefix(kind)?.strip_prefix('.')?.split('.'))
     }
 }
 
@@ -294,7 +287,7 @@ mod tests {
             tag: Tag::Active { failures: 0 },
             key_version: KeyVersion::parse(&"0f".repeat(16)).unwrap(),
             user: User {
-                tenant: Guid::parse("11111111-2222-3333-4444-555555555555").unwrap(),
+                tenant: TenantId::parse("11111111-2222-3333-4444-555555555555").unwrap(),
                 id: StorageId::parse(&"Aa0_-".repeat(7)[..32]).unwrap(),
             },
             nonce: Nonce::parse("1793606000abcdefghijklmnop").unwrap(),

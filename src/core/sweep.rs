@@ -827,8 +827,7 @@ struct Pass<'a> {
     no_key: RefCell<BTreeSet<TenantId>>,
     /// Tenants that are not refreshed now, and until when Entra ID asked us to wait; 0: it did not say.
     no_entra: RefCell<BTreeMap<TenantId, u64>>,
-    /// Failures of Entra ID in a row.
-    /// Failures in a row, and until when Entra ID asked to wait.
+    /// Failures of Entra ID in a row, and until when it asked to wait.
     failures: RefCell<BTreeMap<TenantId, (u32, u64)>>,
 }
 

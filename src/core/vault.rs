@@ -12,8 +12,8 @@ use serde_json::json;
 use crate::caller::{Claims, SigningKeys, Unverified};
 use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
 use crate::entra::{
-    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, read_token_response, token_endpoint,
-    token_request,
+    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, is_claims_request, read_token_response,
+    token_endpoint, token_request,
 };
 use crate::error::{
     CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
@@ -1063,9 +1063,7 @@ fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, Call
 
 fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
     let Some(claims) = claims else { return Ok(()) };
-    let is_object =
-        || serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(claims).is_ok();
-    if claims.len() <= LONGEST_CLAIMS && is_object() {
+    if claims.len() <= LONGEST_CLAIMS && is_claims_request(claims) {
         Ok(())
     } else {
         Err(CallerError::InvalidRequest(
