@@ -11,11 +11,13 @@ fuzz_target!(|key: &str| {
         let head = layout.read_head(key);
         let record = layout.read_private("rec", key);
         let off = layout.read_private("off", key);
+        let version = layout.read_version(key);
         let made = [
             marker.map(|marker| layout.marker(&marker)),
             head.map(|user| layout.head(&user)),
             record.map(|(id, nonce)| layout.record(&id, &nonce)),
             off.map(|(id, nonce)| layout.off(&id, &nonce)),
+            version.map(|(tenant, version, since)| layout.version(&tenant, &version, since)),
         ];
         let mut names = made.into_iter().flatten();
         assert!(names.next().is_none_or(|name| name == key));
