@@ -38,30 +38,14 @@ async fn a_file_that_cannot_grow_is_told_and_loses_nothing() -> Result {
     is_unavailable(&refusal)?;
     app.wait_for_output_after(0, "disk I/O error").await?;
     for user in 0..enrolled {
-        ask(
-            &app,
-            &emulators,
-            user,
-            Method::POST,
-            "/v1/me/access-token",
-            200,
-        )
-        .await?;
+        draw(&app, &emulators, user).await?;
     }
 
     app.limit_files(None)?;
     let answer = send(&app, &emulators, enrolled, Method::PUT, "/v1/me").await?;
     ensure!(answer.status.is_success(), "{answer:?}");
     for user in 0..=enrolled {
-        ask(
-            &app,
-            &emulators,
-            user,
-            Method::POST,
-            "/v1/me/access-token",
-            200,
-        )
-        .await?;
+        draw(&app, &emulators, user).await?;
     }
     app.stop().await?;
     Ok(())
@@ -80,15 +64,7 @@ async fn a_folder_that_cannot_be_written_is_told_and_loses_nothing() -> Result {
         is_unavailable(&send(&app, &emulators, user, method, "/v1/me").await?)?;
     }
     app.wait_for_output_after(0, "readonly database").await?;
-    ask(
-        &app,
-        &emulators,
-        0,
-        Method::POST,
-        "/v1/me/access-token",
-        200,
-    )
-    .await?;
+    draw(&app, &emulators, 0).await?;
     ensure!(Store::of(directory.path()).rows()? == before);
 
     drop(read_only);
@@ -119,15 +95,7 @@ async fn a_file_that_cannot_be_written_stops_the_start() -> Result {
 
     drop(read_only);
     let app = App::start(options(&emulators, directory.path())).await?;
-    ask(
-        &app,
-        &emulators,
-        0,
-        Method::POST,
-        "/v1/me/access-token",
-        200,
-    )
-    .await?;
+    draw(&app, &emulators, 0).await?;
     app.stop().await?;
     Ok(())
 }
@@ -190,6 +158,11 @@ async fn ask(
     let answer = send(app, emulators, user, method, path).await?;
     ensure!(answer.status == status, "user {user}: {answer:?}");
     Ok(())
+}
+
+async fn draw(app: &App, emulators: &Emulators, user: u32) -> Result {
+    let path = "/v1/me/access-token";
+    ask(app, emulators, user, Method::POST, path, 200).await
 }
 
 fn is_unavailable(answer: &Answer) -> Result {

@@ -122,7 +122,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
         let mut asked = Asked::new();
         if started < state.quiet_until {
-            asked = self.ask_again(&state, concurrency).await;
+            let known = state.versions.keys();
+            let tenants = known.filter_map(|tenant| TenantId::parse(tenant)).collect();
+            self.ask(&tenants, &mut asked, concurrency).await;
             if is_quiet(&state, &asked) {
                 return Ok(SweepReport {
                     lease_held: true,
@@ -180,22 +182,6 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
-    /// Asks Key Vault about the tenants of the last sweep.
-    async fn ask_again(&self, state: &SweepState, concurrency: usize) -> Asked {
-        let tenants = state.versions.keys();
-        let tenants: BTreeSet<_> = tenants
-            .filter_map(|tenant| TenantId::parse(tenant))
-            .collect();
-        let mut newest = self.newest_versions(&tenants, concurrency).await;
-        tenants
-            .into_iter()
-            .map(|tenant| {
-                let version = newest.remove(&tenant);
-                (tenant, version)
-            })
-            .collect()
-    }
-
     async fn pass(
         &self,
         layout: &Layout,
@@ -203,7 +189,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         concurrency: usize,
         until: u64,
         state: &mut SweepState,
-        asked: Asked,
+        mut asked: Asked,
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let listing = Listing::new(layout, self.store.list_keys().await?);
@@ -213,14 +199,12 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .markers()
             .map(|(_, marker)| marker.user.tenant)
             .collect();
-        let unasked = tenants.iter().filter(|tenant| !asked.contains_key(tenant));
-        let mut newest = self
-            .newest_versions(&unasked.cloned().collect(), concurrency)
-            .await;
-        let answered = asked
+        self.ask(&tenants, &mut asked, concurrency).await;
+        let newest: BTreeMap<TenantId, KeyVersion> = asked
             .into_iter()
-            .filter_map(|(tenant, version)| Some((tenant, version?)));
-        newest.extend(answered.filter(|(tenant, _)| tenants.contains(tenant)));
+            .filter(|(tenant, _)| tenants.contains(tenant))
+            .filter_map(|(tenant, version)| Some((tenant, version?)))
+            .collect();
         // What cannot be read cannot be re-sealed; it has its daily look.
         let is_outdated = |marker: &Marker| {
             !matches!(marker.tag, Tag::NotReadable { .. })
@@ -344,26 +328,19 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         Ok(())
     }
 
-    /// The newest key version of each tenant: one question a tenant. Tenants without an answer are left out.
-    async fn newest_versions(
-        &self,
-        tenants: &BTreeSet<TenantId>,
-        concurrency: usize,
-    ) -> BTreeMap<TenantId, KeyVersion> {
-        stream::iter(tenants)
+    /// Asks for the newest key version of each tenant that it was not asked for yet.
+    async fn ask(&self, tenants: &BTreeSet<TenantId>, asked: &mut Asked, concurrency: usize) {
+        let unasked = tenants.iter().filter(|tenant| !asked.contains_key(tenant));
+        let answers: Vec<_> = stream::iter(unasked)
             .map(|tenant| async move {
-                match self.vault.newest_key_version(tenant).await {
-                    Ok(version) => Some((tenant.clone(), version)),
-                    Err(error) => {
-                        self.tenant_failed(tenant, &error);
-                        None
-                    }
-                }
+                let answer = self.vault.newest_key_version(tenant).await;
+                let version = answer.map_err(|error| self.tenant_failed(tenant, &error));
+                (tenant.clone(), version.ok())
             })
             .buffer_unordered(concurrency)
-            .filter_map(std::future::ready)
             .collect()
-            .await
+            .await;
+        asked.extend(answers);
     }
 
     /// Visits records. Each tenant has its own share of the concurrency, so that one that is slow or throttled does not

@@ -89,7 +89,7 @@ struct Case {
     /// Texts of the manifest and what stands in their place.
     #[serde(default)]
     manifest: Vec<(String, String)>,
-    /// Runs one instance, however busy the machine is; on Spin that is not for us to say.
+    /// Runs one instance, however busy the machine is; on Spin, nearly always.
     #[serde(default)]
     one_instance: bool,
     /// Graph permissions that users have consented to.
