@@ -419,6 +419,9 @@ fn on_spin(spin: &OsString) -> Command {
            if kill -0 "$app" 2>/dev/null; then wait "$app"; code=$?; fi; exit "$code""#,
     );
     command.arg("sh").arg(spin).arg("up");
+    // As README has it: by default a burst can need more places than Spin's pool has for a composition, and Spin does not
+    // let it wait.
+    command.env("SPIN_MAX_INSTANCE_COUNT", "4000");
     command
 }
 
