@@ -1,11 +1,11 @@
 //! Callers' tokens: Entra ID access tokens, v1 and v2, verified against the signing keys
 //! (facts/entra-and-key-vault.md §B).
 //!
-//! Two steps, because the first costs about 1.5 ms in wasm and its result may be kept, while the second depends on the
-//! settings and the time and is done for every request:
+//! Two steps, because one costs about 1.5 ms in wasm and its result may be kept, while the other depends on the settings
+//! and the time and is done for every request, and first, so that nothing is fetched for a token that is not for this app:
 //!
-//! 1. [`Unverified::verify`]: signature and issuer, with a signing key.
-//! 2. [`Claims::accept_user`], [`Claims::accept_app`]: tenant, audience, times, scope or role.
+//! 1. [`Claims::accept_user`], [`Claims::accept_app`]: tenant, audience, times, scope or role.
+//! 2. [`Unverified::verify`]: signature and issuer, with a signing key.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rsa::pkcs1v15::{Signature, VerifyingKey};
@@ -77,10 +77,10 @@ impl<'a> Unverified<'a> {
         })
     }
 
-    /// The tenant it says it is from: to be refused, if it is not allowed, before anything is fetched for it.
+    /// What it says: to be refused before anything is fetched for it.
     #[must_use]
-    pub fn tenant(&self) -> &TenantId {
-        &self.claims.subject.tenant
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// The signing key it says it is signed with.
@@ -142,7 +142,8 @@ impl Claims {
     /// # Errors
     /// [`CallerError`].
     pub fn accept_user(&self, settings: &Settings, now: u64) -> Result<(), CallerError> {
-        self.accept(settings, now)?;
+        // Whoever is served is refreshed, and that goes by the setting `tenants` alone.
+        self.accept(settings.tenants.allow(&self.subject.tenant), settings, now)?;
         if !self.is_apps_own && self.scopes.contains(&settings.required_scope) {
             Ok(())
         } else {
@@ -165,9 +166,10 @@ impl Claims {
         settings: &Settings,
         now: u64,
     ) -> Result<(), CallerError> {
-        self.accept(settings, now)?;
         let own = &self.subject.tenant;
-        let reaches = settings.operator_tenant.as_ref() == Some(own) || tenant == Some(own);
+        let is_operators = settings.operator_tenant.as_ref() == Some(own);
+        self.accept(is_operators || settings.tenants.allow(own), settings, now)?;
+        let reaches = is_operators || tenant == Some(own);
         if reaches && self.is_apps_own && self.roles.iter().any(|held| held == role) {
             Ok(())
         } else {
@@ -181,9 +183,13 @@ impl Claims {
         self.expires_at.saturating_add(SKEW)
     }
 
-    fn accept(&self, settings: &Settings, now: u64) -> Result<(), CallerError> {
-        let tenant_of_operator = settings.operator_tenant.as_ref() == Some(&self.subject.tenant);
-        if !settings.tenants.allow(&self.subject.tenant) && !tenant_of_operator {
+    fn accept(
+        &self,
+        is_tenant_allowed: bool,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), CallerError> {
+        if !is_tenant_allowed {
             return Err(CallerError::TenantNotAllowed);
         }
         if !settings.audiences.contains(&self.audience) {

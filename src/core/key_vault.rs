@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::entra::is_claims_request;
+use crate::entra::claims_request;
 use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
@@ -156,17 +156,9 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
     TenantId::parse(url.path_segments()?.next()?)
 }
 
-/// The claims request of a challenge that has one: a JSON object in base64 (§A.9). It goes to our own authority alone, for
-/// a token of this app.
+/// The claims request of a challenge that has one. It goes to our own authority alone, for a token of this app.
 fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
-    let encoded = challenge(response, &["claims"])?.trim_end_matches('=');
-    let claims = STANDARD_NO_PAD
-        .decode(encoded)
-        .or_else(|_| URL_SAFE_NO_PAD.decode(encoded))
-        .ok()?;
-    String::from_utf8(claims)
-        .ok()
-        .filter(|claims| is_claims_request(claims))
+    claims_request(challenge(response, &["claims"])?)
 }
 
 /// A parameter of the challenge `Bearer …`, under any of these names.

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::caller::{Claims, SigningKeys, Unverified};
 use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
 use crate::entra::{
-    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, is_claims_request, read_token_response,
+    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, claims_request, read_token_response,
     token_endpoint, token_request,
 };
 use crate::error::{
@@ -108,7 +108,10 @@ impl<E: Environment> VaultPort for Vault<E> {
     ) -> Result<Enrolment, VaultError> {
         let call = self.call()?;
         let (user_id, user) = self.user(&call, bearer).await?;
-        let scope = granted_scope(&call, scope)?;
+        let scope = match scope {
+            Some(asked) => granted_scope(&call, asked)?,
+            None => call.scope.clone(),
+        };
         // Before Entra ID is asked: without a key its answer could not be kept.
         let (secret, key) = self.sealing_key(&call, &user.tenant).await?;
         let grant = Grant::OnBehalfOf {
@@ -139,8 +142,10 @@ impl<E: Environment> VaultPort for Vault<E> {
     ) -> Result<Issued, VaultError> {
         let call = self.call()?;
         let (user_id, user) = self.user(&call, bearer).await?;
-        let scope = granted_scope(&call, draw.scope.as_deref())?;
-        check_claims(draw.claims.as_deref())?;
+        // What is asked for is looked at before a key is fetched for it.
+        let asked = draw.scope.as_deref();
+        let asked = asked.map(|asked| granted_scope(&call, asked)).transpose()?;
+        let claims = draw.claims.as_deref().map(checked_claims).transpose()?;
 
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
@@ -156,11 +161,15 @@ impl<E: Environment> VaultPort for Vault<E> {
         if payload.user_id != user_id {
             return Err(StoredError::NotBound.into());
         }
+        let scope = match asked {
+            Some(scope) => scope,
+            None => granted_scope(&call, &payload.scope)?,
+        };
 
         let grant = Grant::Refresh {
             token: &payload.refresh_token,
             scope: &scope,
-            claims: draw.claims.as_deref(),
+            claims: claims.as_deref(),
         };
         let granted = self.grant(&call, &user, &grant).await?;
         let replacement = match successor(&granted) {
@@ -182,7 +191,11 @@ impl<E: Environment> VaultPort for Vault<E> {
             access_token: AccessToken::new(granted.access_token.expose().into()),
             token_type: granted.token_type.clone(),
             expires_in: granted.expires_in,
-            scope: granted.scope.clone(),
+            scope: match granted.scope.as_str() {
+                "" => scope.as_str(),
+                scope => scope,
+            }
+            .into(),
             replacement,
         })
     }
@@ -253,8 +266,9 @@ impl<E: Environment> VaultPort for Vault<E> {
             if !bearer.expose().contains('.') {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
-            let claims = self.authenticate(&call, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, None, &call, self.env.now())?;
+            let now = self.env.now();
+            let accept = |claims: &Claims| claims.accept_app(SWEEP_ROLE, None, &call, now);
+            self.authenticate(&call, bearer, accept).await?;
         }
         Ok(SweepLimits {
             policy: policy(&call),
@@ -270,15 +284,14 @@ impl<E: Environment> VaultPort for Vault<E> {
         tenant: Option<&TenantId>,
     ) -> Result<Operator, VaultError> {
         let call = self.call()?;
-        let claims = self.authenticate(&call, bearer).await?;
-        let own = claims.subject.tenant.clone();
-        // Who names no tenant means all that he may act on.
-        claims.accept_app(
-            role.name(),
-            Some(tenant.unwrap_or(&own)),
-            &call,
-            self.env.now(),
-        )?;
+        let now = self.env.now();
+        let accept = |claims: &Claims| {
+            // Who names no tenant means all that he may act on.
+            let tenant = tenant.unwrap_or(&claims.subject.tenant);
+            claims.accept_app(role.name(), Some(tenant), &call, now)
+        };
+        let claims = self.authenticate(&call, bearer, accept).await?;
+        let own = claims.subject.tenant;
         Ok(Operator {
             policy: policy(&call),
             tenant: (call.operator_tenant.as_ref() != Some(&own)).then_some(own),
@@ -333,8 +346,9 @@ impl<E: Environment> Vault<E> {
     // ---- Callers ----
 
     async fn user(&self, call: &Call, bearer: &Bearer) -> Result<(UserId, User), VaultError> {
-        let claims = self.authenticate(call, bearer).await?;
-        claims.accept_user(call, self.env.now())?;
+        let now = self.env.now();
+        let accept = |claims: &Claims| claims.accept_user(call, now);
+        let claims = self.authenticate(call, bearer, accept).await?;
         let user_id = call.user_id.user_id(&claims.subject);
         let id = user_id.storage_id(call.pseudonym_key.as_ref());
         Ok((
@@ -346,8 +360,14 @@ impl<E: Environment> Vault<E> {
         ))
     }
 
-    /// Verifies signature and issuer, or knows that it has.
-    async fn authenticate(&self, call: &Call, bearer: &Bearer) -> Result<Claims, VaultError> {
+    /// Verifies signature and issuer, or knows that it has, of a token with acceptable claims. Those are looked at first, so
+    /// that nothing is fetched for a token that is refused whatever its signature.
+    async fn authenticate(
+        &self,
+        call: &Call,
+        bearer: &Bearer,
+        accept: impl Fn(&Claims) -> Result<(), CallerError>,
+    ) -> Result<Claims, VaultError> {
         let digest = bearer.digest();
         let now = self.env.now();
         if let Some(claims) = self
@@ -356,13 +376,11 @@ impl<E: Environment> Vault<E> {
             .get(&digest)
             .and_then(|cached| cached.at(now))
         {
+            accept(claims)?;
             return Ok(claims.clone());
         }
         let token = Unverified::parse(bearer)?;
-        // Before anything is fetched for it.
-        if call.operator_tenant.as_ref() != Some(token.tenant()) {
-            allowed(call, token.tenant())?;
-        }
+        accept(token.claims())?;
         let keys = self.signing_keys(call, token.key_id()).await?;
         let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
         let claims = token.verify(key, &call.issuers)?;
@@ -1049,10 +1067,7 @@ fn allowed(settings: &Settings, tenant: &TenantId) -> Result<(), CallerError> {
 
 /// Until there are grants: the resource of the setting `scope`, whichever of its permissions. A refresh token is bound to
 /// user and client, not to a resource, so this is what stands between a caller and every other resource (§A.2).
-fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, CallerError> {
-    let Some(asked) = asked else {
-        return Ok(settings.scope.clone());
-    };
+fn granted_scope(settings: &Settings, asked: &str) -> Result<Scope, CallerError> {
     let scope = Scope::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
     if scope.same_resource(&settings.scope) {
         Ok(scope)
@@ -1061,15 +1076,14 @@ fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, Call
     }
 }
 
-fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
-    let Some(claims) = claims else { return Ok(()) };
-    if claims.len() <= LONGEST_CLAIMS && is_claims_request(claims) {
-        Ok(())
-    } else {
-        Err(CallerError::InvalidRequest(
-            "`claims` must be a JSON object as text, of at most 4096 bytes".into(),
-        ))
-    }
+fn checked_claims(asked: &str) -> Result<String, CallerError> {
+    claims_request(asked)
+        .filter(|claims| claims.len() <= LONGEST_CLAIMS)
+        .ok_or_else(|| {
+            CallerError::InvalidRequest(
+                "`claims` must be a JSON object of at most 4096 bytes, as text or in base64 as challenges carry it".into(),
+            )
+        })
 }
 
 /// The refresh token that came with an answer, to be sealed. The answer itself may be shared.
@@ -1124,6 +1138,14 @@ mod tests {
         draw: Draw,
     ) -> Result<Issued, VaultError> {
         block_on(vault.access_token(bearer, &nonce(), token, draw))
+    }
+
+    /// A caller's token like the user's, with other claims.
+    fn token(edit: impl FnOnce(&mut serde_json::Value)) -> Bearer {
+        let mut claims = crate::caller::tests::claims();
+        edit(&mut claims);
+        let header = json!({"typ": "JWT", "alg": "RS256", "kid": "k1"});
+        crate::caller::tests::sign(&header, &claims)
     }
 
     #[test]
@@ -1293,6 +1315,74 @@ mod tests {
                 matches!(error, VaultError::Caller(CallerError::InvalidRequest(_))),
                 "{error:?}"
             );
+        }
+    }
+
+    #[test]
+    fn claims_are_taken_as_a_challenge_carries_them() {
+        let claims = r#"{"access_token":{"nbf":{"essential":true,"value":"1793608800??>"}}}"#;
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        for text in [
+            claims.to_owned(),
+            STANDARD.encode(claims),
+            STANDARD.encode(claims).trim_end_matches('=').to_owned(),
+            URL_SAFE_NO_PAD.encode(claims),
+        ] {
+            let asked = Draw {
+                claims: Some(text.clone()),
+                ..Draw::default()
+            };
+            draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+            assert_eq!(
+                world.claims.take(),
+                [claims],
+                "{text} reaches Entra ID as JSON"
+            );
+        }
+    }
+
+    #[test]
+    fn a_draw_without_scope_has_the_scope_of_the_enrolment() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let mail = "https://graph.microsoft.com/Mail.Read";
+        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), Some(mail))).unwrap();
+        let token = enrolment.sealed.token;
+        let issued = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap();
+        assert_eq!(issued.scope, format!("{mail} offline_access"));
+        // What may be drawn is what the settings say now.
+        let other = ("scope", "https://vault.azure.net/.default".to_owned());
+        world.settings.borrow_mut().extend([other]);
+        world.advance(SETTINGS_SECONDS);
+        world.take_calls();
+        assert_eq!(
+            draw(&vault, &world.bearer(), &token, Draw::default()).unwrap_err(),
+            CallerError::ScopeNotGranted.into()
+        );
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    /// RFC 6749 §5.1: it may be left out if it is what was asked for.
+    #[test]
+    fn an_answer_without_scope_has_the_one_that_was_asked_for() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let mail = "https://graph.microsoft.com/Mail.Read";
+        for (asked, expected) in [
+            (None, "https://graph.microsoft.com/.default"),
+            (Some(mail), mail),
+        ] {
+            let answer = json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "at"});
+            world.entra_answers.borrow_mut().push_back((200, answer));
+            let asked = Draw {
+                scope: asked.map(Into::into),
+                ..Draw::default()
+            };
+            let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+            assert_eq!(issued.scope, expected);
         }
     }
 
@@ -1666,6 +1756,63 @@ mod tests {
             block_on(vault.identify(&world.bearer())).unwrap_err(),
             CallerError::TenantNotAllowed.into()
         );
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    /// They would enrol, and never be refreshed.
+    #[test]
+    fn users_of_the_operator_tenant_need_it_among_the_tenants() {
+        let operator = "55555555-5555-5555-5555-555555555555";
+        let world = World::new();
+        let setting = ("operator_tenant", operator.to_owned());
+        world.settings.borrow_mut().extend([setting]);
+        let vault = Vault::new(Rc::clone(&world));
+        let user = world.bearer_in(operator, OTHER_USER);
+        for error in [
+            block_on(vault.identify(&user)).unwrap_err(),
+            block_on(vault.enroll(&user, &nonce(), None)).unwrap_err(),
+        ] {
+            assert_eq!(error, CallerError::TenantNotAllowed.into());
+        }
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+        let app = token(|claims| {
+            claims["tid"] = json!(operator);
+            claims["iss"] = json!(format!("https://login.microsoftonline.com/{operator}/v2.0"));
+            claims["scp"].take();
+            claims["sub"] = claims["oid"].clone();
+            claims["roles"] = json!([Role::Read.name()]);
+        });
+        let other = TenantId::parse(TENANT).unwrap();
+        block_on(vault.authorize_operator(&app, Role::Read, Some(&other))).unwrap();
+    }
+
+    /// A token of Microsoft Graph's has a signature that nobody else can verify.
+    #[test]
+    fn a_token_that_is_refused_whatever_its_signature_makes_no_call() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let graph = crate::caller::tests::sign(
+            &json!({"typ": "JWT", "alg": "RS256", "kid": "k2", "nonce": "n"}),
+            &{
+                let mut claims = crate::caller::tests::claims();
+                claims["aud"] = json!("00000003-0000-0000-c000-000000000000");
+                claims
+            },
+        );
+        let now = world.now.get();
+        for (bearer, error) in [
+            (graph, CallerError::from(TokenDefect::WrongAudience)),
+            (
+                token(|claims| claims["exp"] = json!(now - 300)),
+                TokenDefect::Expired.into(),
+            ),
+            (
+                token(|claims| claims["scp"] = json!("another")),
+                CallerError::InsufficientScope("access_as_user".into()),
+            ),
+        ] {
+            assert_eq!(block_on(vault.identify(&bearer)).unwrap_err(), error.into());
+        }
         assert_eq!(world.take_calls(), Vec::<String>::new());
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) entra_answers: RefCell<VecDeque<(u16, Value)>>,
     /// How this app proved who it is at the token endpoint, in order: its secret, or its assertion.
     pub(crate) proofs: RefCell<Vec<String>>,
+    /// Claims that grants of users asked for, in order.
+    pub(crate) claims: RefCell<Vec<String>>,
     /// Answers that the managed identity endpoint gives before it behaves again.
     pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that Key Vault gives before it behaves again.
@@ -87,6 +89,7 @@ impl World {
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
             proofs: RefCell::default(),
+            claims: RefCell::default(),
             identity_answers: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
@@ -221,6 +224,7 @@ impl World {
                 json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
             );
         }
+        self.claims.borrow_mut().extend(form.get("claims").cloned());
         if let Some(token) = form.get("refresh_token") {
             self.redeemed.borrow_mut().push(token.clone());
         }
