@@ -108,7 +108,7 @@ async fn any_organisation_is_allowed_by_a_star_but_no_personal_account() -> Resu
         let answer = scene
             .send(Method::PUT, "/v1/me", Some(&token), None)
             .await?;
-        scene.refused(&answer, 403, "tenant_not_allowed", &before)?;
+        scene.refused(&answer, 403, "account_not_supported", &before)?;
     }
     scene.end().await?;
     Ok(())

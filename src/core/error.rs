@@ -39,6 +39,11 @@ pub enum CallerError {
     /// The token's tenant is not allowed.
     #[error("the token's tenant is not among the setting `tenants`")]
     TenantNotAllowed,
+    /// The token is of an account that no tenant of an organisation's own has.
+    #[error(
+        "{0} are not supported: only those of an organisation's own tenant are, its guests included"
+    )]
+    AccountNotSupported(AccountKind),
     /// The token lacks this scope or role.
     #[error("the token lacks `{0}`")]
     InsufficientScope(String),
@@ -54,6 +59,24 @@ pub enum CallerError {
     SweepNotAuthorized,
 }
 
+/// Kinds of accounts that are not supported: their signing keys are elsewhere, one place a tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccountKind {
+    /// Personal Microsoft accounts.
+    Personal,
+    /// Customers' accounts: External ID in external tenants, and Azure AD B2C.
+    External,
+}
+
+impl std::fmt::Display for AccountKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Personal => "personal Microsoft accounts",
+            Self::External => "accounts of external tenants (External ID, Azure AD B2C)",
+        })
+    }
+}
+
 /// What is wrong with a bearer token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum TokenDefect {
@@ -66,6 +89,11 @@ pub enum TokenDefect {
     /// Its `alg` is not RS256.
     #[error("the token is not signed with RS256")]
     WrongAlgorithm,
+    /// It is bound to a key of whoever it was issued to (`cnf`, RFC 7800 §3), which a bearer does not prove to hold.
+    #[error(
+        "the token is bound to a key (proof of possession): ask Entra ID for a bearer token, which has no claim cnf"
+    )]
+    ProofOfPossession,
     /// None of the signing keys has its `kid`.
     #[error("no signing key of the setting `authority` has the token's `kid`")]
     UnknownKey,

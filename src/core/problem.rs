@@ -233,6 +233,7 @@ fn of_caller(error: &CallerError) -> Row<'_> {
             Row::new(S::UNAUTHORIZED, code).with(more)
         }
         CallerError::TenantNotAllowed => Row::new(S::FORBIDDEN, "tenant_not_allowed"),
+        CallerError::AccountNotSupported(_) => Row::new(S::FORBIDDEN, "account_not_supported"),
         CallerError::InsufficientScope(scope) => {
             Row::new(S::FORBIDDEN, "insufficient_scope").with(More::InsufficientScope(scope))
         }
@@ -267,6 +268,7 @@ fn of_token(defect: TokenDefect) -> (&'static str, More<'static>) {
         TokenDefect::Missing => return ("token_missing", More::Authenticate),
         TokenDefect::Malformed => "token_malformed",
         TokenDefect::WrongAlgorithm => "token_wrong_algorithm",
+        TokenDefect::ProofOfPossession => "token_proof_of_possession",
         TokenDefect::UnknownKey => "token_unknown_key",
         TokenDefect::BadSignature => "token_bad_signature",
         TokenDefect::WrongIssuer => "token_wrong_issuer",
@@ -372,6 +374,7 @@ mod tests {
         for defect in [
             TokenDefect::Malformed,
             TokenDefect::WrongAlgorithm,
+            TokenDefect::ProofOfPossession,
             TokenDefect::UnknownKey,
             TokenDefect::BadSignature,
             TokenDefect::WrongIssuer,

@@ -39,7 +39,7 @@ const SWEEP_ROLE: &str = "Behalf.Sweep";
 const SETTINGS_SECONDS: u64 = 10;
 /// Age at which signing keys are fetched again, in seconds (facts/entra-and-key-vault.md §B: hourly).
 const SIGNING_KEYS_FRESH: u64 = 3600;
-/// Age up to which they are used when they cannot be fetched, in seconds.
+/// Age up to which they are used, also when they cannot be fetched, in seconds.
 const SIGNING_KEYS_USABLE: u64 = 86_400;
 /// Seconds between two fetches for the sake of an unknown `kid`.
 const SIGNING_KEYS_PAUSE: u64 = 300;
@@ -71,9 +71,10 @@ impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
 pub struct Vault<E> {
     env: E,
     settings: RefCell<Option<Cached<Rc<Settings>>>>,
-    signing_keys: RefCell<Option<Cached<Rc<SigningKeys>>>>,
+    signing_keys: RefCell<Option<KnownKeys>>,
+    /// When somebody last asked for newer ones, in Unix seconds, whatever came of it.
     signing_keys_asked_at: Cell<u64>,
-    verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
+    verified: RefCell<LruCache<[u8; 32], Cached<Verified>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
     uses: RefCell<Uses>,
@@ -370,45 +371,57 @@ impl<E: Environment> Vault<E> {
     ) -> Result<Claims, VaultError> {
         let digest = bearer.digest();
         let now = self.env.now();
-        if let Some(claims) = self
+        let verified = self
             .verified
             .borrow_mut()
             .get(&digest)
             .and_then(|cached| cached.at(now))
-        {
-            accept(claims)?;
-            return Ok(claims.clone());
+            .cloned();
+        if let Some(Verified { claims, key_id }) = verified {
+            accept(&claims)?;
+            // The key may have been withdrawn since.
+            let keys = self.signing_keys(call, &key_id).await?;
+            keys.find(&key_id).ok_or(TokenDefect::UnknownKey)?;
+            return Ok(claims);
         }
         let token = Unverified::parse(bearer)?;
         accept(token.claims())?;
-        let keys = self.signing_keys(call, token.key_id()).await?;
-        let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
+        let key_id = token.key_id().to_owned();
+        let keys = self.signing_keys(call, &key_id).await?;
+        let key = keys.find(&key_id).ok_or(TokenDefect::UnknownKey)?;
         let claims = token.verify(key, &call.issuers)?;
         let until = claims
             .good_until()
             .min(now.saturating_add(SIGNING_KEYS_FRESH));
+        let verified = Verified {
+            claims: claims.clone(),
+            key_id,
+        };
         self.verified
             .borrow_mut()
-            .put(digest, Cached::new(claims.clone(), until));
+            .put(digest, Cached::new(verified, until));
         Ok(claims)
     }
 
-    /// The signing keys: fetched when old, or for a `kid` that they lack, but for that at most once in five minutes; the
-    /// last ones known when they cannot be fetched.
+    /// The signing keys, to find this one in. They are fetched anew when they are old; and for the sake of one that they
+    /// lack, but not if that was less than five minutes ago. Those that cannot be fetched anew serve up to their age.
     async fn signing_keys(&self, call: &Call, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
         let now = self.env.now();
-        let known = self
-            .signing_keys
-            .borrow()
-            .as_ref()
-            .map(|cached| (Rc::clone(&cached.value), cached.until));
-        if let Some((keys, until)) = &known {
-            let asked_lately = now
-                < self
-                    .signing_keys_asked_at
-                    .get()
-                    .saturating_add(SIGNING_KEYS_PAUSE);
-            if asked_lately || (now < *until && keys.find(id).is_some()) {
+        let known = self.signing_keys.borrow().clone().and_then(|known| {
+            // By a clock that was set back, nobody knows how old they are.
+            let age = now.checked_sub(known.fetched_at)?;
+            (age < SIGNING_KEYS_USABLE).then_some((known.keys, age))
+        });
+        let serves = |keys: &SigningKeys| keys.find(id).is_some();
+        if let Some((keys, age)) = &known {
+            // Whom they serve does not wait for newer ones that another has asked for.
+            let since_asked = now.saturating_sub(self.signing_keys_asked_at.get());
+            let is_enough = if serves(keys) {
+                *age < SIGNING_KEYS_FRESH || since_asked < SIGNING_KEYS_PAUSE
+            } else {
+                *age < SIGNING_KEYS_PAUSE
+            };
+            if is_enough {
                 return Ok(Rc::clone(keys));
             }
         }
@@ -417,23 +430,16 @@ impl<E: Environment> Vault<E> {
             .run(&self.env, &(), async || {
                 self.signing_keys_asked_at.set(now);
                 let keys = Rc::new(self.fetch_signing_keys(call).await?);
-                *self.signing_keys.borrow_mut() = Some(Cached::new(
-                    Rc::clone(&keys),
-                    now.saturating_add(SIGNING_KEYS_FRESH),
-                ));
+                *self.signing_keys.borrow_mut() = Some(KnownKeys {
+                    keys: Rc::clone(&keys),
+                    fetched_at: now,
+                });
                 Ok(keys)
             })
             .await;
-        match (fetched, known) {
-            (Ok(keys), _) => Ok(keys),
-            (Err(_), Some((keys, until)))
-                if now
-                    < until
-                        .saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH)) =>
-            {
-                Ok(keys)
-            }
-            (Err(error), _) => Err(error),
+        match known {
+            Some((keys, _)) if fetched.is_err() && serves(&keys) => Ok(keys),
+            _ => fetched,
         }
     }
 
@@ -1023,6 +1029,20 @@ impl Same {
     }
 }
 
+/// Signing keys, and when they were fetched, in Unix seconds.
+#[derive(Clone)]
+struct KnownKeys {
+    keys: Rc<SigningKeys>,
+    fetched_at: u64,
+}
+
+/// A token that was verified, and by which signing key.
+#[derive(Clone)]
+struct Verified {
+    claims: Claims,
+    key_id: String,
+}
+
 /// One exact version of a key.
 type KeyId = (SecretName, KeyVersion);
 
@@ -1110,6 +1130,7 @@ const fn capacity(entries: usize) -> NonZeroUsize {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use futures_util::FutureExt as _;
     use futures_util::future::join_all;
     use pollster::block_on;
     use serde_json::json;
@@ -1716,17 +1737,141 @@ mod tests {
     }
 
     #[test]
+    fn known_signing_keys_serve_up_to_their_age_and_not_beyond() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer)).map(drop);
+        identify(&world.bearer()).unwrap();
+        world.down.borrow_mut().push("keys");
+        world.advance(SIGNING_KEYS_USABLE - 1);
+        let verified = world.bearer();
+        identify(&verified).unwrap();
+        // Between two fetches, and for a token that was verified by them, too.
+        world.advance(1);
+        for bearer in [&verified, &world.bearer_of(OTHER_USER)] {
+            let error = VaultError::upstream(System::SigningKeys);
+            assert_eq!(identify(bearer), Err(error));
+        }
+        world.down.borrow_mut().clear();
+        identify(&verified).unwrap();
+    }
+
+    #[test]
+    fn a_signing_key_that_is_withdrawn_verifies_nothing_any_more() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer)).map(drop);
+        let verified = world.bearer();
+        let other = world.bearer_of(OTHER_USER);
+        identify(&verified).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE - 1);
+        identify(&other).unwrap();
+        assert_eq!(
+            identify(&world.bearer()),
+            Err(TokenDefect::UnknownKey.into()),
+            "asked for less than five minutes ago"
+        );
+        world.advance(1);
+        identify(&world.bearer()).unwrap();
+        for bearer in [verified, other] {
+            assert_eq!(identify(&bearer), Err(TokenDefect::UnknownKey.into()));
+        }
+    }
+
+    #[test]
+    fn tokens_of_a_new_signing_key_wait_for_one_fetch() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        block_on(vault.identify(&world.bearer())).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE);
+        world.take_calls();
+        world.slow.set(true);
+        let bearers: Vec<_> = (0..4)
+            .map(|n| world.bearer_of(&format!("{n}4444444-4444-4444-8444-444444444444")))
+            .collect();
+        let users = bearers.iter().map(|bearer| vault.identify(bearer));
+        for user in block_on(join_all(users)) {
+            user.unwrap();
+        }
+        assert_eq!(world.take_calls(), ["keys"]);
+    }
+
+    #[test]
+    fn a_fetch_that_fails_for_a_new_signing_key_is_nobodys_fault_and_is_tried_again() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer)).map(drop);
+        let known = world.bearer();
+        identify(&known).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE);
+        world.down.borrow_mut().push("keys");
+        for _ in 0..2 {
+            assert_eq!(
+                identify(&world.bearer()),
+                Err(VaultError::upstream(System::SigningKeys))
+            );
+            identify(&known).unwrap();
+        }
+        world.down.borrow_mut().clear();
+        identify(&world.bearer()).unwrap();
+    }
+
+    /// Whom old keys serve does not wait for new ones while they cannot be had.
+    #[test]
+    fn old_signing_keys_are_asked_for_anew_by_one_and_not_again_at_once() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        block_on(vault.identify(&world.bearer())).unwrap();
+        world.advance(SIGNING_KEYS_FRESH);
+        world.take_calls();
+        world.slow.set(true);
+        let bearers = [world.bearer(), world.bearer_of(OTHER_USER)];
+        let (first, others) = bearers.split_first().unwrap();
+        let mut first = Box::pin(vault.identify(first));
+        assert!(first.as_mut().now_or_never().is_none());
+        for bearer in others {
+            assert!(vault.identify(bearer).now_or_never().unwrap().is_ok());
+        }
+        block_on(first).unwrap();
+        assert_eq!(world.take_calls(), ["keys"]);
+        let fails = (500, json!({}));
+        world.advance(SIGNING_KEYS_FRESH);
+        world
+            .signing_keys_answers
+            .borrow_mut()
+            .extend(vec![fails; 2]);
+        for _ in 0..3 {
+            block_on(vault.identify(&world.bearer())).unwrap();
+        }
+        assert_eq!(
+            world.take_calls(),
+            ["keys", "keys"],
+            "a fetch and its repeat"
+        );
+        world.advance(SIGNING_KEYS_PAUSE);
+        block_on(vault.identify(&world.bearer())).unwrap();
+        assert_eq!(world.take_calls(), ["keys"]);
+    }
+
+    #[test]
     fn a_token_is_verified_once() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let bearer = world.bearer();
         block_on(vault.identify(&bearer)).unwrap();
-        // Without signing keys nothing can be verified.
-        *vault.signing_keys.borrow_mut() = None;
-        world.down.borrow_mut().push("keys");
+        // By a key of the same name that is another, nothing can be verified.
+        let another = RefCell::borrow(&vault.signing_keys).clone().map(|known| {
+            let document = crate::caller::tests::jwks_of_another_key("k1");
+            let keys = Rc::new(SigningKeys::parse(&document).unwrap());
+            KnownKeys { keys, ..known }
+        });
+        vault.signing_keys.replace(another);
         block_on(vault.identify(&bearer)).unwrap();
         let error = block_on(vault.identify(&world.bearer_of(OTHER_USER))).unwrap_err();
-        assert_eq!(error, VaultError::upstream(System::SigningKeys));
+        assert_eq!(error, TokenDefect::BadSignature.into());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::caller::tests::{NOW, claims, jwks, sign};
+use crate::caller::tests::{NOW, claims, jwks_of, sign};
 use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
     StoreError, Timer,
@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) claims: RefCell<Vec<String>>,
     /// Answers that the managed identity endpoint gives before it behaves again.
     pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Answers that come for the signing keys before they come again.
+    pub(crate) signing_keys_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that Key Vault gives before it behaves again.
     pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Systems that do not answer.
@@ -59,6 +61,8 @@ pub(crate) struct World {
     pub(crate) slow: Cell<bool>,
     /// The tenant of which Entra ID's answers wait for as long as this is set.
     pub(crate) held: RefCell<Option<String>>,
+    /// The key that Entra ID signs with, and the only one that it publishes.
+    pub(crate) signing_key: Cell<&'static str>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
     /// What Key Vault's challenges say besides.
@@ -91,6 +95,7 @@ impl World {
             proofs: RefCell::default(),
             claims: RefCell::default(),
             identity_answers: RefCell::default(),
+            signing_keys_answers: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
@@ -100,6 +105,7 @@ impl World {
             elapsed: Cell::default(),
             slow: Cell::default(),
             held: RefCell::default(),
+            signing_key: Cell::new("k1"),
             retry_after: Cell::default(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
@@ -143,7 +149,8 @@ impl World {
         claims["oid"] = json!(object);
         claims["nbf"] = json!(self.now.get());
         claims["exp"] = json!(self.now.get() + 3900);
-        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims)
+        let kid = self.signing_key.get();
+        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": kid}), &claims)
     }
 
     pub(crate) fn bearer(&self) -> Bearer {
@@ -326,7 +333,9 @@ impl Http for Shared {
             "keys" => {
                 self.calls.borrow_mut().push("keys".into());
                 let template = json!("https://login.microsoftonline.com/{tenantid}/v2.0");
-                (200, serde_json::from_slice(&jwks(template)).unwrap())
+                let document = jwks_of(self.signing_key.get(), template);
+                let answer = self.signing_keys_answers.borrow_mut().pop_front();
+                answer.unwrap_or_else(|| (200, serde_json::from_slice(&document).unwrap()))
             }
             _ => self.key_vault(&request),
         };

@@ -1,8 +1,8 @@
 //! The imported vault as the core's port, and the table of its errors: one arm a case, no catch-all.
 
 use behalf_core::error::{
-    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
-    UserError, VaultError,
+    AccountKind, CallerError, Interaction, OperatorError, StoredError, System, TokenDefect,
+    UpstreamError, UserError, VaultError,
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -183,6 +183,7 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Missing => TokenDefect::Missing,
                     wit::TokenDefect::Malformed => TokenDefect::Malformed,
                     wit::TokenDefect::WrongAlgorithm => TokenDefect::WrongAlgorithm,
+                    wit::TokenDefect::ProofOfPossession => TokenDefect::ProofOfPossession,
                     wit::TokenDefect::UnknownKey => TokenDefect::UnknownKey,
                     wit::TokenDefect::BadSignature => TokenDefect::BadSignature,
                     wit::TokenDefect::WrongIssuer => TokenDefect::WrongIssuer,
@@ -192,6 +193,12 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Rejected => TokenDefect::Rejected,
                 }),
                 wit::CallerError::TenantNotAllowed => CallerError::TenantNotAllowed,
+                wit::CallerError::AccountNotSupported(kind) => {
+                    CallerError::AccountNotSupported(match kind {
+                        wit::AccountKind::Personal => AccountKind::Personal,
+                        wit::AccountKind::External => AccountKind::External,
+                    })
+                }
                 wit::CallerError::InsufficientScope(lacking) => {
                     CallerError::InsufficientScope(lacking)
                 }

@@ -1,7 +1,8 @@
 //! Core types as WIT values, and the table of errors: one arm a case, no catch-all.
 
 use behalf_core::error::{
-    CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
+    AccountKind, CallerError, OperatorError, StoredError, System, TokenDefect, UserError,
+    VaultError,
 };
 use behalf_core::identity::{Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -117,6 +118,7 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Missing => wit::TokenDefect::Missing,
                     TokenDefect::Malformed => wit::TokenDefect::Malformed,
                     TokenDefect::WrongAlgorithm => wit::TokenDefect::WrongAlgorithm,
+                    TokenDefect::ProofOfPossession => wit::TokenDefect::ProofOfPossession,
                     TokenDefect::UnknownKey => wit::TokenDefect::UnknownKey,
                     TokenDefect::BadSignature => wit::TokenDefect::BadSignature,
                     TokenDefect::WrongIssuer => wit::TokenDefect::WrongIssuer,
@@ -126,6 +128,12 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Rejected => wit::TokenDefect::Rejected,
                 }),
                 CallerError::TenantNotAllowed => wit::CallerError::TenantNotAllowed,
+                CallerError::AccountNotSupported(kind) => {
+                    wit::CallerError::AccountNotSupported(match kind {
+                        AccountKind::Personal => wit::AccountKind::Personal,
+                        AccountKind::External => wit::AccountKind::External,
+                    })
+                }
                 CallerError::InsufficientScope(lacking) => {
                     wit::CallerError::InsufficientScope(lacking)
                 }
