@@ -57,10 +57,11 @@ const STUFFED: [&str; 19] = [
     "signing_keys_unavailable",
 ];
 /// Codes of [`no_refusal_shows_a_secret`].
-const REFUSED: [&str; 21] = [
+const REFUSED: [&str; 23] = [
     "body_broken_off",
     "token_missing",
     "token_wrong_algorithm",
+    "token_proof_of_possession",
     "token_unknown_key",
     "token_bad_signature",
     "token_wrong_issuer",
@@ -69,6 +70,7 @@ const REFUSED: [&str; 21] = [
     "token_not_yet_valid",
     "token_rejected",
     "tenant_not_allowed",
+    "account_not_supported",
     "insufficient_scope",
     "not_enrolled",
     "method_not_allowed",
@@ -259,6 +261,10 @@ async fn no_refusal_shows_a_secret() -> Result {
         caller().claim("exp", now - 301).mint(),
         caller().claim("nbf", now + 3600).mint(),
         caller().claim("scp", "other").mint(),
+        caller().claim("cnf", json!({ "kid": "k" })).mint(),
+        caller()
+            .claim("iss", "https://contoso.b2clogin.com/x/v2.0/")
+            .mint(),
         caller()
             .tenant("99999999-9999-4999-8999-999999999999")
             .mint(),
