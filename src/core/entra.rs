@@ -98,7 +98,7 @@ pub fn token_request(
         .saturating_mul(3)
         .saturating_add(4096);
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(room));
-    form.append_pair("client_id", &settings.client_id);
+    form.append_pair("client_id", settings.client_id.as_str());
     match proof {
         Proof::Secret(secret) => {
             form.append_pair("client_secret", secret.expose());

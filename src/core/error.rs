@@ -160,14 +160,9 @@ pub enum StoredError {
 /// The operator's turn.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum OperatorError {
-    /// A setting is missing or wrong.
-    #[error("setting `{name}` {expected}")]
-    Setting {
-        /// Its name.
-        name: String,
-        /// What is expected of it.
-        expected: String,
-    },
+    /// Settings are missing or wrong: these, at least one. A line each.
+    #[error("{}", lines(.0))]
+    Setting(Vec<SettingFault>),
     /// There is no key.
     #[error(
         "Key Vault has no secret `{0}`, or not this version of it: create it with 32 random bytes in base64"
@@ -232,6 +227,35 @@ pub enum OperatorError {
     NoRefreshToken,
 }
 
+/// A setting that is missing or wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SettingFault {
+    /// Its name.
+    pub name: String,
+    /// What is expected of it. Never its value.
+    pub expected: String,
+}
+
+impl SettingFault {
+    /// Names a setting, and says what is expected of it.
+    #[must_use]
+    pub fn new(name: &str, expected: &str) -> Self {
+        Self {
+            name: name.into(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// With the environment variable that has it.
+impl std::fmt::Display for SettingFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, expected } = self;
+        let variable = format!("SPIN_VARIABLE_{}", name.to_ascii_uppercase());
+        write!(f, "setting `{name}` ({variable}) {expected}")
+    }
+}
+
 /// Another system's fault.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{system} does not answer as it should; try again later")]
@@ -270,11 +294,7 @@ impl VaultError {
     /// For the flow of `?`: a setting is missing or wrong.
     #[must_use]
     pub fn setting(name: &str, expected: &str) -> Self {
-        OperatorError::Setting {
-            name: name.into(),
-            expected: expected.into(),
-        }
-        .into()
+        OperatorError::Setting(vec![SettingFault::new(name, expected)]).into()
     }
 
     /// For the flow of `?`: a system failed, and did not say when to come back.
@@ -319,6 +339,11 @@ impl OperatorError {
     pub(crate) fn name(secret: &SecretName) -> String {
         secret.as_str().into()
     }
+}
+
+fn lines(faults: &[SettingFault]) -> String {
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 fn aadsts(code: Option<u32>) -> String {

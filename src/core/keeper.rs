@@ -719,22 +719,24 @@ mod tests {
     }
 
     #[test]
-    fn health_names_the_setting_that_is_wrong() {
+    fn health_names_every_setting_that_is_wrong() {
         let world = World::new();
         assert_eq!(
             ask_as(&world.app(), None, "GET /healthz", ""),
             (200, json!({"status": "ok"}))
         );
         world.settings.borrow_mut().remove("tenants");
+        world.settings.borrow_mut().remove("client_id");
         let (status, body) = ask_as(&world.app(), None, "GET /healthz", "");
         assert_eq!((status, body["code"].as_str()), (500, Some("setting")));
-        assert!(
-            body["detail"]
-                .as_str()
-                .unwrap()
-                .starts_with("setting `tenants` is empty"),
-            "{body}"
-        );
+        let detail: Vec<_> = body["detail"].as_str().unwrap().lines().collect();
+        assert_eq!(detail.len(), 2, "{detail:?}");
+        for (line, begin) in detail.iter().zip([
+            "setting `client_id` (SPIN_VARIABLE_CLIENT_ID) is empty",
+            "setting `tenants` (SPIN_VARIABLE_TENANTS) is empty",
+        ]) {
+            assert!(line.starts_with(begin), "{line}");
+        }
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
         if !envelope.is_bound_to(&Binding::new(
-            &call.client_id,
+            call.client_id.as_str(),
             &user.tenant,
             &user_id,
             nonce,
@@ -573,7 +573,8 @@ impl<E: Environment> Vault<E> {
         }
         let (assertion, until) = match &call.credential {
             Credential::Certificate(certificate) => {
-                let assertion = certificate.assertion(&call.client_id, &audience, now, &self.env);
+                let assertion =
+                    certificate.assertion(call.client_id.as_str(), &audience, now, &self.env);
                 let Some(assertion) = assertion else {
                     return Ok(None);
                 };
@@ -921,7 +922,7 @@ impl<E: Environment> Vault<E> {
             .borrow_mut()
             .count(secret, &key.version)
             .map_err(|WornOut| OperatorError::KeyWornOut(OperatorError::name(secret)))?;
-        let binding = Binding::new(&call.client_id, tenant, &payload.user_id, nonce);
+        let binding = Binding::new(call.client_id.as_str(), tenant, &payload.user_id, nonce);
         // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
         seal(
             payload,
@@ -971,7 +972,7 @@ impl<E: Environment> Vault<E> {
         let sealed_for = envelope.binding.clone();
         let payload = self.open(call, envelope, &stored.user.tenant).await?;
         let binding = Binding::new(
-            &call.client_id,
+            call.client_id.as_str(),
             &stored.user.tenant,
             &payload.user_id,
             &stored.nonce,

@@ -1,8 +1,8 @@
 //! The imported vault as the core's port, and the table of its errors: one arm a case, no catch-all.
 
 use behalf_core::error::{
-    AccountKind, CallerError, Interaction, OperatorError, StoredError, System, TokenDefect,
-    UpstreamError, UserError, VaultError,
+    AccountKind, CallerError, Interaction, OperatorError, SettingFault, StoredError, System,
+    TokenDefect, UpstreamError, UserError, VaultError,
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -219,10 +219,13 @@ impl From<wit::Error> for VaultError {
                 wit::StoredError::NotBound => StoredError::NotBound,
             }),
             wit::Error::Operator(error) => Self::Operator(match error {
-                wit::OperatorError::Setting(fault) => OperatorError::Setting {
-                    name: fault.name,
-                    expected: fault.expected,
-                },
+                wit::OperatorError::Setting(faults) => {
+                    let faults = faults.into_iter().map(|fault| SettingFault {
+                        name: fault.name,
+                        expected: fault.expected,
+                    });
+                    OperatorError::Setting(faults.collect())
+                }
                 wit::OperatorError::KeyNotFound(secret) => OperatorError::KeyNotFound(secret),
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),

@@ -1,8 +1,8 @@
 //! Core types as WIT values, and the table of errors: one arm a case, no catch-all.
 
 use behalf_core::error::{
-    AccountKind, CallerError, OperatorError, StoredError, System, TokenDefect, UserError,
-    VaultError,
+    AccountKind, CallerError, OperatorError, SettingFault, StoredError, System, TokenDefect,
+    UserError, VaultError,
 };
 use behalf_core::identity::{Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -154,8 +154,13 @@ impl From<VaultError> for wit::Error {
                 StoredError::NotBound => wit::StoredError::NotBound,
             }),
             VaultError::Operator(error) => Self::Operator(match error {
-                OperatorError::Setting { name, expected } => {
-                    wit::OperatorError::Setting(wit::SettingFault { name, expected })
+                OperatorError::Setting(faults) => {
+                    let faults = faults.into_iter();
+                    let faults = faults.map(|SettingFault { name, expected }| wit::SettingFault {
+                        name,
+                        expected,
+                    });
+                    wit::OperatorError::Setting(faults.collect())
                 }
                 OperatorError::KeyNotFound(secret) => wit::OperatorError::KeyNotFound(secret),
                 OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),
