@@ -319,7 +319,10 @@ impl<C: Config> Reader<'_, C> {
                 let (certificate, key) = (certificate?, Zeroizing::new(key?));
                 match Certificate::read(&certificate, &key) {
                     Ok(certificate) => Some(Credential::Certificate(Box::new(certificate))),
-                    Err((name, expected)) => self.fault(name, expected),
+                    Err(faults) => {
+                        self.faults.borrow_mut().extend(faults);
+                        None
+                    }
                 }
             }
             "managed-identity" => Some(Credential::ManagedIdentity),
