@@ -54,6 +54,30 @@ async fn a_certificate_is_enough() -> Result {
     Ok(())
 }
 
+/// As Key Vault exports one: key and certificate in one text, given to both settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_can_come_in_a_bundle() -> Result {
+    let scene = scene(|emulators| {
+        let mut settings = emulators.credential("certificate");
+        let pem = |name: &str| {
+            let mut all = settings.iter();
+            let (_, value) = all.find(|(known, _)| known == name).unwrap();
+            value.clone()
+        };
+        let (key, certificate) = (pem("private_key_pem"), pem("certificate_pem"));
+        let bundle = format!("{key}{certificate}").replace('\n', "\r\n");
+        let both = ["certificate_pem", "private_key_pem"];
+        settings.extend(both.map(|name| (name.to_owned(), bundle.clone())));
+        settings
+    })
+    .await?;
+    scene.enrol().await?;
+    scene.draw().await?;
+    assert_eq!(proofs(&scene), ["PS256"; 3]);
+    scene.end().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_issuer_is_enough() -> Result {
     let scene = scene(|emulators| emulators.credential("federated-token")).await?;

@@ -83,6 +83,9 @@ impl App {
         if let Some(name) = variables.unknown() {
             return Err(LoadError::UnknownVariable(name.to_owned()));
         }
+        for vain in variables.set_in_vain() {
+            console::warn(vain);
+        }
         variables.check()?;
         let key_value = if manifest
             .components
@@ -287,7 +290,7 @@ pub(crate) enum LoadError {
 /// What is wrong with the settings of an app that was loaded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SettingsError {
-    /// In the words of the app.
+    /// In the words of the app, a line for each thing that is wrong.
     #[error("{0}")]
     Problem(String),
     /// A variable made an allow-list wrong.
