@@ -14,6 +14,9 @@ pub const UNUSED: u64 = 90 * DAILY;
 pub const MONTHLY: u64 = 30 * DAILY;
 /// Seconds for which a record that nobody can use is kept in the schedule: twice as long as [`UNUSED`].
 pub const RETENTION: u64 = 2 * UNUSED;
+/// Seconds ahead beyond which nothing is ever due: the longest that the setting `refresh_after_seconds` can be, and five
+/// minutes by which two clocks may differ. What seems to be due later was written by a clock that was wrong.
+pub const LATEST_AHEAD: u64 = 45 * DAILY + 300;
 /// Failures are counted up to this.
 pub const MOST_FAILURES: u8 = 9;
 

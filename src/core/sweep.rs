@@ -30,7 +30,7 @@ use crate::schedule::{least_refresh_age, random_number};
 use crate::secret::Bearer;
 use crate::turns::{Job, Receipt, Share, Turns};
 use crate::verdict::{Verdict, Work};
-use crate::visit::{Found, Outcome, Pass, Visit, Visited};
+use crate::visit::{Found, Horizon, Outcome, Pass, Visit, Visited};
 use crate::wave::{Change, WAVE, What};
 
 /// Seconds for which a sweep may go without a listing because nothing is due.
@@ -282,6 +282,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
         let paused = state.paused.iter().filter(|(_, until)| **until > now);
         let paused = paused.filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)));
+        let horizon = Horizon::new(now, is_clock_confirmed);
         let pass = Pass {
             layout,
             policy,
@@ -289,10 +290,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             until: call.until(),
             end: call.end(),
             is_clock_confirmed,
+            horizon,
             holds: Holds::new(paused.collect(), unnoted),
         };
         let mut course = Course::new(
-            Plan::new(&listing, now),
+            Plan::new(&listing, horizon),
             Turns::new(self.rules.order),
             report,
         );
@@ -817,7 +819,7 @@ impl Tally {
 /// what waits costs little.
 struct Plan<'a> {
     listing: &'a Listing<'a>,
-    now: u64,
+    horizon: Horizon,
     tenants: BTreeMap<TenantId, Markers>,
 }
 
@@ -832,13 +834,13 @@ struct Markers {
 }
 
 impl<'a> Plan<'a> {
-    fn new(listing: &'a Listing<'a>, now: u64) -> Self {
+    fn new(listing: &'a Listing<'a>, horizon: Horizon) -> Self {
         let mut tenants: BTreeMap<TenantId, Markers> = BTreeMap::new();
         let mut due = BTreeSet::new();
         for (place, marker) in listing.places() {
             let of = tenants.entry(marker.user.tenant).or_default();
             of.places.push(place);
-            if marker.time > now {
+            if !horizon.is_due(marker.time) {
                 let next = of.next_due.unwrap_or(u64::MAX).min(marker.time);
                 of.next_due = Some(next);
             } else if due.insert(marker.nonce) {
@@ -847,7 +849,7 @@ impl<'a> Plan<'a> {
         }
         Self {
             listing,
-            now,
+            horizon,
             tenants,
         }
     }
@@ -892,7 +894,7 @@ impl<'a> Plan<'a> {
             if is_readable && marker.key_version != *newest {
                 add(&mut outdated, key, &marker);
             }
-            if marker.time <= self.now {
+            if self.horizon.is_due(marker.time) {
                 add(&mut due, key, &marker);
             }
         }

@@ -11,7 +11,9 @@ use crate::layout::{Layout, Marker, Tag};
 use crate::port::{Policy, Store, StoreError, StoredToken, User, VaultPort};
 use crate::record::{Record, Status};
 use crate::rules::Rules;
-use crate::schedule::{DAILY, MONTHLY, MOST_FAILURES, RETENTION, retry_at, turn_again_at};
+use crate::schedule::{
+    DAILY, LATEST_AHEAD, MONTHLY, MOST_FAILURES, RETENTION, retry_at, turn_again_at,
+};
 use crate::verdict::{Verdict, Work};
 use crate::wave::{Change, What};
 
@@ -71,7 +73,32 @@ pub(crate) struct Pass<'a> {
     pub(crate) end: Deadline,
     /// Whether another system has confirmed the clock in this sweep.
     pub(crate) is_clock_confirmed: bool,
+    pub(crate) horizon: Horizon,
     pub(crate) holds: Holds,
+}
+
+/// What is due at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct Horizon {
+    now: u64,
+    /// What seems to be due later was written by a clock that was wrong.
+    latest: u64,
+}
+
+impl Horizon {
+    /// By a clock that nobody has confirmed, no other one was wrong.
+    pub(crate) fn new(now: u64, is_clock_confirmed: bool) -> Self {
+        let latest = if is_clock_confirmed {
+            now.saturating_add(LATEST_AHEAD)
+        } else {
+            u64::MAX
+        };
+        Self { now, latest }
+    }
+
+    pub(crate) fn is_due(self, time: u64) -> bool {
+        time <= self.now || time > self.latest
+    }
 }
 
 /// What a marker points at.
@@ -121,8 +148,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             Look::At(record) => record,
             Look::Over(found) => return Ok(Visited::of(found, false)),
         };
-        let now = self.env.now();
-        if record.due_at > now {
+        if !pass.horizon.is_due(record.due_at) {
             // A second marker of a record that was refreshed meanwhile.
             return Ok(Visited::of(self.tidy(keys, &marker, &record), false));
         }
