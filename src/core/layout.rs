@@ -189,7 +189,7 @@ pub enum Tag {
         /// writes no record.
         failures: u8,
     },
-    /// The user has to act.
+    /// The user has to act, or the user's organisation: versions up to 0.1.0 do not tell the two apart.
     InteractionRequired {
         /// Day, from the Unix epoch, of which the refresh token is.
         since: u32,
@@ -213,8 +213,10 @@ impl Tag {
         let since = day(record.refreshed_at);
         match record.status {
             Status::Active => Self::Active { failures: 0 },
-            Status::InteractionRequired { .. } => Self::InteractionRequired { since },
-            Status::Quarantined => Self::Quarantined { since },
+            Status::InteractionRequired(_) | Status::OrganisationRequired(_) => {
+                Self::InteractionRequired { since }
+            }
+            Status::Quarantined(_) => Self::Quarantined { since },
         }
     }
 

@@ -26,20 +26,25 @@
 pub mod api;
 pub mod caller;
 pub mod credential;
+pub mod deadline;
 pub mod doorbell;
 pub mod entra;
 pub mod error;
+mod holds;
 pub mod identity;
 pub mod keeper;
 pub mod key_vault;
 pub mod layout;
 mod listing;
+mod litter;
 pub mod managed_identity;
 pub mod outbound;
 pub mod pause;
 pub mod port;
 pub mod problem;
 pub mod record;
+mod retirement;
+mod rules;
 pub mod schedule;
 pub mod sealing;
 pub mod secret;
@@ -47,7 +52,10 @@ pub mod settings;
 mod single_flight;
 pub mod status;
 pub mod sweep;
+mod turns;
 pub mod vault;
+mod verdict;
+mod visit;
 mod wave;
 
 #[cfg(test)]

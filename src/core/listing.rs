@@ -58,6 +58,18 @@ impl<'a> Listing<'a> {
             .filter_map(|key| Some((key, self.layout.read_marker(key)?)))
     }
 
+    /// The markers, each with its place in the listing.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Marker)> {
+        let keys = self.keys.iter().enumerate();
+        keys.filter_map(|(place, key)| Some((place, self.layout.read_marker(key)?)))
+    }
+
+    /// The marker at a place, with its key.
+    pub(crate) fn marker_at(&self, place: usize) -> Option<(&String, Marker)> {
+        let key = self.keys.get(place)?;
+        Some((key, self.layout.read_marker(key)?))
+    }
+
     /// The users.
     pub(crate) fn users(&self) -> impl Iterator<Item = User> {
         self.keys

@@ -225,6 +225,14 @@ impl Scope {
         &self.text
     }
 
+    /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
+    #[must_use]
+    pub fn mixes_default(&self) -> bool {
+        let mut scopes = self.text.split(" ");
+        let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
+        scopes.clone().nth(1).is_some() && scopes.any(is_default)
+    }
+
     /// Whether both are of the same resource.
     #[must_use]
     pub fn same_resource(&self, other: &Self) -> bool {
@@ -536,12 +544,14 @@ impl<C: Config> Reader<'_, C> {
 
     fn scope(&self) -> Option<Scope> {
         let name = "scope";
-        Scope::parse(&self.text(name)?).or_else(|| {
-            self.fault(
-                name,
-                "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default",
-            )
-        })
+        Scope::parse(&self.text(name)?)
+            .filter(|scope| !scope.mixes_default())
+            .or_else(|| {
+                self.fault(
+                    name,
+                    "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone",
+                )
+            })
     }
 
     fn pseudonym_key(&self) -> Option<Option<PseudonymKey>> {

@@ -1,44 +1,62 @@
-//! The sweep: re-seals what is under an old key, refreshes what is due, clears litter (the seed's timer).
+//! The sweep: re-seals what is under an old key, refreshes what is due, clears litter.
 //!
-//! One listing of keys, at most; then work only for what is under an old key, due, or litter. Re-sealing comes first, also
-//! for what is due, and never calls Entra ID, so that a rotation completes while Entra ID is down (design §3).
+//! One listing of keys, at most; then work only for what is under an old key, due, or litter. Re-sealing never calls Entra
+//! ID, so that a rotation completes while Entra ID is down. A call ends by `sweep_seconds`, whatever the last record does:
+//! what is left of that goes down as the time that the vault may take.
 //!
-//! What a sweep remembers for the next (`SweepState`) makes it cheaper and keeps two from doing the same work. Nothing
+//! What a sweep remembers for the next ([`SweepState`]) makes it cheaper and keeps two from doing the same work. Nothing
 //! is wrong if it is lost.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::error::{UserError, VaultError};
+use crate::deadline::{Deadline, LONGEST};
+use crate::error::VaultError;
+use crate::holds::Holds;
 use crate::identity::{KeyVersion, Nonce, TenantId};
 use crate::keeper::{Environment, Keeper, KeeperError, marker_of};
 use crate::layout::{Layout, Marker, Tag};
-use crate::listing::{Listing, Litter};
-use crate::port::{Policy, Store, StoredToken, User, VaultPort};
-use crate::record::{Record, Status};
-use crate::schedule::{
-    DAILY, MONTHLY, MOST_FAILURES, RETENTION, least_refresh_age, random_number, retry_at,
-};
+use crate::listing::Listing;
+use crate::port::{Store, SweepLimits, VaultPort};
+use crate::record::Status;
+use crate::retirement::not_noted;
+use crate::schedule::{least_refresh_age, random_number};
 use crate::secret::Bearer;
+use crate::turns::{Job, Receipt, Share, Turns};
+use crate::verdict::{Verdict, Work};
+use crate::visit::{Found, Horizon, Outcome, Pass, Visit, Visited};
 use crate::wave::{Change, WAVE, What};
 
 /// Seconds for which a sweep may go without a listing because nothing is due.
 const QUIET_AT_MOST: u64 = 3600;
 /// Tenants that a sweep remembers; with more, every sweep lists.
 const REMEMBERED_TENANTS: usize = 1000;
-/// Seconds that the last record may take after the last was admitted: Entra ID's answer (`vault.rs`).
-const LAST_RECORD: u64 = 10;
-/// Failures of Entra ID in a row after which a tenant is left alone for the rest of a sweep.
-const FAILURES_OF_A_TENANT: u32 = 3;
+/// Tenants without a key that a report names; with more, every sweep lists.
+const MOST_NAMED: usize = 200;
+/// Seconds by which a lease outlasts the call that holds it, because clocks count whole seconds.
+const LEASE_MARGIN: u64 = 2;
+/// The longest that a sweep call can be set to take, in seconds (setting `sweep_seconds`).
+const LONGEST_SWEEP: u64 = 25;
+/// Seconds by which the clocks of two replicas may differ: what the vault lets pass.
+const CLOCK_TOLERANCE: u64 = 300;
+/// The longest pause that Entra ID can ask for, in seconds: what the vault heeds at most.
+const LONGEST_PAUSE: u64 = 3600;
+/// How long another system may take to confirm the clock.
+const LONGEST_CONFIRMATION: Duration = Duration::from_secs(3);
 /// Left-over enrolments that one sweep looks at.
 const LITTER_AT_ONCE: usize = 100;
+/// Refreshes of a tenant from which on it is an alarm that most have the same outcome.
+const MANY: u64 = 4;
 
 /// What one call of a sweep did.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SweepReport {
     /// Whether it worked. False: another sweep was under way, and this one left it to that.
     pub lease_held: bool,
@@ -48,22 +66,41 @@ pub struct SweepReport {
     pub refreshed: u64,
     /// Records re-sealed under the newest key, without Entra ID.
     pub resealed: u64,
-    /// Records whose user has to act.
+    /// Records whose user has to act; kept, and tried again daily.
     pub interaction_required: u64,
+    /// Records whose user's organisation has to act; kept, and tried again daily.
+    pub organisation_required: u64,
     /// Records whose refresh token Entra ID called dead; kept, and tried again daily.
     pub quarantined: u64,
     /// Records whose refresh token was refused and is older than the retention limit: it was removed.
     pub expired: u64,
     /// Records to be tried again soon, because another system failed.
     pub retrying: u64,
+    /// Records that Entra ID refused for a reason of this app's; to be tried again later. The log says why.
+    pub refused: u64,
     /// Records that cannot be read or opened; kept, and looked at again daily.
     pub damaged: u64,
-    /// Records that need the operator: a setting, a permission, a key, storage. The log says which.
+    /// Records for which storage failed. The log says why.
     pub failed: u64,
+    /// Records that wait for their tenant's key, for Entra ID, or for this app's credential. The log says for which.
+    pub waiting: u64,
+    /// Records of tenants that are not among the setting `tenants`: remove them, or allow the tenant again.
+    pub not_served: u64,
     /// Left-over enrolments, of removed or replaced ones, that were cleared.
     pub cleared: u64,
-    /// Records that there was no time for, or whose tenant failed; call again.
+    /// Tenants whose newest key was asked for.
+    pub checked: u64,
+    /// Tenants for which there was no time to ask for it; call again.
+    pub unchecked: u64,
+    /// Records that there was no time for; call again.
     pub remaining: u64,
+    /// Tenants without a newest key to seal under.
+    pub tenants_without_key: u64,
+    /// Of these some by name, and why: a code of the API's errors.
+    pub without_key: BTreeMap<String, String>,
+    /// Why it stopped before its time: a code of the API's errors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
     /// Unix time in seconds at which the next of the records not due now is due.
     pub next_due_at: Option<u64>,
 }
@@ -80,31 +117,16 @@ pub(crate) struct SweepState {
     pub(crate) versions: BTreeMap<String, String>,
     /// Tenants that Entra ID throttles, and until when it asked us to wait.
     pub(crate) paused: BTreeMap<String, u64>,
+    /// The tenant at which the next round of questions for newest keys begins; none: anywhere.
+    pub(crate) next_tenant: Option<String>,
     /// When the last sweep ended.
     pub(crate) ended_at: u64,
     /// What it did.
     pub(crate) report: SweepReport,
 }
 
-/// Tenants that Key Vault was asked about in this sweep, and the newest key version if it answered: once each, however
-/// many of a sweep's steps need to know.
-type Asked = BTreeMap<TenantId, Option<KeyVersion>>;
-
-/// What became of one record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Outcome {
-    Refreshed,
-    Resealed,
-    InteractionRequired,
-    Quarantined,
-    Expired,
-    Retrying,
-    Damaged,
-    Failed,
-    Remaining,
-    /// Another writer was faster, or the marker was stale.
-    Nothing,
-}
+/// What tenants' newest keys were said to be.
+type Asked = BTreeMap<TenantId, Result<KeyVersion, VaultError>>;
 
 impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// Sweeps: one bounded call.
@@ -112,54 +134,62 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// # Errors
     /// [`KeeperError`] if it cannot begin. What fails for one record is counted, not returned.
     pub async fn sweep(&self, bearer: &Bearer) -> Result<SweepReport, KeeperError> {
-        let limits = self.vault.authorize_sweep(bearer).await?;
-        let started = self.env.now();
-        let layout = Layout::new(&limits.policy.store_prefix);
-        let concurrency = usize::try_from(limits.concurrency).unwrap_or(1).max(1);
+        let call = Call {
+            start: self.env.elapsed(),
+            started: self.env.now(),
+            limits: self.vault.authorize_sweep(bearer, LONGEST).await?,
+        };
+        let layout = Layout::new(&call.limits.policy.store_prefix);
         let mut state = self.sweep_state(&layout).await?;
-        if started < state.lease_until {
+        if self.rules.doubts_state {
+            state.forget_what_cannot_be(call.started);
+        }
+        if call.started < state.lease_until {
             return Ok(SweepReport::default());
         }
         let mut asked = Asked::new();
-        if started < state.quiet_until {
-            let known = state.versions.keys();
-            let tenants = known.filter_map(|tenant| TenantId::parse(tenant)).collect();
-            self.ask(&tenants, &mut asked, concurrency).await;
-            if is_quiet(&state, &asked) {
-                return Ok(SweepReport {
-                    lease_held: true,
-                    next_due_at: state.report.next_due_at,
-                    ..SweepReport::default()
-                });
+        if call.started < state.quiet_until {
+            asked = self.ask_known(&state, &call).await;
+            if let Some(error) = asked.values().find_map(|answer| self.stops(answer)) {
+                return Ok(self.stopped(error));
+            }
+            if state.is_quiet(&asked) {
+                return Ok(state.quiet_report());
             }
         }
 
-        let seconds = u64::from(limits.seconds);
-        state.lease_until = started.saturating_add(seconds).saturating_add(LAST_RECORD);
-        state.quiet_until = 0;
-        self.remember(&layout, &state).await;
-        let admit = seconds
-            .saturating_sub(LAST_RECORD)
-            .max(seconds.checked_div(2).unwrap_or(0))
-            .max(1);
+        // Nothing is deleted and nothing noted by a clock that nobody has confirmed in this sweep.
+        let within = LONGEST_CONFIRMATION.min(call.window() / 4);
+        let confirmed = self.vault.confirm_clock(within).await;
+        if let Some(error) = self.stops(&confirmed) {
+            return Ok(self.stopped(error));
+        }
+        if let Err(error) = &confirmed {
+            self.env.line(
+                &json!({"event": "clock_not_confirmed", "reason": error.to_string()}).to_string(),
+            );
+        }
+        let is_clock_confirmed = confirmed.is_ok() || !self.rules.needs_clock;
+        if is_clock_confirmed {
+            let seconds = u64::from(call.limits.seconds);
+            let lease = seconds.saturating_add(LEASE_MARGIN);
+            state.lease_until = call.started.saturating_add(lease);
+            state.quiet_until = 0;
+            self.remember(&layout, &state).await;
+        }
         let outcome = self
-            .pass(
-                &layout,
-                &limits.policy,
-                concurrency,
-                started.saturating_add(admit),
-                &mut state,
-                asked,
-            )
+            .pass(&layout, &call, is_clock_confirmed, &mut state, asked)
             .await;
-        state.lease_until = 0;
-        state.ended_at = self.env.now();
         if let Ok(report) = &outcome {
-            state.report = report.clone();
             self.env
                 .line(&json!({"event": "swept", "report": report}).to_string());
+            state.report = report.clone();
         }
-        self.remember(&layout, &state).await;
+        if is_clock_confirmed {
+            state.lease_until = 0;
+            state.ended_at = self.env.now();
+            self.remember(&layout, &state).await;
+        }
         outcome
     }
 
@@ -182,596 +212,714 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
+    /// The error, if it is one that stops a sweep.
+    fn stops<'a, T>(&self, answer: &'a Result<T, VaultError>) -> Option<&'a VaultError> {
+        let error = answer.as_ref().err()?;
+        matches!((self.rules.verdict)(error, Work::NewestKey), Verdict::Stop).then_some(error)
+    }
+
+    fn stopped(&self, error: &VaultError) -> SweepReport {
+        let (code, reason) = (error.code(), error.to_string());
+        self.env
+            .line(&json!({"event": "sweep_stopped", "code": code, "reason": reason}).to_string());
+        SweepReport {
+            lease_held: true,
+            stopped: Some(code.into()),
+            ..SweepReport::default()
+        }
+    }
+
+    /// Asks for the newest keys of the tenants that the last sweep knew. Who has no time for an answer has none.
+    async fn ask_known(&self, state: &SweepState, call: &Call) -> Asked {
+        let known = state
+            .versions
+            .keys()
+            .chain(state.report.without_key.keys())
+            .filter_map(|tenant| TenantId::parse(tenant));
+        let until = call.until();
+        stream::iter(known.collect::<BTreeSet<_>>())
+            .map(|tenant| async move {
+                let within = until.left(&self.env).min(self.rules.longest_question);
+                if within.is_zero() {
+                    return None;
+                }
+                let answer = self.vault.newest_key_version(&tenant, within).await;
+                Some((tenant, answer))
+            })
+            .buffer_unordered(call.concurrency())
+            .filter_map(|answer| async { answer })
+            .collect()
+            .await
+    }
+
     async fn pass(
         &self,
         layout: &Layout,
-        policy: &Policy,
-        concurrency: usize,
-        until: u64,
+        call: &Call,
+        is_clock_confirmed: bool,
         state: &mut SweepState,
-        mut asked: Asked,
+        asked: Asked,
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
+        let policy = &call.limits.policy;
         let listing = Listing::new(layout, self.store.list_keys().await?);
-        self.note_versions(layout, &listing, now, concurrency)
-            .await?;
-        let tenants: BTreeSet<TenantId> = listing
-            .markers()
-            .map(|(_, marker)| marker.user.tenant)
-            .collect();
-        self.ask(&tenants, &mut asked, concurrency).await;
-        let newest: BTreeMap<TenantId, KeyVersion> = asked
-            .into_iter()
-            .filter(|(tenant, _)| tenants.contains(tenant))
-            .filter_map(|(tenant, version)| Some((tenant, version?)))
-            .collect();
-        // What cannot be read cannot be re-sealed; it has its daily look.
-        let is_outdated = |marker: &Marker| {
-            !matches!(marker.tag, Tag::NotReadable { .. })
-                && newest
-                    .get(&marker.user.tenant)
-                    .is_some_and(|newest| *newest != marker.key_version)
-        };
-        let (mut outdated, mut due) = (BTreeMap::new(), BTreeMap::new());
         let mut report = SweepReport {
             lease_held: true,
             ..SweepReport::default()
         };
-        for (key, marker) in listing.markers() {
-            let is_due = marker.time <= now;
-            if is_outdated(&marker) {
-                Visit::add(&mut outdated, key, &marker);
-            }
-            if is_due {
-                Visit::add(&mut due, key, &marker);
-            } else {
-                let next = report.next_due_at.unwrap_or(u64::MAX).min(marker.time);
-                report.next_due_at = Some(next);
-            }
+        let (mut left, mut unnoted) = (0, BTreeSet::new());
+        if is_clock_confirmed {
+            self.note_versions(layout, &listing, now, call.concurrency())
+                .await?;
+            let mut litter = listing.litter(now);
+            self.shuffle(&mut litter);
+            left = litter.len().saturating_sub(LITTER_AT_ONCE);
+            litter.truncate(LITTER_AT_ONCE);
+            let until = Deadline::within(&self.env, call.window() / 10);
+            report.cleared = self.clear_all(layout, litter, until).await;
+        } else {
+            unnoted = not_noted(&listing);
         }
-        let mut litter = listing.litter(now);
-        drop(listing);
-        report.due = count(due.len());
-
-        state.paused.retain(|_, until| *until > now);
-        let paused = state.paused.iter();
+        let paused = state.paused.iter().filter(|(_, until)| **until > now);
+        let paused = paused.filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)));
+        let horizon = Horizon::new(now, is_clock_confirmed);
         let pass = Pass {
             layout,
             policy,
-            concurrency,
-            until,
-            // A tenant whose key cannot be had can be neither refreshed nor re-sealed now.
-            no_key: RefCell::new(
-                tenants
-                    .difference(&newest.keys().cloned().collect())
-                    .cloned()
-                    .collect(),
-            ),
-            no_entra: RefCell::new(
-                paused
-                    .filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)))
-                    .collect(),
-            ),
-            failures: RefCell::default(),
+            rules: &self.rules,
+            until: call.until(),
+            end: call.end(),
+            is_clock_confirmed,
+            horizon,
+            holds: Holds::new(paused.collect(), unnoted),
         };
-        for marker in self.work(&pass, Work::Reseal, outdated, &mut report).await {
-            if let Some(visit) = due.get_mut(&marker.nonce) {
-                visit.keys.push(layout.marker(&marker));
-                visit.marker = marker;
-            }
-        }
-        self.work(&pass, Work::Refresh, due, &mut report).await;
-        self.shuffle(&mut litter);
-        let left = litter.len().saturating_sub(LITTER_AT_ONCE);
-        litter.truncate(LITTER_AT_ONCE);
-        report.cleared = self.clear_all(&pass, litter).await;
+        let mut course = Course::new(
+            Plan::new(&listing, horizon),
+            Turns::new(self.rules.order),
+            report,
+        );
+        course.report.due = course.plan.due();
+        self.line_up(&pass, &mut course, state.next_tenant.take(), asked);
+        self.work(&pass, &mut course, call.concurrency()).await;
 
-        // Records that were put off in this very pass are due in a minute.
+        let Course {
+            plan,
+            turns,
+            mut report,
+            tally,
+            next_due,
+        } = course;
+        let first_left = report.add_left(turns, &plan);
+        self.tell_not_served(&pass, &plan, &mut report);
+        self.tell_refused(&tally);
+        let without_key = pass.holds.without_key();
+        report.tenants_without_key = count(without_key.len());
+        report.without_key = without_key
+            .into_iter()
+            .take(MOST_NAMED)
+            .map(|(tenant, code)| (tenant.as_str().into(), code.into()))
+            .collect();
+        report.stopped = pass.holds.stopped().map(Into::into);
+        let is_served = |tenant: &TenantId| !pass.holds.is_not_served(tenant);
+        report.next_due_at = plan
+            .next_due(is_served)
+            .into_iter()
+            .chain(next_due.get())
+            .min();
+
+        let newest = pass.holds.newest();
+        let no_entra = pass.holds.no_entra();
         let is_done = [
             report.remaining,
             report.failed,
-            report.retrying,
+            report.unchecked,
             count(left),
-        ] == [0; 4];
-        if is_done && newest.len() <= REMEMBERED_TENANTS {
+        ] == [0; 4]
+            && report.stopped.is_none()
+            && !pass.holds.is_open();
+        let is_remembered =
+            newest.len() <= REMEMBERED_TENANTS && report.tenants_without_key <= count(MOST_NAMED);
+        state.versions.clear();
+        if is_done && is_remembered {
             // No record that is enrolled or refreshed from now on is due before that.
             let least = least_refresh_age(policy.refresh_after_seconds).min(QUIET_AT_MOST);
-            let next = report.next_due_at.unwrap_or(u64::MAX);
-            state.quiet_until = next.min(now.saturating_add(least));
-            let names = newest.iter();
-            state.versions = names
+            let next = report.next_due_at.into_iter();
+            let next = next.chain(no_entra.values().copied());
+            let quiet = now.saturating_add(least);
+            state.quiet_until = next.fold(quiet, u64::min);
+            state.versions = newest
+                .into_iter()
                 .map(|(tenant, version)| (tenant.as_str().into(), version.as_str().into()))
                 .collect();
         }
-        let paused = pass.no_entra.into_inner().into_iter();
-        state.paused = paused
+        state.next_tenant = first_left.map(|tenant| tenant.as_str().into());
+        state.paused = no_entra
+            .into_iter()
             .filter(|(_, until)| *until > now)
             .map(|(tenant, until)| (tenant.as_str().into(), until))
+            .take(REMEMBERED_TENANTS)
             .collect();
         Ok(report)
     }
 
-    /// Notes which key versions are in use, and since when others are not, before anything is moved: a version that the
-    /// listing names may be named nowhere when this sweep has ended. Costs nothing while no version comes or goes.
-    async fn note_versions(
-        &self,
-        layout: &Layout,
-        listing: &Listing<'_>,
-        now: u64,
-        concurrency: usize,
-    ) -> Result<(), KeeperError> {
-        let (mut notes, mut void) = (Vec::new(), Vec::new());
-        for ((tenant, version), of) in listing.versions() {
-            let since = match of.markers {
-                0 => of.unused_since().unwrap_or(now),
-                _ => 0,
-            };
-            let key = |since| layout.version(&tenant, &version, since);
-            let is_forgotten = since > 0 && since.saturating_add(RETENTION) <= now;
-            if !is_forgotten && !of.noted.contains(&since) {
-                notes.push(key(since));
-            }
-            let is_void = |noted: &u64| is_forgotten || *noted != since;
-            void.extend(of.noted.into_iter().filter(is_void).map(key));
-        }
-        // The new ones first: a version of which nothing is noted is not known.
-        stream::iter(notes)
-            .map(|key| async move { self.store.set(&key, &[]).await })
-            .buffer_unordered(concurrency)
-            .try_collect::<()>()
-            .await?;
-        stream::iter(void)
-            .map(|key| async move { self.store.delete(&key).await })
-            .buffer_unordered(concurrency)
-            .try_collect::<()>()
-            .await?;
-        Ok(())
-    }
-
-    /// Asks for the newest key version of each tenant that it was not asked for yet.
-    async fn ask(&self, tenants: &BTreeSet<TenantId>, asked: &mut Asked, concurrency: usize) {
-        let unasked = tenants.iter().filter(|tenant| !asked.contains_key(tenant));
-        let answers: Vec<_> = stream::iter(unasked)
-            .map(|tenant| async move {
-                let answer = self.vault.newest_key_version(tenant).await;
-                let version = answer.map_err(|error| self.tenant_failed(tenant, &error));
-                (tenant.clone(), version.ok())
-            })
-            .buffer_unordered(concurrency)
-            .collect()
-            .await;
-        asked.extend(answers);
-    }
-
-    /// Visits records. Each tenant has its own share of the concurrency, so that one that is slow or throttled does not
-    /// hold up another, and within it an order by chance, so that two sweeps at once do not redeem the same tokens. What
-    /// is ready meanwhile is written together.
-    ///
-    /// Returns the markers that took the place of others.
-    async fn work(
+    /// Gives every tenant its first turn: to have its newest key asked for, unless that was done already.
+    fn line_up(
         &self,
         pass: &Pass<'_>,
-        work: Work,
-        visits: BTreeMap<Nonce, Visit>,
-        report: &mut SweepReport,
-    ) -> Vec<Marker> {
-        let mut by_tenant: BTreeMap<TenantId, Vec<Visit>> = BTreeMap::new();
-        for visit in visits.into_values() {
-            let tenant = visit.marker.user.tenant.clone();
-            by_tenant.entry(tenant).or_default().push(visit);
+        course: &mut Course<'_>,
+        first: Option<String>,
+        mut asked: Asked,
+    ) {
+        let tenants: Vec<_> = course.plan.tenants.keys().cloned().collect();
+        // The questions go round: where the last sweep had no time left, this one begins.
+        let start = match first {
+            Some(first) => tenants.partition_point(|tenant| tenant.as_str() < first.as_str()),
+            None => usize::try_from(self.below(tenants.len())).unwrap_or_default(),
+        };
+        let (before, from) = tenants.split_at(start.min(tenants.len()));
+        for (rank, tenant) in from.iter().chain(before).enumerate() {
+            if let Some(answer) = asked.remove(tenant) {
+                self.heed_answer(pass, course, tenant, answer);
+                continue;
+            }
+            if course.plan.has_due(tenant) {
+                let tie = random_number(&self.env);
+                course.turns.ask(tenant, Share::Refresh, tie);
+            } else {
+                course.turns.ask(tenant, Share::Check, count(rank));
+            }
         }
-        let mut tenants: Vec<_> = by_tenant.into_values().collect();
-        self.shuffle(&mut tenants);
-        let share = pass
-            .concurrency
-            .checked_div(tenants.len())
-            .unwrap_or(1)
-            .max(1);
-        let mut results = stream::iter(tenants)
-            .map(|mut visits| {
-                self.shuffle(&mut visits);
-                let visits = stream::iter(visits);
-                Box::pin(
-                    visits
-                        .map(|visit| self.visit(pass, visit, work))
-                        .buffer_unordered(share),
-                )
-            })
-            .flatten_unordered(pass.concurrency)
-            .ready_chunks(WAVE);
+    }
 
-        let mut moved = Vec::new();
-        while let Some(wave) = results.next().await {
-            let (mut changes, mut outcomes) = (Vec::new(), Vec::new());
-            for result in wave {
-                match result {
-                    Found::Over(outcome) => report.add(outcome),
+    /// Gives turns until there is nothing left to do, or no time. As many records are in hand as the settings allow, from
+    /// their turn until they are written. What is ready meanwhile is written together.
+    async fn work(&self, pass: &Pass<'_>, course: &mut Course<'_>, most: usize) {
+        let mut flights = FuturesUnordered::new();
+        let mut in_hand = 0_usize;
+        loop {
+            while in_hand < most && pass.holds.stopped().is_none() && !pass.until.is_over(&self.env)
+            {
+                let Some(turn) = course.turns.next() else {
+                    break;
+                };
+                let (tenant, share) = (turn.tenant.clone(), turn.share);
+                let (job, receipt) = turn.split();
+                let job = match job {
+                    Job::Visit(visit) => {
+                        let version = &visit.marker.key_version;
+                        if let Some(hold) = pass.holds.on(&tenant, version, share.work()) {
+                            course.report.add(hold.into());
+                            course.turns.over(receipt, Duration::ZERO, false);
+                            continue;
+                        }
+                        Job::Visit(visit)
+                    }
+                    Job::Ask => Job::Ask,
+                };
+                in_hand = in_hand.saturating_add(1);
+                flights.push(self.fly(pass, tenant, share, job, receipt).boxed_local());
+            }
+            let Some(first) = flights.next().await else {
+                break;
+            };
+            let mut landed = vec![first];
+            while landed.len() < WAVE
+                && let Some(Some(other)) = flights.next().now_or_never()
+            {
+                landed.push(other);
+            }
+            let mut wave = Vec::new();
+            for landing in landed {
+                let is_over = self.land(pass, course, landing, &mut wave);
+                in_hand = in_hand.saturating_sub(is_over);
+            }
+            if !wave.is_empty() {
+                flights.push(self.write(pass, wave).boxed_local());
+            }
+        }
+    }
+
+    async fn fly(
+        &self,
+        pass: &Pass<'_>,
+        tenant: TenantId,
+        share: Share,
+        job: Job,
+        receipt: Receipt,
+    ) -> Landing {
+        let start = self.env.elapsed();
+        let done = match job {
+            Job::Ask => {
+                let within = pass.until.left(&self.env).min(self.rules.longest_question);
+                Done::Asked(self.vault.newest_key_version(&tenant, within).await)
+            }
+            Job::Visit(mut visit) => {
+                let version = visit.marker.key_version.clone();
+                let due = visit.due.take();
+                let visited = self.visit(pass, *visit, share.work()).await;
+                Done::Visited(version, Box::new(visited), due)
+            }
+        };
+        Landing::Flown {
+            tenant,
+            took: self.env.elapsed().saturating_sub(start),
+            receipt,
+            done,
+        }
+    }
+
+    /// Makes changes, if there still is time.
+    async fn write(&self, pass: &Pass<'_>, wave: Vec<Written>) -> Landing {
+        if pass.end.is_over(&self.env) {
+            let late = wave.into_iter().map(|mut written| {
+                written.outcome = Outcome::Remaining;
+                (written, Ok(false))
+            });
+            return Landing::Written(late.collect());
+        }
+        let changes: Vec<_> = wave.iter().map(|written| &written.change).collect();
+        let made = self.apply(pass.layout, &changes).await;
+        let made = made.into_iter().map(|made| {
+            made.map_err(|error| {
+                self.env.line(
+                    &json!({"event": "sweep_failed", "reason": error.to_string()}).to_string(),
+                );
+            })
+        });
+        Landing::Written(wave.into_iter().zip(made).collect())
+    }
+
+    /// Takes note of what is done, and returns how many are no longer in hand.
+    fn land(
+        &self,
+        pass: &Pass<'_>,
+        course: &mut Course<'_>,
+        landing: Landing,
+        wave: &mut Vec<Written>,
+    ) -> usize {
+        let (tenant, took, receipt, done) = match landing {
+            Landing::Flown {
+                tenant,
+                took,
+                receipt,
+                done,
+            } => (tenant, took, receipt, done),
+            Landing::Written(written) => {
+                let number = written.len();
+                for (written, made) in written {
+                    self.land_written(pass, course, written, made);
+                }
+                return number;
+            }
+        };
+        match done {
+            Done::Asked(answer) => {
+                course.report.checked = course.report.checked.saturating_add(1);
+                self.heed_answer(pass, course, &tenant, answer);
+                course.turns.over(receipt, took, false);
+                1
+            }
+            Done::Visited(version, visited, due) => {
+                let Visited {
+                    found,
+                    verdict,
+                    has_tried,
+                } = *visited;
+                if let Some((verdict, error)) = &verdict {
+                    let about = (&tenant, Some(&version));
+                    pass.holds
+                        .heed(about, verdict, error, self.env.now(), &self.env);
+                    if let Verdict::Turn(status) = verdict {
+                        pass.holds.is_accepted();
+                        course.tally(&tenant).refused(status);
+                    }
+                }
+                course.turns.over(receipt, took, has_tried);
+                match found {
+                    Found::Over(outcome) => {
+                        if outcome == Outcome::Failed {
+                            pass.holds.store(false, &self.env);
+                        }
+                        course.report.add(outcome);
+                        // One that waits or is set aside is counted once.
+                        if let (Some(due), Outcome::Nothing) = (due, outcome) {
+                            course.turns.visit(&tenant, Share::Refresh, 0, vec![*due]);
+                        }
+                        1
+                    }
                     Found::Write(change, outcome) => {
-                        changes.push(*change);
-                        outcomes.push(outcome);
+                        wave.push(Written {
+                            change: *change,
+                            outcome,
+                            due,
+                        });
+                        0
                     }
                 }
             }
-            let made = self.apply(pass.layout, &changes).await;
-            for ((change, outcome), made) in changes.into_iter().zip(outcomes).zip(made) {
-                let is_made = made == Ok(true);
-                report.add(match made {
-                    Ok(true) => outcome,
-                    Ok(false) => Outcome::Nothing,
-                    Err(error) => self.record_failed(&change.user, &error.into()),
-                });
-                if let (true, What::Replace { new, .. }) = (is_made, change.what) {
-                    moved.push(marker_of(&change.user, &change.nonce, &new));
-                }
-            }
-        }
-        moved
-    }
-
-    async fn visit(&self, pass: &Pass<'_>, visit: Visit, work: Work) -> Found {
-        let marker = &visit.marker;
-        if pass.leaves_out(&marker.user.tenant, work) || self.env.now() >= pass.until {
-            return Found::Over(match work {
-                // If it is due, it is counted when that is looked at.
-                Work::Reseal if marker.time <= self.env.now() => Outcome::Nothing,
-                Work::Reseal | Work::Refresh => Outcome::Remaining,
-            });
-        }
-        let user = marker.user.clone();
-        let found = match work {
-            Work::Refresh => self.visit_due(pass, visit).await,
-            Work::Reseal => self.visit_outdated(pass, visit).await,
-        };
-        found.unwrap_or_else(|error| Found::Over(self.record_failed(&user, &error)))
-    }
-
-    async fn visit_due(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
-        let Visit { keys, marker } = visit;
-        let record = match self.look(pass, &keys, &marker).await? {
-            Look::At(record) => record,
-            Look::Over(found) => return Ok(found),
-        };
-        let now = self.env.now();
-        if record.due_at > now {
-            // A second marker of a record that was refreshed meanwhile.
-            return Ok(self.tidy(keys, &marker, &record));
-        }
-        // A second marker of a record that was re-sealed may still tell of the old key.
-        let marker = Marker {
-            key_version: record.key_version.clone(),
-            ..marker
-        };
-        let failed_with = |status: Status| Record {
-            status,
-            write: Nonce::for_write(&self.env),
-            due_at: now.saturating_add(DAILY),
-            // The token and its generation stay.
-            ..(*record).clone()
-        };
-        let is_expired = record.refreshed_at.saturating_add(RETENTION) <= now;
-        let (new, outcome) = match self.vault.refresh(&stored(&marker, &record)).await {
-            Ok(sealed) => {
-                pass.failures.borrow_mut().remove(&marker.user.tenant);
-                (
-                    self.refreshed(&marker.user, &record, sealed, pass.policy),
-                    Outcome::Refreshed,
-                )
-            }
-            Err(VaultError::User(_)) if is_expired => {
-                // Entra ID refuses it now, and has forgotten it by its own rules for months.
-                self.remove_token(pass.layout, &marker.user, &marker.nonce)
-                    .await?;
-                self.delete_each(&keys).await?;
-                self.audit("refresh_token_expired", &marker.user);
-                return Ok(Found::Over(Outcome::Expired));
-            }
-            Err(VaultError::User(UserError::InteractionRequired(interaction))) => (
-                failed_with(Status::InteractionRequired {
-                    claims: interaction.claims,
-                }),
-                Outcome::InteractionRequired,
-            ),
-            Err(VaultError::User(UserError::ReenrolmentRequired(_))) => {
-                (failed_with(Status::Quarantined), Outcome::Quarantined)
-            }
-            Err(VaultError::Upstream(error)) => {
-                pass.failed(&marker.user.tenant, error.retry_after_seconds, now);
-                return Ok(self.put_off(
-                    keys,
-                    &marker,
-                    error.retry_after_seconds,
-                    Outcome::Retrying,
-                ));
-            }
-            Err(VaultError::Stored(_)) => {
-                self.alarm("sealed_token_does_not_open", &marker.user);
-                return Ok(self.set_aside(keys, &marker));
-            }
-            Err(VaultError::Operator(error)) if error.is_about_one_key() => {
-                self.tenant_failed(&marker.user.tenant, &error.into());
-                return Ok(self.put_off(keys, &marker, None, Outcome::Failed));
-            }
-            Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
-                return Ok(self.stop_tenant(pass, &marker, &error));
-            }
-        };
-        let change = Change {
-            user: marker.user,
-            nonce: marker.nonce,
-            visited: keys,
-            what: What::Replace {
-                old: record,
-                new: Box::new(new),
-            },
-        };
-        Ok(Found::Write(Box::new(change), outcome))
-    }
-
-    async fn visit_outdated(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
-        let Visit { keys, marker } = visit;
-        let record = match self.look(pass, &keys, &marker).await? {
-            Look::At(record) => record,
-            Look::Over(found) => return Ok(found),
-        };
-        match self.vault.reseal(&stored(&marker, &record)).await {
-            Ok(Some(sealed)) => {
-                let new = Record {
-                    sealed: sealed.token,
-                    key_version: sealed.key_version,
-                    write: Nonce::for_write(&self.env),
-                    // A record whose refresh was put off stays put off.
-                    due_at: record.due_at.max(marker.time),
-                    ..(*record).clone()
-                };
-                let change = Change {
-                    user: marker.user,
-                    nonce: marker.nonce,
-                    visited: keys,
-                    what: What::Replace {
-                        old: record,
-                        new: Box::new(new),
-                    },
-                };
-                Ok(Found::Write(Box::new(change), Outcome::Resealed))
-            }
-            Ok(None) if marker.write != record.write => Ok(self.tidy(keys, &marker, &record)),
-            Ok(None) => Ok(Found::Over(Outcome::Nothing)),
-            Err(VaultError::Stored(_)) => {
-                self.alarm("sealed_token_does_not_open", &marker.user);
-                Ok(self.set_aside(keys, &marker))
-            }
-            // The marker stays as it is, and so does the record: the next sweep finds both.
-            Err(VaultError::Upstream(_) | VaultError::User(_)) => {
-                Ok(Found::Over(Outcome::Remaining))
-            }
-            Err(VaultError::Operator(error)) if error.is_about_one_key() => {
-                self.tenant_failed(&marker.user.tenant, &error.into());
-                Ok(Found::Over(Outcome::Failed))
-            }
-            Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
-                Ok(self.stop_tenant(pass, &marker, &error))
-            }
         }
     }
 
-    /// Reads what a marker points at, and sorts out what is no usable record.
-    async fn look(
+    fn land_written(
         &self,
         pass: &Pass<'_>,
-        keys: &[String],
-        marker: &Marker,
-    ) -> Result<Look, KeeperError> {
-        let aside = || Ok(Look::Over(self.set_aside(keys.to_vec(), marker)));
-        let (head, record) = match self.current(pass.layout, &marker.user).await {
-            Ok(current) => current,
-            Err(KeeperError::NotEnrolled | KeeperError::Busy) => {
-                return Ok(Look::Over(Found::Over(Outcome::Nothing)));
-            }
-            // A head that cannot be read may name this enrolment.
-            Err(KeeperError::RecordDamaged | KeeperError::RecordTooNew) => {
-                self.alarm("head_not_readable", &marker.user);
-                return aside();
-            }
-            Err(error) => return Err(error),
+        course: &mut Course<'_>,
+        written: Written,
+        made: Result<bool, ()>,
+    ) {
+        let Written {
+            change,
+            outcome,
+            due,
+        } = written;
+        let tenant = &change.user.tenant;
+        let (is_made, outcome) = match made {
+            Ok(true) => (true, outcome),
+            Ok(false) if outcome == Outcome::Remaining => (false, outcome),
+            Ok(false) => (false, Outcome::Nothing),
+            Err(()) => (false, Outcome::Failed),
         };
-        match record {
-            // Another enrolment's: what is left of it is cleared when it is old.
-            _ if head.nonce != marker.nonce => Ok(Look::Over(Found::Over(Outcome::Nothing))),
-            Err(KeeperError::NoRefreshToken) => Ok(Look::Over(Found::Over(Outcome::Nothing))),
-            Ok(record) => Ok(Look::At(Box::new(record))),
-            Err(_) => aside(),
+        pass.holds.store(outcome != Outcome::Failed, &self.env);
+        course.report.add(outcome);
+        if outcome == Outcome::Refreshed {
+            pass.holds.is_accepted();
+            course.tally(tenant).refreshed();
+        }
+        let mut fresh = match &change.what {
+            What::Mark(marker) | What::Tidy { fresh: marker, .. } => marker.clone(),
+            What::Replace { new, .. } => marker_of(&change.user, &change.nonce, new),
+        };
+        // One that waits, fails or is set aside is counted once.
+        let is_next = matches!(outcome, Outcome::Resealed | Outcome::Nothing);
+        if let Some(mut due) = due.filter(|_| is_next) {
+            if is_made {
+                due.keys.push(pass.layout.marker(&fresh));
+                fresh.time = fresh.time.min(due.marker.time);
+                due.marker = fresh;
+            }
+            course.turns.visit(tenant, Share::Refresh, 0, vec![*due]);
+        } else if is_made && outcome != Outcome::Waiting {
+            course.is_due_at(fresh.time);
         }
     }
 
-    /// Keeps what cannot be used, and has it looked at again in a day, or in a month when nobody has mended it for long:
-    /// "damaged" is never "delete".
-    fn set_aside(&self, keys: Vec<String>, marker: &Marker) -> Found {
-        let now = self.env.now();
-        let tag = marker.tag.not_readable(now);
-        let is_old = matches!(tag, Tag::NotReadable { since } if u64::from(since).saturating_mul(DAILY).saturating_add(RETENTION) <= now);
-        let wait = if is_old { MONTHLY } else { DAILY };
-        self.mark(
-            keys,
-            marker,
-            now.saturating_add(wait),
-            tag,
-            Outcome::Damaged,
-        )
-    }
-
-    /// Tries again later. The record is not touched.
-    fn put_off(
-        &self,
-        keys: Vec<String>,
-        marker: &Marker,
-        retry_after: Option<u32>,
-        outcome: Outcome,
-    ) -> Found {
-        let now = self.env.now();
-        let (tag, time) = match marker.tag {
-            Tag::Active { failures } => {
-                let failures = failures.saturating_add(1);
-                (
-                    Tag::Active {
-                        failures: failures.min(MOST_FAILURES),
-                    },
-                    retry_at(now, failures, retry_after, &self.env),
-                )
-            }
-            tag @ (Tag::InteractionRequired { .. }
-            | Tag::Quarantined { .. }
-            | Tag::NotReadable { .. }) => (tag, now.saturating_add(DAILY)),
-        };
-        self.mark(keys, marker, time, tag, outcome)
-    }
-
-    fn mark(
-        &self,
-        keys: Vec<String>,
-        marker: &Marker,
-        time: u64,
-        tag: Tag,
-        outcome: Outcome,
-    ) -> Found {
-        let change = Change {
-            user: marker.user.clone(),
-            nonce: marker.nonce.clone(),
-            visited: keys,
-            what: What::Mark(Marker {
-                time,
-                tag,
-                write: Nonce::for_write(&self.env),
-                ..marker.clone()
-            }),
-        };
-        Found::Write(Box::new(change), outcome)
-    }
-
-    /// Leaves one marker of a record that has two.
-    fn tidy(&self, keys: Vec<String>, marker: &Marker, record: &Record) -> Found {
-        let own = marker_of(&marker.user, &marker.nonce, record);
-        let change = Change {
-            user: marker.user.clone(),
-            nonce: marker.nonce.clone(),
-            visited: keys,
-            what: What::Tidy {
-                fresh: Marker {
-                    write: Nonce::for_write(&self.env),
-                    ..own.clone()
-                },
-                own,
-            },
-        };
-        Found::Write(Box::new(change), Outcome::Nothing)
-    }
-
-    /// Returns how many were cleared.
-    async fn clear_all(&self, pass: &Pass<'_>, litter: Vec<Litter>) -> u64 {
-        let cleared: Vec<bool> = stream::iter(litter)
-            .map(|litter| async move {
-                if self.env.now() >= pass.until {
-                    return false;
-                }
-                self.clear(pass, &litter).await.unwrap_or_else(|error| {
-                    self.env.line(&json!({"event": "litter_left", "user": litter.id.as_str(), "reason": error.to_string()}).to_string());
-                    false
-                })
-            })
-            .buffer_unordered(pass.concurrency)
-            .collect()
-            .await;
-        count(cleared.into_iter().filter(|cleared| *cleared).count())
-    }
-
-    /// "GC". Its step 1, the age, is the listing's business.
-    async fn clear(&self, pass: &Pass<'_>, litter: &Litter) -> Result<bool, KeeperError> {
-        let record_key = pass.layout.record(&litter.id, &litter.nonce);
-        let user = litter.tenant.clone().map(|tenant| User {
-            tenant,
-            id: litter.id.clone(),
-        });
-        // Whom neither a head nor a marker names had no head at the listing, and the head of an enrolment this old is not
-        // written any more.
-        let head = match &user {
-            Some(user) => self.head(pass.layout, user).await?,
-            None => None,
-        };
-        match (user, head) {
-            (Some(user), Some(head)) if head.nonce == litter.nonce => {
-                if litter.is_off {
-                    self.store.delete(&record_key).await?;
-                    self.delete_each(&litter.markers).await?;
-                    return Ok(true);
-                }
-                if litter.has_record && litter.markers.is_empty() {
-                    self.mark_again(pass, user, litter).await?;
-                }
-                Ok(false)
-            }
-            _ => {
-                self.store.delete(&record_key).await?;
-                self.store
-                    .delete(&pass.layout.off(&litter.id, &litter.nonce))
-                    .await?;
-                self.delete_each(&litter.markers).await?;
-                Ok(true)
-            }
-        }
-    }
-
-    async fn delete_each(&self, keys: &[String]) -> Result<(), KeeperError> {
-        for key in keys {
-            self.store.delete(key).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives a record that has lost its marker one that is due now.
-    async fn mark_again(
+    /// A tenant's newest key, or why there is none; and what follows for its records.
+    fn heed_answer(
         &self,
         pass: &Pass<'_>,
-        user: User,
-        litter: &Litter,
-    ) -> Result<(), KeeperError> {
-        self.alarm("marker_lost", &user);
-        let key = pass.layout.record(&litter.id, &litter.nonce);
-        let Some(json) = self.store.get(&key).await? else {
-            return Ok(());
-        };
-        let Ok(record) = Record::from_json(&json) else {
-            self.alarm("record_not_readable", &user);
-            return Ok(());
-        };
-        let marker = Marker {
-            time: self.env.now(),
-            write: Nonce::for_write(&self.env),
-            ..marker_of(&user, &litter.nonce, &record)
-        };
-        Ok(self.store.set(&pass.layout.marker(&marker), &[]).await?)
-    }
-
-    /// The fault is not this record's: spare the tenant's other records the same call.
-    fn stop_tenant(&self, pass: &Pass<'_>, marker: &Marker, error: &VaultError) -> Found {
-        if pass.no_key.borrow_mut().insert(marker.user.tenant.clone()) {
-            self.tenant_failed(&marker.user.tenant, error);
+        course: &mut Course<'_>,
+        tenant: &TenantId,
+        answer: Result<KeyVersion, VaultError>,
+    ) {
+        match answer {
+            Ok(newest) => {
+                pass.holds.has_newest(tenant, &newest);
+                course.turns.is_usable(tenant, &newest);
+                let (mut outdated, mut due) = course.plan.visits(tenant, &newest);
+                self.shuffle(&mut outdated);
+                self.shuffle(&mut due);
+                // The last one has the next turn: those that are due, and before that those that have not failed yet.
+                let has_failed = |marker: &Marker| marker.tag != Tag::Active { failures: 0 };
+                outdated.sort_by_key(|visit| (visit.due.is_some(), !has_failed(&visit.marker)));
+                due.sort_by_key(|visit| !has_failed(&visit.marker));
+                let tie = random_number(&self.env);
+                course.turns.visit(tenant, Share::Reseal, tie, outdated);
+                course.turns.visit(tenant, Share::Refresh, tie, due);
+            }
+            Err(error) => {
+                let verdict = (self.rules.verdict)(&error, Work::NewestKey);
+                let now = self.env.now();
+                pass.holds
+                    .heed((tenant, None), &verdict, &error, now, &self.env);
+                let due = course.plan.due_of(tenant);
+                match verdict {
+                    // Counted whole, at the end.
+                    Verdict::NotServed => {}
+                    Verdict::Stop => {
+                        course.report.remaining = course.report.remaining.saturating_add(due)
+                    }
+                    Verdict::PutOff { .. }
+                    | Verdict::SetAside
+                    | Verdict::Turn(_)
+                    | Verdict::HoldTenant { .. }
+                    | Verdict::HoldCredential
+                    | Verdict::KeyVersionUnusable
+                    | Verdict::NewestKeyUnusable => {
+                        course.report.waiting = course.report.waiting.saturating_add(due);
+                    }
+                }
+            }
         }
-        Found::Over(Outcome::Failed)
     }
 
-    fn tenant_failed(&self, tenant: &TenantId, error: &VaultError) {
-        self.env.line(&json!({"event": "tenant_failed", "tenant": tenant.as_str(), "reason": error.to_string()}).to_string());
+    fn tell_not_served(&self, pass: &Pass<'_>, plan: &Plan<'_>, report: &mut SweepReport) {
+        for tenant in plan.tenants.keys() {
+            if pass.holds.is_not_served(tenant) {
+                let enrolments = plan.enrolments_of(tenant);
+                report.not_served = report.not_served.saturating_add(enrolments);
+                let remove = format!("DELETE /v1/tenants/{tenant}");
+                self.env.line(&json!({"event": "tenant_not_served", "tenant": tenant.as_str(), "enrolments": enrolments, "reason": "the tenant is not among the setting `tenants`", "to_remove_them": remove}).to_string());
+            }
+        }
     }
 
-    fn record_failed(&self, user: &User, error: &KeeperError) -> Outcome {
-        self.env.line(&json!({"event": "sweep_failed", "tenant": user.tenant.as_str(), "user": user.id.as_str(), "reason": error.to_string()}).to_string());
-        Outcome::Failed
+    /// One line for a tenant most of whose refreshes have the same outcome. What an organisation has to do is an alarm only
+    /// if every organisation seems to have to: then it is this app's.
+    fn tell_refused(&self, tallies: &BTreeMap<TenantId, Tally>) {
+        let mut organisations = BTreeMap::new();
+        for (tenant, tally) in tallies {
+            let Some((number, is_organisations, refused)) = tally.most() else {
+                continue;
+            };
+            if is_organisations {
+                *organisations.entry(number).or_insert(0_usize) += 1;
+            } else if tally.attempts >= MANY {
+                self.env.line(&json!({"level": "alarm", "event": "tenant_refused", "tenant": tenant.as_str(), "aadsts": number, "refused": refused, "of": tally.attempts}).to_string());
+            }
+        }
+        for (number, tenants) in organisations {
+            if tenants > 1 && tenants == tallies.len() {
+                self.env.line(&json!({"level": "alarm", "event": "every_tenant_refused", "aadsts": number, "tenants": tenants}).to_string());
+            }
+        }
+    }
+
+    fn below(&self, bound: usize) -> u64 {
+        random_number(&self.env)
+            .checked_rem(count(bound))
+            .unwrap_or(0)
     }
 
     fn shuffle<T>(&self, items: &mut [T]) {
         for at in (1..items.len()).rev() {
-            let bound = count(at).saturating_add(1);
-            let other = random_number(&self.env).checked_rem(bound).unwrap_or(0);
+            let other = self.below(at.saturating_add(1));
             items.swap(at, usize::try_from(other).unwrap_or(at));
+        }
+    }
+}
+
+/// How one call is bounded.
+struct Call {
+    /// On the clock that nobody sets.
+    start: Duration,
+    /// In Unix seconds.
+    started: u64,
+    limits: SweepLimits,
+}
+
+impl Call {
+    fn window(&self) -> Duration {
+        Duration::from_secs(self.limits.seconds.into())
+    }
+
+    /// When the last answer has to be there: what is left until the end is for writing.
+    fn until(&self) -> Deadline {
+        let rest = (self.window() / 10).max(Duration::from_millis(250));
+        Deadline::after(self.start, self.window().saturating_sub(rest))
+    }
+
+    fn end(&self) -> Deadline {
+        Deadline::after(self.start, self.window())
+    }
+
+    fn concurrency(&self) -> usize {
+        usize::try_from(self.limits.concurrency).unwrap_or(1).max(1)
+    }
+}
+
+/// What a sweep has in hand.
+struct Course<'a> {
+    plan: Plan<'a>,
+    turns: Turns,
+    report: SweepReport,
+    tally: BTreeMap<TenantId, Tally>,
+    /// When the first of the records is due that were put off or refreshed.
+    next_due: Cell<Option<u64>>,
+}
+
+impl<'a> Course<'a> {
+    fn new(plan: Plan<'a>, turns: Turns, report: SweepReport) -> Self {
+        Self {
+            plan,
+            turns,
+            report,
+            tally: BTreeMap::new(),
+            next_due: Cell::default(),
+        }
+    }
+
+    fn tally(&mut self, tenant: &TenantId) -> &mut Tally {
+        self.tally.entry(tenant.clone()).or_default()
+    }
+
+    fn is_due_at(&self, time: u64) {
+        let known = self.next_due.get();
+        self.next_due
+            .set(Some(known.map_or(time, |known| known.min(time))));
+    }
+}
+
+/// Something that is done.
+enum Landing {
+    Flown {
+        tenant: TenantId,
+        took: Duration,
+        receipt: Receipt,
+        done: Done,
+    },
+    /// Changes, and whether each was made.
+    Written(Vec<(Written, Result<bool, ()>)>),
+}
+
+enum Done {
+    Asked(Result<KeyVersion, VaultError>),
+    /// By the key version that its marker named, and with the refresh that is due besides.
+    Visited(KeyVersion, Box<Visited>, Option<Box<Visit>>),
+}
+
+/// A change, and what it comes to once it is written.
+struct Written {
+    change: Change,
+    outcome: Outcome,
+    due: Option<Box<Visit>>,
+}
+
+/// Refreshes of one tenant, and how Entra ID refused them.
+#[derive(Default)]
+struct Tally {
+    attempts: u64,
+    /// By number, and whether it is the organisation's turn.
+    refused: BTreeMap<(u32, bool), u64>,
+}
+
+impl Tally {
+    fn refreshed(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+    }
+
+    fn refused(&mut self, status: &Status) {
+        self.attempts = self.attempts.saturating_add(1);
+        if let Some(number) = status.reason().and_then(|reason| reason.aadsts) {
+            let is_organisations = matches!(status, Status::OrganisationRequired(_));
+            let refused = self.refused.entry((number, is_organisations)).or_default();
+            *refused = refused.saturating_add(1);
+        }
+    }
+
+    /// The number that over half of the refreshes came to.
+    fn most(&self) -> Option<(u32, bool, u64)> {
+        let ((number, is_organisations), refused) =
+            self.refused.iter().max_by_key(|(_, refused)| **refused)?;
+        let is_most = refused.saturating_mul(2) > self.attempts;
+        is_most.then_some((*number, *is_organisations, *refused))
+    }
+}
+
+/// What one listing shows that there may be to do, by tenant. Markers are read again when a tenant's turn comes, so that
+/// what waits costs little.
+struct Plan<'a> {
+    listing: &'a Listing<'a>,
+    horizon: Horizon,
+    tenants: BTreeMap<TenantId, Markers>,
+}
+
+#[derive(Default)]
+struct Markers {
+    /// Where they are in the listing.
+    places: Vec<usize>,
+    /// Enrolments that are due.
+    due: u64,
+    /// When the first of those is due that are not.
+    next_due: Option<u64>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(listing: &'a Listing<'a>, horizon: Horizon) -> Self {
+        let mut tenants: BTreeMap<TenantId, Markers> = BTreeMap::new();
+        let mut due = BTreeSet::new();
+        for (place, marker) in listing.places() {
+            let of = tenants.entry(marker.user.tenant).or_default();
+            of.places.push(place);
+            if !horizon.is_due(marker.time) {
+                let next = of.next_due.unwrap_or(u64::MAX).min(marker.time);
+                of.next_due = Some(next);
+            } else if due.insert(marker.nonce) {
+                of.due = of.due.saturating_add(1);
+            }
+        }
+        Self {
+            listing,
+            horizon,
+            tenants,
+        }
+    }
+
+    /// Enrolments that are due.
+    fn due(&self) -> u64 {
+        self.tenants
+            .values()
+            .fold(0, |sum, of| sum.saturating_add(of.due))
+    }
+
+    fn due_of(&self, tenant: &TenantId) -> u64 {
+        self.tenants.get(tenant).map_or(0, |of| of.due)
+    }
+
+    fn has_due(&self, tenant: &TenantId) -> bool {
+        self.due_of(tenant) > 0
+    }
+
+    fn enrolments_of(&self, tenant: &TenantId) -> u64 {
+        let nonces = self.markers(tenant).map(|(_, marker)| marker.nonce);
+        count(nonces.collect::<BTreeSet<_>>().len())
+    }
+
+    fn next_due(&self, is_served: impl Fn(&TenantId) -> bool) -> Option<u64> {
+        let served = self.tenants.iter().filter(|(tenant, _)| is_served(tenant));
+        served.filter_map(|(_, of)| of.next_due).min()
+    }
+
+    /// The records of a tenant that are under another version than the newest, and of the others those that are due.
+    fn visits(&self, tenant: &TenantId, newest: &KeyVersion) -> (Vec<Visit>, Vec<Visit>) {
+        let (mut outdated, mut due) = (BTreeMap::new(), BTreeMap::new());
+        let add = |visits: &mut BTreeMap<Nonce, Visit>, key: &String, marker: &Marker| {
+            let visit = visits
+                .entry(marker.nonce.clone())
+                .or_insert_with(|| Visit::new(marker.clone()));
+            visit.keys.push(key.clone());
+        };
+        for (key, marker) in self.markers(tenant) {
+            // What cannot be read cannot be re-sealed; it has its daily look.
+            let is_readable = !matches!(marker.tag, Tag::NotReadable { .. });
+            if is_readable && marker.key_version != *newest {
+                add(&mut outdated, key, &marker);
+            }
+            if self.horizon.is_due(marker.time) {
+                add(&mut due, key, &marker);
+            }
+        }
+        let outdated = outdated.into_iter().map(|(nonce, visit)| Visit {
+            due: due.remove(&nonce).map(Box::new),
+            ..visit
+        });
+        (outdated.collect(), due.into_values().collect())
+    }
+
+    fn markers(&self, tenant: &TenantId) -> impl Iterator<Item = (&String, Marker)> {
+        let of = self.tenants.get(tenant);
+        let places = of.map(|of| of.places.as_slice()).unwrap_or_default();
+        places
+            .iter()
+            .filter_map(|place| self.listing.marker_at(*place))
+    }
+}
+
+impl Share {
+    fn work(self) -> Work {
+        match self {
+            Self::Check => Work::NewestKey,
+            Self::Reseal => Work::Reseal,
+            Self::Refresh => Work::Refresh,
         }
     }
 }
@@ -782,104 +930,81 @@ impl SweepReport {
             Outcome::Refreshed => &mut self.refreshed,
             Outcome::Resealed => &mut self.resealed,
             Outcome::InteractionRequired => &mut self.interaction_required,
+            Outcome::OrganisationRequired => &mut self.organisation_required,
             Outcome::Quarantined => &mut self.quarantined,
             Outcome::Expired => &mut self.expired,
             Outcome::Retrying => &mut self.retrying,
+            Outcome::Refused => &mut self.refused,
             Outcome::Damaged => &mut self.damaged,
             Outcome::Failed => &mut self.failed,
+            Outcome::Waiting => &mut self.waiting,
             Outcome::Remaining => &mut self.remaining,
-            Outcome::Nothing => return,
+            // Counted whole, by tenant.
+            Outcome::NotServed | Outcome::Nothing => return,
         };
         *counter = counter.saturating_add(1);
     }
+
+    /// Counts what had no turn, and returns the tenant at which the next round of questions is to begin.
+    fn add_left(&mut self, turns: Turns, plan: &Plan<'_>) -> Option<TenantId> {
+        let mut first = None;
+        for (tenant, share, job) in turns.left() {
+            match job {
+                Job::Visit(_) => self.remaining = self.remaining.saturating_add(1),
+                Job::Ask => {
+                    self.unchecked = self.unchecked.saturating_add(1);
+                    self.remaining = self.remaining.saturating_add(plan.due_of(&tenant));
+                    if share == Share::Check {
+                        first.get_or_insert(tenant);
+                    }
+                }
+            }
+        }
+        first
+    }
 }
 
-/// What holds for one sweep.
-struct Pass<'a> {
-    layout: &'a Layout,
-    policy: &'a Policy,
-    concurrency: usize,
-    until: u64,
-    /// Tenants for whom nothing can be done now.
-    no_key: RefCell<BTreeSet<TenantId>>,
-    /// Tenants that are not refreshed now, and until when Entra ID asked us to wait; 0: it did not say.
-    no_entra: RefCell<BTreeMap<TenantId, u64>>,
-    /// Failures of Entra ID in a row, and until when it asked to wait.
-    failures: RefCell<BTreeMap<TenantId, (u32, u64)>>,
-}
-
-impl Pass<'_> {
-    fn leaves_out(&self, tenant: &TenantId, work: Work) -> bool {
-        self.no_key.borrow().contains(tenant)
-            || matches!(work, Work::Refresh) && self.no_entra.borrow().contains_key(tenant)
+impl SweepState {
+    /// Times further ahead than any sweep can have left them, be it by a clock that was wrong or by hand.
+    fn forget_what_cannot_be(&mut self, now: u64) {
+        let latest = |most: u64| now.saturating_add(most).saturating_add(CLOCK_TOLERANCE);
+        if self.lease_until > latest(LONGEST_SWEEP.saturating_add(LEASE_MARGIN)) {
+            self.lease_until = 0;
+        }
+        if self.quiet_until > latest(QUIET_AT_MOST) {
+            self.quiet_until = 0;
+        }
+        let latest = latest(LONGEST_PAUSE);
+        self.paused.retain(|_, until| *until <= latest);
     }
 
-    /// Another system failed. The tenant's other records wait too, as long as it asked, when it fails for several in a
-    /// row: once may be about this one user (AADSTS50196). The vault keeps Entra ID's pauses meanwhile.
-    fn failed(&self, tenant: &TenantId, retry_after: Option<u32>, now: u64) {
-        let mut failures = self.failures.borrow_mut();
-        let (count, until) = failures.entry(tenant.clone()).or_default();
-        *count = count.saturating_add(1);
-        let asked = retry_after.map_or(0, |seconds| now.saturating_add(seconds.into()));
-        *until = (*until).max(asked);
-        if *count >= FAILURES_OF_A_TENANT {
-            let mut paused = self.no_entra.borrow_mut();
-            let known = paused.entry(tenant.clone()).or_default();
-            *known = (*known).max(*until);
+    /// Whether every tenant's key is as the last sweep left it.
+    fn is_quiet(&self, asked: &Asked) -> bool {
+        asked.iter().all(|(tenant, answer)| {
+            let tenant = tenant.as_str();
+            match answer {
+                Ok(version) => {
+                    let known = self.versions.get(tenant);
+                    known.is_some_and(|known| known == version.as_str())
+                }
+                // To be told, once.
+                Err(_) => self.report.without_key.contains_key(tenant),
+            }
+        })
+    }
+
+    /// What a sweep says that found nothing to do.
+    fn quiet_report(&self) -> SweepReport {
+        SweepReport {
+            lease_held: true,
+            waiting: self.report.waiting,
+            not_served: self.report.not_served,
+            tenants_without_key: self.report.tenants_without_key,
+            without_key: self.report.without_key.clone(),
+            next_due_at: self.report.next_due_at,
+            ..SweepReport::default()
         }
     }
-}
-
-#[derive(Clone, Copy)]
-enum Work {
-    Reseal,
-    Refresh,
-}
-
-/// An enrolment to be visited, and the markers that led there: more than one, where a writer died or was overtaken.
-struct Visit {
-    keys: Vec<String>,
-    marker: Marker,
-}
-
-impl Visit {
-    fn add(visits: &mut BTreeMap<Nonce, Self>, key: &str, marker: &Marker) {
-        let visit = visits.entry(marker.nonce.clone()).or_insert_with(|| Self {
-            keys: Vec::new(),
-            marker: marker.clone(),
-        });
-        visit.keys.push(key.to_owned());
-    }
-}
-
-/// What a visit comes to.
-enum Found {
-    Over(Outcome),
-    /// That, once this is written.
-    Write(Box<Change>, Outcome),
-}
-
-enum Look {
-    At(Box<Record>),
-    Over(Found),
-}
-
-fn stored(marker: &Marker, record: &Record) -> StoredToken {
-    StoredToken {
-        user: marker.user.clone(),
-        nonce: marker.nonce.clone(),
-        token: record.sealed.clone(),
-    }
-}
-
-/// Whether no tenant's key has changed since the last sweep. One without an answer has nothing to re-seal to.
-fn is_quiet(state: &SweepState, asked: &Asked) -> bool {
-    asked.iter().all(|(tenant, version)| {
-        let known = state.versions.get(tenant.as_str());
-        version
-            .as_ref()
-            .is_none_or(|version| known.is_some_and(|known| known == version.as_str()))
-    })
 }
 
 fn count(number: usize) -> u64 {
@@ -897,7 +1022,10 @@ mod tests {
 
     use super::*;
     use crate::caller::tests::NOW;
+    use crate::error::{Interaction, Reason};
     use crate::listing::LITTER_AFTER;
+    use crate::schedule::{DAILY, MONTHLY, RETENTION};
+    use crate::settings::tests::TENANT;
     use crate::world::{App, SWEEP_KEY, Shared, World};
 
     const WEEK: u64 = 604_800;
@@ -943,8 +1071,13 @@ mod tests {
             next_due_at,
             ..SweepReport::default()
         };
-        assert_eq!(report, quiet);
-        assert_eq!(world.take_calls(), ["key vault "]);
+        let listed = SweepReport {
+            checked: 1,
+            ..quiet.clone()
+        };
+        assert_eq!(report, listed);
+        // The clock first.
+        assert_eq!(world.take_calls(), ["keys", "key vault "]);
 
         // The next ones do not even list.
         world.listings.set(0);
@@ -956,7 +1089,7 @@ mod tests {
         );
         assert_eq!(world.listings.get(), 0);
         world.advance(1);
-        assert_eq!(sweep(&app), quiet);
+        assert_eq!(sweep(&app), listed);
         assert_eq!(world.listings.get(), 1);
     }
 
@@ -1074,7 +1207,7 @@ mod tests {
         assert_eq!(sweep(&app).quarantined, 1);
         assert!(world.keys_of("due.")[0].contains(&format!(".q{}.", NOW / DAILY)));
         assert_eq!(sweep(&app).due, 0);
-        world.advance(DAILY);
+        world.advance(DAILY * 9 / 8);
         assert_eq!(sweep(&app).refreshed, 1);
         assert!(world.keys_of("due.")[0].contains(".a0."));
         let redeemed = world.redeemed.borrow();
@@ -1094,9 +1227,13 @@ mod tests {
             block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
         assert_eq!(
             view.record.unwrap().status,
-            Status::InteractionRequired {
-                claims: Some("{\"c\":1}".into())
-            }
+            Status::InteractionRequired(Interaction {
+                claims: Some("{\"c\":1}".into()),
+                reason: Reason {
+                    aadsts: Some(50_076),
+                    suberror: None,
+                },
+            })
         );
     }
 
@@ -1133,24 +1270,16 @@ mod tests {
             40,
         ));
         let report = sweep(&app);
-        assert_eq!(
-            (report.failed + report.remaining, report.refreshed),
-            (40, 0)
-        );
+        assert_eq!((report.waiting, report.refreshed), (40, 0), "{report:?}");
         assert_eq!(world.user_rows(), rows);
-        assert_eq!(
-            world
-                .log
-                .borrow()
-                .iter()
-                .filter(|line| line.contains("tenant_failed"))
-                .count(),
-            1
-        );
+        assert_eq!(world.lines("credential_refused"), 1);
         assert!(
             world.redeemed.borrow().len() <= 32,
             "the others were spared the call"
         );
+        // Whoever has mended it need not wait.
+        world.entra_answers.borrow_mut().clear();
+        assert_eq!(sweep(&app).refreshed, 40);
     }
 
     #[test]
@@ -1159,7 +1288,20 @@ mod tests {
         world.advance(WEEK);
         world.down.borrow_mut().push("key vault");
         let report = sweep(&app);
-        assert_eq!((report.due, report.remaining), (3, 3));
+        assert_eq!((report.due, report.waiting, report.remaining), (3, 3, 0));
+        assert_eq!(report.without_key[TENANT], "key_vault_unavailable");
+        assert_eq!(world.lines("tenant_without_key"), 1);
+        // No listing, as long as it stays so.
+        world.listings.set(0);
+        let again = sweep(&app);
+        assert_eq!(
+            (
+                again.waiting,
+                again.tenants_without_key,
+                world.listings.get()
+            ),
+            (3, 1, 0)
+        );
         world.down.borrow_mut().clear();
         assert_eq!(sweep(&app).refreshed, 3);
     }
@@ -1170,8 +1312,10 @@ mod tests {
         world.advance(WEEK);
         world.others_ahead.set(301);
         let rows = world.user_rows();
-        assert_eq!(sweep(&app).remaining, 2);
+        let all = world.rows.borrow().clone();
+        assert_eq!(sweep(&app).stopped.as_deref(), Some("clock_wrong"));
         assert_eq!(world.user_rows(), rows);
+        assert_eq!(*world.rows.borrow(), all, "nothing is noted either");
         assert!(world.log.borrow().iter().any(|line| line.contains("clock")));
         draw(&world, &app, 0).unwrap();
         world.others_ahead.set(300);
@@ -1192,22 +1336,30 @@ mod tests {
             json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"}),
         );
         world.advance(WEEK);
-        for _ in 0..RETENTION / DAILY - 7 {
+        let (mut tries, mut damaged) = ([0, 0], 0);
+        for hour in (7 * 24..RETENTION / 3600).step_by(3) {
             world.entra_answers.borrow_mut().push_back(dead.clone());
             let report = sweep(&app);
-            assert_eq!(
-                (report.damaged, report.quarantined, report.expired),
-                (1, 1, 0)
-            );
-            world.advance(DAILY);
+            world.entra_answers.borrow_mut().clear();
+            assert_eq!((report.refreshed, report.expired), (0, 0), "hour {hour}");
+            tries[usize::from(hour >= 90 * 24)] += report.quarantined;
+            damaged += report.damaged;
+            world.advance(3 * 3600);
         }
-        world.entra_answers.borrow_mut().push_back(dead);
-        assert_eq!(sweep(&app).expired, 1);
+        assert!((70..=83).contains(&tries[0]), "daily, then {tries:?}");
+        assert!((8..=15).contains(&tries[1]), "weekly, {tries:?}");
+        assert_eq!(damaged, 173, "daily");
+        let mut weeks = 0..2;
+        while weeks.next().is_some() && world.keys_of("off.").is_empty() {
+            world.entra_answers.borrow_mut().push_back(dead.clone());
+            sweep(&app);
+            world.advance(WEEK);
+        }
         assert_eq!(
             (world.keys_of("off.").len(), world.keys_of("rec.")),
             (1, vec![key])
         );
-        world.advance(7 * DAILY);
+        world.advance(MONTHLY);
         assert_eq!(sweep(&app).damaged, 1);
         world.advance(DAILY);
         assert_eq!(sweep(&app).damaged, 0);
@@ -1223,7 +1375,9 @@ mod tests {
         world.retry_after.set(Some(3600));
         world.entra_answers.borrow_mut().extend(vec![throttled; 40]);
         let report = sweep(&app);
-        assert!(report.retrying <= 32 && report.remaining >= 8, "{report:?}");
+        assert!(report.retrying <= 32 && report.waiting >= 8, "{report:?}");
+        assert_eq!(report.remaining, 0, "calling again is of no use");
+        assert_eq!(world.lines("tenant_held"), 1);
         let calls = world.redeemed.borrow().len();
         world.advance(3599);
         assert_eq!(sweep(&app).refreshed, 0);

@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) redeemed: RefCell<Vec<String>>,
     /// Answers that the token endpoint gives to grants of users before it behaves again.
     pub(crate) entra_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Answers that it gives to this app's own requests before it behaves again.
+    pub(crate) app_answers: RefCell<VecDeque<(u16, Value)>>,
     /// How this app proved who it is at the token endpoint, in order: its secret, or its assertion.
     pub(crate) proofs: RefCell<Vec<String>>,
     /// Claims that grants of users asked for, in order.
@@ -92,6 +94,7 @@ impl World {
             calls: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
+            app_answers: RefCell::default(),
             proofs: RefCell::default(),
             claims: RefCell::default(),
             identity_answers: RefCell::default(),
@@ -123,8 +126,11 @@ impl World {
         )
     }
 
+    /// Time passes, on every clock.
     pub(crate) fn advance(&self, seconds: u64) {
         self.now.set(self.now.get() + seconds);
+        self.elapsed
+            .set(self.elapsed.get() + Duration::from_secs(seconds));
     }
 
     pub(crate) fn rotate(&self) {
@@ -160,6 +166,13 @@ impl World {
     /// Takes the calls made since the last time.
     pub(crate) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.borrow_mut())
+    }
+
+    /// Lines of the log that have this event.
+    pub(crate) fn lines(&self, event: &str) -> usize {
+        let event = format!(r#""event":"{event}""#);
+        let log = self.log.borrow();
+        log.iter().filter(|line| line.contains(&event)).count()
     }
 
     /// Keys of storage that begin so.
@@ -226,6 +239,9 @@ impl World {
         let proof = form.get("client_secret").or(form.get("client_assertion"));
         self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
+            if let Some(answer) = self.app_answers.borrow_mut().pop_front() {
+                return answer;
+            }
             return (
                 200,
                 json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
@@ -425,10 +441,11 @@ impl Timer for Shared {
 
     /// Over when everything else has had a turn for every millisecond.
     async fn sleep(&self, duration: Duration) {
+        let until = self.elapsed.get() + duration;
         for _ in 0..duration.as_millis() {
             turn().await;
         }
-        self.elapsed.set(self.elapsed.get() + duration);
+        self.elapsed.set(self.elapsed.get().max(until));
     }
 }
 
