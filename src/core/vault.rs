@@ -39,6 +39,8 @@ use crate::single_flight::SingleFlight;
 const SWEEP_ROLE: &str = "Behalf.Sweep";
 /// Seconds for which parsed settings are used before they are read again.
 const SETTINGS_SECONDS: u64 = 10;
+/// Age up to which the last good settings are used while those that are read are none, in seconds.
+const SETTINGS_USABLE: u64 = 300;
 /// Age at which signing keys are fetched again, in seconds (facts/entra-and-key-vault.md §B: hourly).
 const SIGNING_KEYS_FRESH: u64 = 3600;
 /// Age up to which they are used, also when they cannot be fetched, in seconds.
@@ -72,7 +74,7 @@ impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
 /// The vault. What it remembers is a cache, bounded, and gone with it.
 pub struct Vault<E> {
     env: E,
-    settings: RefCell<Option<Cached<Rc<Settings>>>>,
+    settings: RefCell<Option<KnownSettings>>,
     signing_keys: RefCell<Option<KnownKeys>>,
     /// When somebody last asked for newer ones, in Unix seconds, whatever came of it.
     signing_keys_asked_at: Cell<u64>,
@@ -371,20 +373,41 @@ impl<E: Environment> Vault<E> {
     /// What a call of the vault needs from its start: the settings, and its deadline.
     fn call(&self, within: Duration) -> Result<Call, VaultError> {
         let deadline = Deadline::within(&self.env, within.min(LONGEST));
-        let now = self.env.now();
-        let mut cached = self.settings.borrow_mut();
-        if let Some(settings) = cached.as_ref().and_then(|cached| cached.at(now)) {
-            return Ok(Call {
-                settings: Rc::clone(settings),
-                deadline,
-            });
-        }
-        let settings = Rc::new(Settings::read(&self.env)?);
-        *cached = Some(Cached::new(
-            Rc::clone(&settings),
-            now.saturating_add(SETTINGS_SECONDS),
-        ));
+        let settings = self.current_settings()?;
         Ok(Call { settings, deadline })
+    }
+
+    /// The settings, read again when they may have changed. The last good ones stay for a time, with an alarm, if those that
+    /// are read are none: a file that is being replaced is no reason to refuse everybody.
+    fn current_settings(&self) -> Result<Rc<Settings>, VaultError> {
+        let now = self.env.now();
+        let mut known = self.settings.borrow_mut();
+        if let Some(KnownSettings { settings, .. }) =
+            known.as_ref().filter(|known| now < known.fresh_until)
+        {
+            return Ok(Rc::clone(settings));
+        }
+        let fresh_until = now.saturating_add(SETTINGS_SECONDS);
+        match (Settings::read(&self.env), known.as_mut()) {
+            (Ok(settings), _) => {
+                let settings = Rc::new(settings);
+                *known = Some(KnownSettings {
+                    settings: Rc::clone(&settings),
+                    read_at: now,
+                    fresh_until,
+                });
+                Ok(settings)
+            }
+            (Err(error), Some(known)) if now < known.read_at.saturating_add(SETTINGS_USABLE) => {
+                self.env.line(
+                    &json!({"level": "alarm", "event": "settings_not_readable", "reason": error.to_string()})
+                        .to_string(),
+                );
+                known.fresh_until = fresh_until;
+                Ok(Rc::clone(&known.settings))
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     // ---- Callers ----
@@ -1148,6 +1171,13 @@ impl Same {
             chosen,
         }
     }
+}
+
+/// Settings, when they were read, and until when they are not read again, in Unix seconds.
+struct KnownSettings {
+    settings: Rc<Settings>,
+    read_at: u64,
+    fresh_until: u64,
 }
 
 /// Signing keys, and when they were fetched, in Unix seconds.
@@ -2031,6 +2061,68 @@ mod tests {
             block_on(vault.identify(&bearer, LONGEST)).unwrap_err(),
             TokenDefect::Expired.into()
         );
+    }
+
+    /// A file that somebody replaces, a provider that does not answer: each is over in a moment, and an alarm.
+    #[test]
+    fn settings_that_cannot_be_read_leave_the_last_good_ones_for_a_time() {
+        type Break = fn(&Shared);
+        let breaks: [(Break, &str); 2] = [
+            (|world| world.settings_are_down.set(true), "cannot resolve"),
+            (
+                |world| {
+                    drop(
+                        world
+                            .settings
+                            .borrow_mut()
+                            .insert("client_secret", String::new()),
+                    )
+                },
+                "`client_secret`",
+            ),
+        ];
+        for (break_settings, told) in breaks {
+            let world = World::new();
+            let good = world.settings.borrow().clone();
+            let vault = Vault::new(Rc::clone(&world));
+            let (_, sealed) = enrolled(&vault, &world);
+            let draws = || draw(&vault, &world.bearer(), &sealed.token, Draw::default()).map(drop);
+            break_settings(&world);
+            let alarms = || {
+                let log = world.log.take();
+                let alarms = log
+                    .iter()
+                    .filter(|line| line.contains(r#""level":"alarm""#));
+                assert!(alarms.clone().all(|line| line.contains(told)), "{log:?}");
+                alarms.count()
+            };
+            world.advance(SETTINGS_SECONDS - 1);
+            draws().unwrap();
+            assert_eq!(alarms(), 0, "nobody has looked yet");
+            for _ in 1..SETTINGS_USABLE / SETTINGS_SECONDS {
+                world.advance(SETTINGS_SECONDS);
+                draws().unwrap();
+                draws().unwrap();
+                assert_eq!(alarms(), 1, "one a look");
+            }
+            world.advance(SETTINGS_SECONDS);
+            let error = draws().unwrap_err();
+            assert!(matches!(
+                error,
+                VaultError::Operator(OperatorError::Setting(_))
+            ));
+            assert_eq!(vault.check_settings(), Err(error));
+            // They are read again, and have their time anew.
+            world.settings_are_down.set(false);
+            *world.settings.borrow_mut() = good;
+            draws().unwrap();
+            break_settings(&world);
+            world.advance(SETTINGS_SECONDS);
+            draws().unwrap();
+            // Who never had any has none.
+            let cold = Vault::new(Rc::clone(&world));
+            assert!(block_on(cold.identify(&world.bearer(), LONGEST)).is_err());
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
 pub(crate) struct World {
     pub(crate) now: Cell<u64>,
     pub(crate) settings: RefCell<Values>,
+    /// Whether the host cannot tell any setting.
+    pub(crate) settings_are_down: Cell<bool>,
     pub(crate) rows: RefCell<BTreeMap<String, Vec<u8>>>,
     pub(crate) log: RefCell<Vec<String>>,
     /// `entra <grant>`, `keys`, `key vault <version or empty>`, `identity <resource>`, in order.
@@ -89,6 +91,7 @@ impl World {
         Rc::new(Self {
             now: NOW.into(),
             settings: settings.into(),
+            settings_are_down: Cell::default(),
             rows: RefCell::default(),
             log: RefCell::default(),
             calls: RefCell::default(),
@@ -463,6 +466,9 @@ impl Random for Shared {
 
 impl Config for Shared {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        if self.settings_are_down.get() {
+            return Err(ConfigError);
+        }
         Ok(self.settings.borrow().get(name).cloned())
     }
 }
