@@ -1,12 +1,13 @@
 //! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::accept::{Representation, prefers_second};
 use crate::identity::TenantId;
 use crate::keeper::{Environment, Keeper, KeeperError, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
@@ -105,7 +106,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             "/v1/status" => match *method {
                 Method::GET => {
                     let report = self.status(&bearer(request)).await?;
-                    Ok(if accepts_text(request) {
+                    Ok(if prefers_second(&request.headers, JSON, METRICS) {
                         text_response(report.to_prometheus())
                     } else {
                         json_response(StatusCode::OK, &report)
@@ -130,22 +131,22 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 }
 
-/// Whether a client asks for the text format, as Prometheus does.
-fn accepts_text(request: &Parts) -> bool {
-    let mut values = request.headers.get_all(ACCEPT).iter();
-    values.any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.contains("text/plain"))
-    })
-}
+const JSON: Representation = Representation {
+    essence: ("application", "json"),
+    parameter: None,
+};
+/// The text format of Prometheus.
+const METRICS: Representation = Representation {
+    essence: ("text", "plain"),
+    parameter: Some(("version", "0.0.4")),
+};
 
 fn text_response(text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; version=0.0.4"),
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
