@@ -352,12 +352,15 @@ impl SettingFault {
     }
 }
 
-/// With the environment variable that has it.
+/// With the environment variable that has it, if it is a variable and no place in the manifest.
 impl std::fmt::Display for SettingFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, expected } = self;
-        let variable = format!("SPIN_VARIABLE_{}", name.to_ascii_uppercase());
-        write!(f, "setting `{name}` ({variable}) {expected}")
+        write!(f, "setting `{name}` ")?;
+        if !name.contains('.') {
+            write!(f, "(SPIN_VARIABLE_{}) ", name.to_ascii_uppercase())?;
+        }
+        f.write_str(expected)
     }
 }
 

@@ -590,7 +590,7 @@ impl<C: Config> Reader<'_, C> {
 }
 
 /// Without the space around, and without the byte order mark that a file can begin with.
-fn trimmed(value: &str) -> &str {
+pub(crate) fn trimmed(value: &str) -> &str {
     value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
