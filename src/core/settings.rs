@@ -79,7 +79,7 @@ pub struct Settings {
 macro_rules! all {
     ($($field:ident: $value:expr,)*) => {{
         $(let $field = $value;)*
-        Some(Self { $($field: $field?,)* })
+        Ok(Self { $($field: $field?,)* })
     }};
 }
 
@@ -95,16 +95,17 @@ impl Settings {
         };
         let settings = Self::read_all(&reader);
         let faults = reader.faults.into_inner();
-        settings
-            .filter(|_| faults.is_empty())
-            .ok_or_else(|| OperatorError::Setting(faults).into())
+        match settings {
+            Ok(settings) if faults.is_empty() => Ok(settings),
+            Ok(_) | Err(Noted) => Err(OperatorError::Setting(faults).into()),
+        }
     }
 
-    fn read_all(read: &Reader<'_, impl Config>) -> Option<Self> {
-        let client_id = read.client_id();
+    fn read_all(read: &Reader<'_, impl Config>) -> Result<Self, Noted> {
+        let id = read.client_id();
         all! {
-            audiences: read.audiences(client_id.as_ref()),
-            client_id: client_id,
+            audiences: read.audiences(id.as_ref().ok()),
+            client_id: id,
             tenants: read.tenants(),
             authority: read.authority(),
             issuers: read.issuers(),
@@ -240,85 +241,82 @@ impl Scope {
     }
 }
 
-/// Reads settings, and notes what is wrong: none of the readers' answers is one that was noted.
+/// What is wrong was noted.
+struct Noted;
+
+/// Reads settings, and notes what is wrong.
 struct Reader<'a, C> {
     config: &'a C,
     faults: RefCell<Vec<SettingFault>>,
 }
 
 impl<C: Config> Reader<'_, C> {
-    fn fault<T>(&self, name: &str, expected: &str) -> Option<T> {
+    fn fault<T>(&self, name: &str, expected: &str) -> Result<T, Noted> {
         self.faults
             .borrow_mut()
             .push(SettingFault::new(name, expected));
-        None
+        Err(Noted)
+    }
+
+    fn expect<T>(&self, name: &str, value: Option<T>, expected: &str) -> Result<T, Noted> {
+        value.map_or_else(|| self.fault(name, expected), Ok)
     }
 
     /// Undefined counts as empty: every setting has a default in `spin.toml`, and other embedders may leave some out.
-    fn text(&self, name: &str) -> Option<String> {
+    fn text(&self, name: &str) -> Result<String, Noted> {
         match self.config.get(name) {
             // Not copied when there is nothing to trim: it may be a secret.
-            Ok(Some(value)) if trimmed(&value).len() == value.len() => Some(value),
-            Ok(Some(value)) => Some(trimmed(&value).to_owned()),
-            Ok(None) => Some(default(name).to_owned()),
+            Ok(Some(value)) if trimmed(&value).len() == value.len() => Ok(value),
+            Ok(Some(value)) => Ok(trimmed(&value).to_owned()),
+            Ok(None) => Ok(default(name).to_owned()),
             Err(error) => self.fault(name, &format!("is not known: {error}")),
         }
     }
 
-    fn required(&self, name: &str, expected: &str) -> Option<String> {
-        let value = self.text(name)?;
-        if value.is_empty() {
-            self.fault(name, expected)
-        } else {
-            Some(value)
-        }
+    fn required(&self, name: &str, expected: &str) -> Result<String, Noted> {
+        let value = Some(self.text(name)?).filter(|value| !value.is_empty());
+        self.expect(name, value, expected)
     }
 
-    fn list(&self, name: &str) -> Option<Vec<String>> {
+    fn list(&self, name: &str) -> Result<Vec<String>, Noted> {
         let text = self.text(name)?;
         let items = text.split(',').map(str::trim);
-        Some(
-            items
-                .filter(|item| !item.is_empty())
-                .map(Into::into)
-                .collect(),
-        )
+        Ok(items
+            .filter(|item| !item.is_empty())
+            .map(Into::into)
+            .collect())
     }
 
-    fn client_id(&self) -> Option<Guid> {
+    fn client_id(&self) -> Result<Guid, Noted> {
         let name = "client_id";
         let text = self.required(name, "is empty: set it to this app's client id")?;
-        Guid::parse(&text).or_else(|| {
-            self.fault(
-                name,
-                "must be this app's client id at Entra ID: a GUID of 36 characters, without api://, braces or quotes",
-            )
-        })
+        let expected = "must be this app's client id at Entra ID: a GUID of 36 characters, without api://, braces or quotes";
+        self.expect(name, Guid::parse(&text), expected)
     }
 
     /// Client ids in it are folded as `client_id` is: tokens have them in lower case.
-    fn audiences(&self, client_id: Option<&Guid>) -> Option<Vec<String>> {
+    fn audiences(&self, client_id: Option<&Guid>) -> Result<Vec<String>, Noted> {
         let fold = |given: String| match Guid::parse(&given) {
             Some(guid) => guid.as_str().to_owned(),
             None => given,
         };
         let given: Vec<_> = self.list("audience")?.into_iter().map(fold).collect();
         if given.is_empty() {
-            let id = client_id?;
-            Some(vec![id.as_str().to_owned(), format!("api://{id}")])
+            let id = client_id.ok_or(Noted)?;
+            Ok(vec![id.as_str().to_owned(), format!("api://{id}")])
         } else {
-            Some(given)
+            Ok(given)
         }
     }
 
-    fn credential(&self) -> Option<Credential> {
+    fn credential(&self) -> Result<Credential, Noted> {
         match self.text("credential")?.as_str() {
             "client-secret" => {
                 let secret = self.required(
                     "client_secret",
                     "is empty: set it to a client secret of this app, or choose another `credential`",
                 )?;
-                Some(Credential::ClientSecret(ClientSecret::new(secret)))
+                Ok(Credential::ClientSecret(ClientSecret::new(secret)))
             }
             "certificate" => {
                 let expected = "is empty: `credential` is certificate";
@@ -326,18 +324,18 @@ impl<C: Config> Reader<'_, C> {
                 let key = self.required("private_key_pem", expected);
                 let (certificate, key) = (certificate?, Zeroizing::new(key?));
                 match Certificate::read(&certificate, &key) {
-                    Ok(certificate) => Some(Credential::Certificate(Box::new(certificate))),
+                    Ok(certificate) => Ok(Credential::Certificate(Box::new(certificate))),
                     Err(faults) => {
                         self.faults.borrow_mut().extend(faults);
-                        None
+                        Err(Noted)
                     }
                 }
             }
-            "managed-identity" => Some(Credential::ManagedIdentity),
+            "managed-identity" => Ok(Credential::ManagedIdentity),
             "federated-token" => {
                 let expected = "is empty: `credential` is federated-token";
                 let token = self.required("federated_token", expected)?;
-                Some(Credential::FederatedToken(ClientAssertion::new(token)))
+                Ok(Credential::FederatedToken(ClientAssertion::new(token)))
             }
             _ => self.fault(
                 "credential",
@@ -346,22 +344,22 @@ impl<C: Config> Reader<'_, C> {
         }
     }
 
-    fn key_vault_credential(&self) -> Option<KeyVaultCredential> {
+    fn key_vault_credential(&self) -> Result<KeyVaultCredential, Noted> {
         let name = "key_vault_credential";
         match self.text(name)?.as_str() {
-            "app" => Some(KeyVaultCredential::App),
-            "managed-identity" => Some(KeyVaultCredential::ManagedIdentity),
+            "app" => Ok(KeyVaultCredential::App),
+            "managed-identity" => Ok(KeyVaultCredential::ManagedIdentity),
             _ => self.fault(name, "must be app or managed-identity"),
         }
     }
 
-    fn identity(&self) -> Option<IdentityEndpoint> {
+    fn identity(&self) -> Result<IdentityEndpoint, Noted> {
         let name = "identity_endpoint";
         let (url, header) = (self.text(name), self.text("identity_header"));
         let (url, header) = (url?, header?);
         if url.is_empty() {
-            let known = Url::parse(IdentityEndpoint::IMDS).ok();
-            return known.map(IdentityEndpoint::Imds);
+            let known = Url::parse(IdentityEndpoint::IMDS).map_err(|_| Noted)?;
+            return Ok(IdentityEndpoint::Imds(known));
         }
         let is_safe = |url: &Url| {
             url.scheme() == "https"
@@ -371,37 +369,34 @@ impl<C: Config> Reader<'_, C> {
         let url = Url::parse(&url)
             .ok()
             .filter(|url| is_safe(url) && is_bare(url) && !has_userinfo(url));
-        let Some(url) = url else {
-            return self.fault(
-                name,
-                "must be a URL of https, or of http on loopback and in 169.254.0.0/16, without a query",
-            );
-        };
+        let expected =
+            "must be a URL of https, or of http on loopback and in 169.254.0.0/16, without a query";
+        let url = self.expect(name, url, expected)?;
         // Otherwise the host forbids the request, and nobody sees why.
         let origin = self.text("identity_origin")?;
         let is_its_origin = origin.trim_end_matches('/') == url.origin().ascii_serialization();
-        if !is_its_origin {
-            self.fault::<()>(
-                "identity_origin",
-                "must be the origin of `identity_endpoint`, like http://127.0.0.1:42356",
-            );
-        }
-        if !header.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return self.fault("identity_header", "must be printable ASCII");
-        }
-        Some(if header.is_empty() {
+        let origin = self.expect(
+            "identity_origin",
+            is_its_origin.then_some(()),
+            "must be the origin of `identity_endpoint`, like http://127.0.0.1:42356",
+        );
+        let is_header = header.bytes().all(|byte| byte.is_ascii_graphic());
+        let expected = "must be printable ASCII";
+        self.expect("identity_header", is_header.then_some(()), expected)?;
+        origin?;
+        Ok(if header.is_empty() {
             IdentityEndpoint::Imds(url)
         } else {
             IdentityEndpoint::AppService(url, IdentityHeader::new(header))
         })
     }
 
-    fn client_capabilities(&self) -> Option<Vec<String>> {
+    fn client_capabilities(&self) -> Result<Vec<String>, Noted> {
         let name = "client_capabilities";
         let listed = self.list(name)?;
         let mut characters = listed.iter().flat_map(|word| word.bytes());
         if characters.all(|byte| byte.is_ascii_alphanumeric()) {
-            Some(listed)
+            Ok(listed)
         } else {
             self.fault(
                 name,
@@ -410,18 +405,15 @@ impl<C: Config> Reader<'_, C> {
         }
     }
 
-    fn number(&self, name: &str, least: u32, most: u32) -> Option<u32> {
-        let value = self.text(name)?.parse().ok();
-        value
-            .filter(|number| (least..=most).contains(number))
-            .or_else(|| {
-                let expected = format!("must be a whole number from {least} to {most}");
-                self.fault(name, &expected)
-            })
+    fn number(&self, name: &str, least: u32, most: u32) -> Result<u32, Noted> {
+        let number = self.text(name)?.parse().ok();
+        let number = number.filter(|number| (least..=most).contains(number));
+        let expected = format!("must be a whole number from {least} to {most}");
+        self.expect(name, number, &expected)
     }
 
     /// https; http on loopback only (design §4).
-    fn origin(&self, name: &str) -> Option<Url> {
+    fn origin(&self, name: &str) -> Result<Url, Noted> {
         let expected = "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
         let text = self.required(name, &format!("is empty: it {expected}"))?;
         let is_origin_alone = |url: &Url| {
@@ -432,63 +424,53 @@ impl<C: Config> Reader<'_, C> {
         };
         let is_safe =
             |url: &Url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url));
-        Url::parse(&text)
-            .ok()
-            .filter(|url| is_origin_alone(url) && is_safe(url))
-            .or_else(|| self.fault(name, expected))
+        let url = Url::parse(&text).ok();
+        let url = url.filter(|url| is_origin_alone(url) && is_safe(url));
+        self.expect(name, url, expected)
     }
 
-    fn authority(&self) -> Option<Url> {
+    fn authority(&self) -> Result<Url, Noted> {
         let name = "authority";
         let url = self.origin(name)?;
-        if is_external(&url) {
-            self.fault(name, EXTERNAL)
-        } else {
-            Some(url)
-        }
+        self.expect(name, Some(url).filter(|url| !is_external(url)), EXTERNAL)
     }
 
-    fn tenant(&self, name: &str) -> Option<Option<TenantId>> {
+    fn tenant(&self, name: &str) -> Result<Option<TenantId>, Noted> {
         self.guid(name, "must be a tenant id (a GUID), or empty")
     }
 
-    fn guid(&self, name: &str, expected: &str) -> Option<Option<Guid>> {
+    fn guid(&self, name: &str, expected: &str) -> Result<Option<Guid>, Noted> {
         let text = self.text(name)?;
         if text.is_empty() {
-            return Some(None);
+            return Ok(None);
         }
-        match Guid::parse(&text) {
-            Some(guid) => Some(Some(guid)),
-            None => self.fault(name, expected),
-        }
+        self.expect(name, Guid::parse(&text), expected).map(Some)
     }
 
-    fn tenants(&self) -> Option<Tenants> {
+    fn tenants(&self) -> Result<Tenants, Noted> {
         let name = "tenants";
         let expected =
             "must list tenant ids (GUIDs) separated by commas, or be `*` for any organisation";
         let listed = self.list(name)?;
         match listed.as_slice() {
             [] => self.fault(name, &format!("is empty: it {expected}")),
-            [any] if any == "*" => Some(Tenants::AnyOrganisation),
+            [any] if any == "*" => Ok(Tenants::AnyOrganisation),
             _ => {
                 let tenants: Option<Vec<_>> =
                     listed.iter().map(|tenant| Guid::parse(tenant)).collect();
-                let Some(tenants) = tenants else {
-                    return self.fault(name, expected);
-                };
+                let tenants = self.expect(name, tenants, expected)?;
                 if tenants.iter().any(|it| it.as_str() == PERSONAL_ACCOUNTS) {
                     return self.fault(
                         name,
                         "names the tenant of personal accounts, which are not supported: leave it out",
                     );
                 }
-                Some(Tenants::Listed(tenants))
+                Ok(Tenants::Listed(tenants))
             }
         }
     }
 
-    fn issuers(&self) -> Option<Vec<IssuerTemplate>> {
+    fn issuers(&self) -> Result<Vec<IssuerTemplate>, Noted> {
         let name = "issuers";
         let listed = self.list(name)?;
         if listed.is_empty() || listed.iter().any(|issuer| !issuer.contains("{tid}")) {
@@ -503,17 +485,15 @@ impl<C: Config> Reader<'_, C> {
         if urls.any(|url| is_external(&url)) {
             return self.fault(name, EXTERNAL);
         }
-        Some(
-            listed
-                .iter()
-                .map(|issuer| IssuerTemplate::new(issuer))
-                .collect(),
-        )
+        Ok(listed
+            .iter()
+            .map(|issuer| IssuerTemplate::new(issuer))
+            .collect())
     }
 
     /// The scope of all that this app may do at one resource, which for Key Vault does not end with a slash
     /// (facts/entra-and-key-vault.md §D.5).
-    fn key_vault_scope(&self) -> Option<String> {
+    fn key_vault_scope(&self) -> Result<String, Noted> {
         let name = "key_vault_scope";
         let text = self.text(name)?;
         let is_resource = |resource: &str| {
@@ -522,7 +502,7 @@ impl<C: Config> Reader<'_, C> {
                 && resource.bytes().all(|byte| byte.is_ascii_graphic())
         };
         if text.strip_suffix("/.default").is_some_and(is_resource) {
-            Some(text)
+            Ok(text)
         } else {
             self.fault(
                 name,
@@ -535,57 +515,48 @@ impl<C: Config> Reader<'_, C> {
         &self,
         name: &str,
         parse: impl Fn(&str) -> Result<T, &'static str>,
-    ) -> Option<T> {
-        match parse(&self.text(name)?) {
-            Ok(template) => Some(template),
-            Err(expected) => self.fault(name, expected),
-        }
+    ) -> Result<T, Noted> {
+        parse(&self.text(name)?).or_else(|expected| self.fault(name, expected))
     }
 
-    fn scope(&self) -> Option<Scope> {
+    fn scope(&self) -> Result<Scope, Noted> {
         let name = "scope";
-        Scope::parse(&self.text(name)?)
-            .filter(|scope| !scope.mixes_default())
-            .or_else(|| {
-                self.fault(
-                    name,
-                    "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone",
-                )
-            })
+        let scope = Scope::parse(&self.text(name)?).filter(|scope| !scope.mixes_default());
+        let expected = "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone";
+        self.expect(name, scope, expected)
     }
 
-    fn pseudonym_key(&self) -> Option<Option<PseudonymKey>> {
+    fn pseudonym_key(&self) -> Result<Option<PseudonymKey>, Noted> {
         let key = Some(self.text("pseudonym_key")?);
-        Some(key.filter(|key| !key.is_empty()).map(PseudonymKey::new))
+        Ok(key.filter(|key| !key.is_empty()).map(PseudonymKey::new))
     }
 
-    fn store_prefix(&self) -> Option<String> {
+    fn store_prefix(&self) -> Result<String, Noted> {
         let name = "store_prefix";
         let prefix = self.text(name)?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if prefix.len() <= 32 && prefix.bytes().all(allowed) {
-            Some(prefix)
+            Ok(prefix)
         } else {
             self.fault(name, "may hold up to 32 characters of [A-Za-z0-9._-]")
         }
     }
 
-    fn sweep_keys(&self) -> Option<Vec<SweepKey>> {
-        let mut keys = Vec::new();
-        for name in ["sweep_key", "sweep_key_previous"] {
-            let Some(key) = self.text(name) else { continue };
-            match key.len() {
-                0 => {}
-                32.. => keys.push(SweepKey::new(key)),
-                _ => {
-                    self.fault::<()>(
-                        name,
-                        "must have at least 32 characters, or be empty to switch it off",
-                    );
-                }
-            }
+    fn sweep_keys(&self) -> Result<Vec<SweepKey>, Noted> {
+        let [key, previous] = ["sweep_key", "sweep_key_previous"].map(|name| self.sweep_key(name));
+        Ok([key?, previous?].into_iter().flatten().collect())
+    }
+
+    fn sweep_key(&self, name: &str) -> Result<Option<SweepKey>, Noted> {
+        let key = self.text(name)?;
+        match key.len() {
+            0 => Ok(None),
+            32.. => Ok(Some(SweepKey::new(key))),
+            _ => self.fault(
+                name,
+                "must have at least 32 characters, or be empty to switch it off",
+            ),
         }
-        Some(keys)
     }
 }
 

@@ -317,10 +317,11 @@ impl Report {
             metric("sweep_not_served", "", report.not_served);
             metric("sweep_tenants_without_key", "", report.tenants_without_key);
         }
-        families
-            .iter()
-            .map(|(name, lines)| format!("# TYPE behalf_{name} gauge\n{lines}"))
-            .collect()
+        let mut text = String::new();
+        for (name, lines) in families {
+            let _ = write!(text, "# TYPE behalf_{name} gauge\n{lines}");
+        }
+        text
     }
 
     fn tenant(&mut self, tenant: &TenantId) -> &mut Tenant {

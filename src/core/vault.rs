@@ -2071,12 +2071,8 @@ mod tests {
             (|world| world.settings_are_down.set(true), "cannot resolve"),
             (
                 |world| {
-                    drop(
-                        world
-                            .settings
-                            .borrow_mut()
-                            .insert("client_secret", String::new()),
-                    )
+                    let nothing = ("client_secret", String::new());
+                    world.settings.borrow_mut().extend([nothing]);
                 },
                 "`client_secret`",
             ),
