@@ -93,12 +93,8 @@ impl Settings {
             config,
             faults: RefCell::default(),
         };
-        let settings = Self::read_all(&reader);
-        let faults = reader.faults.into_inner();
-        match settings {
-            Ok(settings) if faults.is_empty() => Ok(settings),
-            Ok(_) | Err(Noted) => Err(OperatorError::Setting(faults).into()),
-        }
+        Self::read_all(&reader)
+            .map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
     }
 
     fn read_all(read: &Reader<'_, impl Config>) -> Result<Self, Noted> {
@@ -241,7 +237,7 @@ impl Scope {
     }
 }
 
-/// What is wrong was noted.
+/// Something is wrong, and was noted among the faults.
 struct Noted;
 
 /// Reads settings, and notes what is wrong.
