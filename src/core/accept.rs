@@ -11,10 +11,21 @@ const CHARSET: &str = "utf-8";
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Representation {
     /// Type and subtype.
-    pub(crate) essence: (&'static str, &'static str),
+    essence: (&'static str, &'static str),
     /// Its parameter, if it has one besides the character set.
-    pub(crate) parameter: Option<(&'static str, &'static str)>,
+    parameter: Option<(&'static str, &'static str)>,
 }
+
+/// JSON.
+pub(crate) const JSON: Representation = Representation {
+    essence: ("application", "json"),
+    parameter: None,
+};
+/// The text format of Prometheus.
+pub(crate) const METRICS: Representation = Representation {
+    essence: ("text", "plain"),
+    parameter: Some(("version", "0.0.4")),
+};
 
 /// Whether a client would rather have the second than the first, by the header `Accept`. Whoever does not care, or takes
 /// neither, gets the first.
@@ -85,21 +96,12 @@ fn quality(range: &MediaType<'_>) -> f32 {
 mod tests {
     use super::*;
 
-    const JSON: Representation = Representation {
-        essence: ("application", "json"),
-        parameter: None,
-    };
-    const TEXT: Representation = Representation {
-        essence: ("text", "plain"),
-        parameter: Some(("version", "0.0.4")),
-    };
-
     fn prefers_text(values: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(ACCEPT, value.parse().unwrap());
         }
-        prefers_second(&headers, JSON, TEXT)
+        prefers_second(&headers, JSON, METRICS)
     }
 
     #[test]

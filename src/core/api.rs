@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::accept::{Representation, prefers_second};
+use crate::accept::{JSON, METRICS, prefers_second};
 use crate::identity::TenantId;
 use crate::keeper::{Environment, Keeper, KeeperError, View};
 use crate::port::{BodyError, RequestBody, Store, VaultPort};
@@ -130,16 +130,6 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 }
-
-const JSON: Representation = Representation {
-    essence: ("application", "json"),
-    parameter: None,
-};
-/// The text format of Prometheus.
-const METRICS: Representation = Representation {
-    essence: ("text", "plain"),
-    parameter: Some(("version", "0.0.4")),
-};
 
 fn text_response(text: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(text));
