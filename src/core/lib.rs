@@ -60,6 +60,8 @@ mod visit;
 mod wave;
 
 #[cfg(test)]
+mod fairness;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod world;

@@ -15,8 +15,8 @@ pub(crate) struct Rules {
     pub(crate) order: Order,
     /// How long a tenant's newest key may take. Key Vault answers within a second.
     pub(crate) longest_question: Duration,
-    /// How long one record may take: at most half of a sweep's window, so that what waited for it has the other half.
-    pub(crate) longest_visit: Duration,
+    /// Whether tenants that were slow in one sweep do not come first in the next.
+    pub(crate) remembers_slow: bool,
     /// Whether nothing is deleted or noted by a clock that no other system has confirmed.
     pub(crate) needs_clock: bool,
     /// Whether times that no sweep can have left are passed over.
@@ -44,7 +44,7 @@ impl Rules {
             tries_versions: true,
         },
         longest_question: Duration::from_secs(5),
-        longest_visit: Duration::from_secs(10),
+        remembers_slow: true,
         needs_clock: true,
         doubts_state: true,
     };

@@ -117,6 +117,8 @@ pub(crate) struct SweepState {
     pub(crate) versions: BTreeMap<String, String>,
     /// Tenants that Entra ID throttles, and until when it asked us to wait.
     pub(crate) paused: BTreeMap<String, u64>,
+    /// Tenants whose turns took long, and how many milliseconds.
+    pub(crate) slow: BTreeMap<String, u32>,
     /// The tenant at which the next round of questions for newest keys begins; none: anywhere.
     pub(crate) next_tenant: Option<String>,
     /// When the last sweep ended.
@@ -293,9 +295,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             horizon,
             holds: Holds::new(paused.collect(), unnoted),
         };
+        let slow = std::mem::take(&mut state.slow).into_iter();
+        let slow = slow.filter_map(|(tenant, milliseconds)| {
+            let time = Duration::from_millis(milliseconds.into());
+            Some((TenantId::parse(&tenant)?, time.min(LONGEST)))
+        });
         let mut course = Course::new(
             Plan::new(&listing, horizon),
-            Turns::new(self.rules.order),
+            Turns::new(self.rules.order, slow.collect()),
             report,
         );
         course.report.due = course.plan.due();
@@ -309,6 +316,18 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             tally,
             next_due,
         } = course;
+        let remembered = if self.rules.remembers_slow {
+            REMEMBERED_TENANTS
+        } else {
+            0
+        };
+        let slow = turns.slow().iter().take(remembered);
+        state.slow = slow
+            .map(|(tenant, time)| {
+                let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+                (tenant.as_str().into(), milliseconds)
+            })
+            .collect();
         let first_left = report.add_left(turns, &plan);
         self.tell_not_served(&pass, &plan, &mut report);
         self.tell_refused(&tally);
@@ -1024,6 +1043,7 @@ mod tests {
     use crate::caller::tests::NOW;
     use crate::error::{Interaction, Reason};
     use crate::listing::LITTER_AFTER;
+    use crate::record::Record;
     use crate::schedule::{DAILY, MONTHLY, RETENTION};
     use crate::settings::tests::TENANT;
     use crate::world::{App, SWEEP_KEY, Shared, World};
@@ -1304,6 +1324,246 @@ mod tests {
         );
         world.down.borrow_mut().clear();
         assert_eq!(sweep(&app).refreshed, 3);
+    }
+
+    #[test]
+    fn a_tenant_that_is_no_longer_served_is_counted_and_remains_nobodys_work() {
+        let world = World::new();
+        let other = "77777777-7777-7777-7777-777777777777";
+        world.settings.borrow_mut().insert("tenants", "*".into());
+        let app = world.app();
+        for tenant in [TENANT, other] {
+            for user in 0..3 {
+                let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                block_on(app.enroll(&world.bearer_in(tenant, &object), None)).unwrap();
+            }
+        }
+        world
+            .settings
+            .borrow_mut()
+            .insert("tenants", TENANT.to_owned());
+        world.advance(WEEK);
+        let app = world.app();
+        let report = sweep(&app);
+        assert_eq!(
+            (report.not_served, report.refreshed, report.remaining),
+            (3, 3, 0)
+        );
+        assert!(report.next_due_at > Some(world.now.get()), "{report:?}");
+        let line = format!("DELETE /v1/tenants/{other}");
+        let log = world.log.borrow().join("\n");
+        assert_eq!(log.matches(&line).count(), 1, "{log}");
+        // It does not keep listings going.
+        world.listings.set(0);
+        let again = sweep(&app);
+        assert_eq!((again.not_served, world.listings.get()), (3, 0));
+    }
+
+    #[test]
+    fn without_an_answer_that_has_a_date_nothing_is_deleted_or_noted() {
+        let (world, app) = enrolled(2);
+        // Something to delete, and something to note the time of.
+        let litter = "off.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.1000000000x".to_owned();
+        world.rows.borrow_mut().insert(litter.clone(), Vec::new());
+        sweep(&app);
+        assert!(!world.rows.borrow().contains_key(&litter), "it would be");
+        let notes = world.keys_of("ver.");
+        world.rows.borrow_mut().insert(litter.clone(), Vec::new());
+        world.advance(WEEK);
+        world.rotate();
+        world.dated.set(false);
+        let state = world.rows.borrow()["sweep.state"].clone();
+        let app = world.app();
+        let report = sweep(&app);
+        assert_eq!((report.resealed, report.refreshed), (2, 2), "work goes on");
+        assert!(world.rows.borrow().contains_key(&litter));
+        assert_eq!(world.keys_of("ver."), notes);
+        assert_eq!(world.rows.borrow()["sweep.state"], state);
+        assert_eq!(world.lines("clock_not_confirmed"), 1);
+        // Nor is a token too old by such a clock.
+        let dead =
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"});
+        world.advance(2 * RETENTION);
+        let answers = std::iter::repeat_n((400, dead), 4);
+        world.entra_answers.borrow_mut().extend(answers);
+        let report = sweep(&app);
+        assert_eq!((report.expired, report.quarantined), (0, 2));
+        world.dated.set(true);
+        world.advance(WEEK * 9 / 8);
+        assert_eq!(sweep(&world.app()).expired, 2);
+    }
+
+    /// What has not been noted as in use must not be left: it would be taken for a version that was never used.
+    #[test]
+    fn what_is_under_a_version_that_cannot_be_noted_stays_there() {
+        let (world, _) = enrolled(2);
+        world.rotate();
+        world.dated.set(false);
+        let report = sweep(&world.app());
+        assert_eq!((report.resealed, report.waiting), (0, 2));
+        world.advance(WEEK);
+        let report = sweep(&world.app());
+        assert_eq!((report.refreshed, report.waiting), (0, 2));
+        world.dated.set(true);
+        let report = sweep(&world.app());
+        assert_eq!((report.resealed, report.refreshed), (2, 2));
+    }
+
+    #[test]
+    fn what_a_wrong_clock_has_put_far_off_is_due_now() {
+        let (world, app) = enrolled(1);
+        let decade = 3650 * DAILY;
+        let (key, due) = (
+            world.keys_of("rec.").remove(0),
+            world.keys_of("due.").remove(0),
+        );
+        let mut record = Record::from_json(&world.rows.borrow()[&key]).unwrap();
+        let time = record.due_at;
+        record.due_at += decade;
+        let late = due.replace(&format!("{time:012}"), &format!("{:012}", record.due_at));
+        world.rows.borrow_mut().insert(key, record.to_json());
+        world.rows.borrow_mut().remove(&due);
+        world.rows.borrow_mut().insert(late, Vec::new());
+        world.advance(60);
+        assert_eq!(sweep(&app).refreshed, 1);
+        assert_eq!(world.user_rows().len(), 3);
+        assert!(sweep(&app).next_due_at.unwrap() <= world.now.get() + WEEK);
+    }
+
+    #[test]
+    fn most_refreshes_of_a_tenant_with_the_same_number_are_one_alarm() {
+        let dead =
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"});
+        for (refused, alarms) in [(2, 0), (3, 1), (4, 1)] {
+            let (world, app) = enrolled(4);
+            world.advance(WEEK);
+            let answers = std::iter::repeat_n((400, dead.clone()), refused);
+            world.entra_answers.borrow_mut().extend(answers);
+            let report = sweep(&app);
+            assert_eq!(
+                (report.quarantined, report.refreshed),
+                (refused as u64, 4 - refused as u64)
+            );
+            assert_eq!(world.lines("tenant_refused"), alarms, "{refused}");
+        }
+    }
+
+    /// One organisation's administrators have something to do: no alarm. All organisations' seem to: it is this app.
+    #[test]
+    fn what_every_organisation_is_said_to_have_to_do_is_an_alarm() {
+        let gone = json!({"error": "unauthorized_client", "error_codes": [700_016]});
+        for (tenants, alarms) in [(1, 0), (3, 1)] {
+            let world = World::new();
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            let app = world.app();
+            for tenant in 0..tenants {
+                let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
+                for user in 0..5 {
+                    let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                }
+            }
+            world.advance(WEEK);
+            let answers = std::iter::repeat_n((400, gone.clone()), 15);
+            world.entra_answers.borrow_mut().extend(answers);
+            let report = sweep(&app);
+            assert_eq!(report.organisation_required, 5 * tenants);
+            assert_eq!(world.lines("tenant_refused"), 0);
+            assert_eq!(world.lines("every_tenant_refused"), alarms, "{tenants}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_that_is_known_moves_the_marker_alone() {
+        let refused = json!({"error": "invalid_grant", "error_codes": [50_105]});
+        let (world, app) = enrolled(1);
+        world.advance(WEEK);
+        world
+            .entra_answers
+            .borrow_mut()
+            .push_back((400, refused.clone()));
+        assert_eq!(sweep(&app).organisation_required, 1);
+        let view =
+            block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
+        let reason = Reason {
+            aadsts: Some(50_105),
+            suberror: None,
+        };
+        let status = Status::OrganisationRequired(crate::error::OrganisationError(reason));
+        assert_eq!(view.record.unwrap().status, status);
+        let (record, marker) = (
+            world.keys_of("rec.").remove(0),
+            world.keys_of("due.").remove(0),
+        );
+        let before = world.rows.borrow()[&record].clone();
+        world.advance(DAILY * 9 / 8);
+        world.entra_answers.borrow_mut().push_back((400, refused));
+        assert_eq!(sweep(&app).organisation_required, 1);
+        assert_eq!(world.rows.borrow()[&record], before);
+        assert_ne!(world.keys_of("due.")[0], marker);
+        world.advance(DAILY * 9 / 8);
+        assert_eq!(sweep(&app).refreshed, 1, "it heals");
+    }
+
+    /// Two tenants that were refused with none accepted in between hold up all; one alone holds up nobody else.
+    #[test]
+    fn a_refused_credential_holds_up_its_tenant_and_two_hold_up_all() {
+        for (refused, refreshed, waiting) in [(1, 6, 3), (9, 0, 9)] {
+            let world = World::new();
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            world
+                .settings
+                .borrow_mut()
+                .insert("sweep_concurrency", "1".into());
+            let app = world.app();
+            for tenant in 0..3 {
+                let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
+                for user in 0..3 {
+                    let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                }
+            }
+            world.advance(WEEK);
+            let answer = json!({"error": "invalid_client", "error_codes": [7_000_215]});
+            let answers = std::iter::repeat_n((401, answer), refused);
+            world.entra_answers.borrow_mut().extend(answers);
+            world.redeemed.borrow_mut().clear();
+            let report = sweep(&app);
+            assert_eq!(
+                (report.refreshed, report.waiting, report.remaining),
+                (refreshed, waiting, 0)
+            );
+            if refused > 1 {
+                assert_eq!(
+                    world.redeemed.borrow().len(),
+                    2,
+                    "nobody tried a third time"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_for_one_record_after_the_other_stops_the_sweep() {
+        let (world, app) = enrolled(20);
+        world.advance(WEEK);
+        world
+            .settings
+            .borrow_mut()
+            .insert("sweep_concurrency", "1".into());
+        let app = {
+            drop(app);
+            world.app()
+        };
+        // Everything is read, and nothing can be written.
+        *world.refused.borrow_mut() = Some("due.");
+        let report = sweep(&app);
+        assert_eq!(report.stopped.as_deref(), Some("store_unavailable"));
+        assert_eq!((report.failed, report.refreshed), (3, 0));
+        assert_eq!(report.failed + report.remaining, 20);
+        assert_eq!(world.lines("sweep_stopped"), 1);
+        *world.refused.borrow_mut() = None;
+        assert_eq!(sweep(&world.app()).refreshed, 20);
     }
 
     #[test]

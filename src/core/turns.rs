@@ -3,7 +3,9 @@
 //! There are three shares of the time, for tenants' newest keys, for re-sealing and for refreshing, and within each share
 //! a lane a tenant. The share that has taken the least time has the next turn, and in it the lane that has. So neither
 //! kind of work takes time from the other, and a tenant that is slow, or has very much to do, waits for those that are
-//! quick or have little; it gets all the time that they leave. What is under way counts as long as the last one took.
+//! quick or have little; it gets all the time that they leave. What is under way counts as long as the last one took, and
+//! whoever was slow in the sweep before begins with that on its account: else the first turns of many slow tenants would
+//! take a whole sweep.
 //!
 //! A key version that was not tried yet is tried with one record before others follow: a version that cannot be had is
 //! asked for once.
@@ -29,6 +31,9 @@ pub(crate) enum Share {
     Refresh,
 }
 
+/// A tenant whose turns take longer than this is slow.
+const SLOW: Duration = Duration::from_secs(1);
+
 const SHARES: [Share; 3] = [Share::Check, Share::Reseal, Share::Refresh];
 
 /// The turns of one sweep.
@@ -37,6 +42,8 @@ pub(crate) struct Turns {
     lanes: Vec<Lane>,
     places: BTreeMap<(TenantId, Share), usize>,
     accounts: BTreeMap<Share, Account>,
+    /// Tenants that were slow, and how long a turn took.
+    slow: BTreeMap<TenantId, Duration>,
     /// The lanes with something to do, by weight, then by chance.
     ready: BTreeSet<Ready>,
     /// Key versions that one record is trying out.
@@ -100,9 +107,11 @@ struct Account {
 }
 
 impl Turns {
-    pub(crate) fn new(order: Order) -> Self {
+    /// With the tenants that were slow before, and how long a turn of theirs took.
+    pub(crate) fn new(order: Order, slow: BTreeMap<TenantId, Duration>) -> Self {
         Self {
             order,
+            slow,
             lanes: Vec::new(),
             places: BTreeMap::new(),
             accounts: SHARES.map(|share| (share, Account::new())).into(),
@@ -168,6 +177,11 @@ impl Turns {
         };
         lane.account.end(took);
         let tenant = lane.tenant.clone();
+        if took > SLOW {
+            self.slow.insert(tenant.clone(), took);
+        } else if took > Duration::ZERO {
+            self.slow.remove(&tenant);
+        }
         if let Some(account) = self.accounts.get_mut(&lane.share) {
             account.end(took);
         }
@@ -183,6 +197,11 @@ impl Turns {
                 self.line_up(*at);
             }
         }
+    }
+
+    /// The tenants that are slow, and how long a turn takes.
+    pub(crate) fn slow(&self) -> &BTreeMap<TenantId, Duration> {
+        &self.slow
     }
 
     /// Whatever had no turn: the tenants that were not asked for, and the visits.
@@ -201,10 +220,15 @@ impl Turns {
         let next = self.lanes.len();
         let at = *self.places.entry((tenant.clone(), share)).or_insert(next);
         if at == next {
+            let mut account = Account::new();
+            if share != Share::Check {
+                // Of those that are only asked for their key each has one turn, in the order that goes round.
+                account.taken = self.slow.get(tenant).copied().unwrap_or_default();
+            }
             self.lanes.push(Lane {
                 tenant: tenant.clone(),
                 share,
-                account: Account::new(),
+                account,
                 tie,
                 asks: false,
                 visits: BTreeMap::new(),
@@ -324,5 +348,174 @@ impl Account {
         self.taken = self.taken.saturating_add(took);
         // Halfway to the last one, so that one that was over at once does not let a crowd in.
         self.expected = self.expected.saturating_add(took) / 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Nonce, StorageId};
+    use crate::layout::{Marker, Tag};
+    use crate::port::User;
+    use crate::rules::Rules;
+
+    const QUICK: Duration = Duration::from_millis(100);
+    const SLOW: Duration = Duration::from_secs(10);
+
+    fn tenant(number: u32) -> TenantId {
+        TenantId::parse(&format!("{number:08}-0000-0000-0000-000000000000")).unwrap()
+    }
+
+    fn version(number: u8) -> KeyVersion {
+        KeyVersion::parse(&format!("{number:032x}")).unwrap()
+    }
+
+    fn visits(of: u32, version_of_key: u8, number: u32) -> Vec<Visit> {
+        let visit = |at: u32| {
+            Visit::new(Marker {
+                time: 0,
+                tag: Tag::Active { failures: 0 },
+                key_version: version(version_of_key),
+                user: User {
+                    tenant: tenant(of),
+                    id: StorageId::parse(&format!("{at:032}")).unwrap(),
+                },
+                nonce: Nonce::parse(&format!("{at}")).unwrap(),
+                write: Nonce::parse("w").unwrap(),
+            })
+        };
+        (0..number).map(visit).collect()
+    }
+
+    fn turns() -> Turns {
+        Turns::new(Rules::SHIPPED.order, BTreeMap::new())
+    }
+
+    /// Who had how many turns, one at a time, when each takes as long as `took` says.
+    fn run(
+        turns: &mut Turns,
+        number: usize,
+        took: impl Fn(u32) -> Duration,
+    ) -> BTreeMap<(u32, Share), u32> {
+        let mut had = BTreeMap::new();
+        for _ in 0..number {
+            let Some(turn) = turns.next() else { break };
+            let of = turn.tenant.as_str()[..8].parse().unwrap();
+            *had.entry((of, turn.share)).or_default() += 1;
+            let (_, receipt) = turn.split();
+            turns.over(receipt, took(of), true);
+        }
+        had
+    }
+
+    #[test]
+    fn who_is_slow_waits_for_those_who_are_quick() {
+        let mut turns = turns();
+        for of in 0..4 {
+            turns.visit(&tenant(of), Share::Refresh, 0, visits(of, 0, 1000));
+        }
+        let took = |of| if of == 0 { SLOW } else { QUICK };
+        let had = run(&mut turns, 300, took);
+        // A hundred quick ones for a slow one.
+        assert!(had[&(0, Share::Refresh)] <= 3, "{had:?}");
+        assert!((1..4).all(|of| had[&(of, Share::Refresh)] >= 95), "{had:?}");
+        // And what is slow is done, too, once the others are.
+        let rest = run(&mut turns, 10_000, took);
+        assert_eq!(had[&(0, Share::Refresh)] + rest[&(0, Share::Refresh)], 1000);
+    }
+
+    #[test]
+    fn who_was_slow_before_does_not_come_first() {
+        let slow = (0..100).map(|of| (tenant(of), SLOW)).collect();
+        let mut turns = Turns::new(Rules::SHIPPED.order, slow);
+        for of in 0..101 {
+            turns.ask(&tenant(of), Share::Refresh, 0);
+        }
+        turns.visit(&tenant(100), Share::Refresh, 0, visits(100, 0, 50));
+        let had = run(&mut turns, 51, |_| QUICK);
+        assert_eq!(had, BTreeMap::from([((100, Share::Refresh), 51)]));
+        // Who was quick for once is slow no more.
+        run(&mut turns, 1, |_| QUICK);
+        assert_eq!(turns.slow().len(), 99);
+        run(&mut turns, 1, |_| SLOW);
+        assert_eq!(turns.slow().len(), 99);
+    }
+
+    #[test]
+    fn neither_kind_of_work_takes_time_from_the_other() {
+        let mut turns = turns();
+        turns.visit(&tenant(0), Share::Reseal, 0, visits(0, 0, 1000));
+        turns.visit(&tenant(0), Share::Refresh, 0, visits(0, 1, 1000));
+        for of in 1..1000 {
+            turns.ask(&tenant(of), Share::Check, of.into());
+        }
+        let had = run(&mut turns, 300, |_| QUICK);
+        let of = |share| -> u32 {
+            let had = had.iter().filter(|((_, of), _)| *of == share);
+            had.map(|(_, number)| number).sum()
+        };
+        assert_eq!(
+            [Share::Check, Share::Reseal, Share::Refresh].map(of),
+            [100; 3]
+        );
+        // Whoever is alone has all of it.
+        let rest = run(&mut turns, 10_000, |_| QUICK);
+        assert_eq!(rest[&(0, Share::Reseal)], 900);
+    }
+
+    #[test]
+    fn what_is_under_way_counts() {
+        let mut turns = turns();
+        for of in 0..4 {
+            turns.visit(&tenant(of), Share::Refresh, 0, visits(of, 0, 1000));
+            turns.is_usable(&tenant(of), &version(0));
+        }
+        let mut had = BTreeMap::new();
+        for _ in 0..32 {
+            *had.entry(turns.next().unwrap().tenant).or_insert(0) += 1;
+        }
+        assert!(had.values().all(|number| *number == 8), "{had:?}");
+    }
+
+    #[test]
+    fn a_version_is_tried_with_one_record_first() {
+        let mut turns = turns();
+        turns.visit(&tenant(0), Share::Reseal, 0, visits(0, 0, 3));
+        turns.visit(&tenant(0), Share::Reseal, 0, visits(0, 1, 1));
+        turns.is_usable(&tenant(0), &version(1));
+        let (_, first) = turns.next().unwrap().split();
+        // The other version's, and then nobody.
+        let (_, other) = turns.next().unwrap().split();
+        assert!(turns.next().is_none());
+        turns.over(other, QUICK, true);
+        assert!(turns.next().is_none());
+        // One that did not come as far as the key has tried nothing.
+        turns.over(first, QUICK, false);
+        let (_, second) = turns.next().unwrap().split();
+        assert!(turns.next().is_none());
+        turns.over(second, QUICK, true);
+        assert!(turns.next().is_some());
+        assert!(turns.next().is_none(), "none is left");
+    }
+
+    #[test]
+    fn what_had_no_turn_is_left() {
+        let mut turns = turns();
+        turns.ask(&tenant(0), Share::Refresh, 0);
+        turns.ask(&tenant(1), Share::Check, 0);
+        turns.visit(&tenant(2), Share::Refresh, 0, visits(2, 0, 3));
+        let mut had = 0;
+        for _ in 0..2 {
+            let turn = turns.next().unwrap();
+            had += u32::from(matches!(turn.job, Job::Visit(_)));
+            let (_, receipt) = turn.split();
+            turns.over(receipt, QUICK, true);
+        }
+        let left: Vec<_> = turns.left().collect();
+        assert_eq!(left.len(), 3);
+        let visits = left
+            .iter()
+            .filter(|(_, _, job)| matches!(job, Job::Visit(_)));
+        assert_eq!(visits.count(), 3 - usize::try_from(had).unwrap());
     }
 }

@@ -125,3 +125,251 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::error::{Interaction, OrganisationError, Reason, Suberror, TokenDefect};
+
+    const REASON: Reason = Reason {
+        aadsts: Some(50_105),
+        suberror: Some(Suberror::MessageOnly),
+    };
+
+    fn upstream(system: System, holds_up: HoldsUp) -> VaultError {
+        UpstreamError {
+            system,
+            retry_after_seconds: Some(17),
+            holds_up,
+        }
+        .into()
+    }
+
+    /// A number for every kind of error, without a gap: a kind that is added does not compile until it has one, and the
+    /// table below fails until it has a row.
+    fn kind(error: &VaultError) -> usize {
+        match error {
+            VaultError::Caller(error) => match error {
+                CallerError::InvalidRequest(_) => 0,
+                CallerError::InvalidToken(_) => 1,
+                CallerError::TenantNotAllowed => 2,
+                CallerError::InsufficientScope(_) => 3,
+                CallerError::ScopeNotGranted => 4,
+                CallerError::InvalidScope(_) => 5,
+                CallerError::SweepNotAuthorized => 6,
+            },
+            VaultError::User(UserError::InteractionRequired(_)) => 7,
+            VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
+            VaultError::Organisation(_) => 9,
+            VaultError::Stored(StoredError::Damaged) => 10,
+            VaultError::Stored(StoredError::NotBound) => 11,
+            VaultError::Operator(error) => match error {
+                OperatorError::Setting { .. } => 12,
+                OperatorError::KeyNotFound(_) => 13,
+                OperatorError::KeyDisabled(_) => 14,
+                OperatorError::KeyNotValid(_) => 15,
+                OperatorError::KeyMalformed(_) => 16,
+                OperatorError::KeyWornOut(_) => 17,
+                OperatorError::KeyVaultForbidden => 18,
+                OperatorError::KeyVaultFirewall => 19,
+                OperatorError::KeyVaultRefused => 20,
+                OperatorError::EntraRefused(_) => 21,
+                OperatorError::KeyVaultTokenRefused(_) => 22,
+                OperatorError::CredentialRefused { .. } => 23,
+                OperatorError::ClockWrong => 24,
+                OperatorError::NoRefreshToken => 25,
+            },
+            VaultError::Upstream(error) => {
+                let system = match error.system {
+                    System::Entra => 0,
+                    System::SigningKeys => 1,
+                    System::KeyVault => 2,
+                    System::ManagedIdentity => 3,
+                };
+                let holds_up = match error.holds_up {
+                    HoldsUp::Request => 0,
+                    HoldsUp::User => 1,
+                    HoldsUp::Tenant => 2,
+                    HoldsUp::Everyone => 3,
+                };
+                26 + system * 4 + holds_up
+            }
+        }
+    }
+    const KINDS: usize = 26 + 16;
+
+    /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
+    #[expect(clippy::too_many_lines, reason = "a table")]
+    fn table() -> Vec<(Vec<VaultError>, [Verdict; 3])> {
+        let name = || "obo-1".to_owned();
+        let put_off = |is_operators| Verdict::PutOff {
+            retry_after_seconds: None,
+            is_operators,
+        };
+        let no_key = || Verdict::NewestKeyUnusable;
+        let no_version = || Verdict::KeyVersionUnusable;
+        let of_key = || [no_version(), no_version(), no_key()];
+        let interaction = Interaction {
+            claims: Some("{}".into()),
+            reason: REASON,
+        };
+        let mut rows: Vec<(Vec<VaultError>, [Verdict; 3])> = vec![
+            (
+                vec![
+                    CallerError::InvalidRequest("x".into()).into(),
+                    StoredError::Damaged.into(),
+                    StoredError::NotBound.into(),
+                ],
+                [Verdict::SetAside, Verdict::SetAside, no_key()],
+            ),
+            (
+                vec![
+                    TokenDefect::Rejected.into(),
+                    CallerError::InsufficientScope("x".into()).into(),
+                    CallerError::ScopeNotGranted.into(),
+                    CallerError::InvalidScope(REASON).into(),
+                    CallerError::SweepNotAuthorized.into(),
+                ],
+                [put_off(true), put_off(true), no_key()],
+            ),
+            (
+                vec![CallerError::TenantNotAllowed.into()],
+                [Verdict::NotServed, Verdict::NotServed, Verdict::NotServed],
+            ),
+            (
+                vec![UserError::InteractionRequired(interaction.clone()).into()],
+                [
+                    Verdict::Turn(Status::InteractionRequired(interaction)),
+                    no_version(),
+                    no_key(),
+                ],
+            ),
+            (
+                vec![UserError::ReenrolmentRequired(REASON).into()],
+                [
+                    Verdict::Turn(Status::Quarantined(REASON)),
+                    no_version(),
+                    no_key(),
+                ],
+            ),
+            (
+                vec![OrganisationError(REASON).into()],
+                [
+                    Verdict::Turn(Status::OrganisationRequired(OrganisationError(REASON))),
+                    no_version(),
+                    no_key(),
+                ],
+            ),
+            (
+                vec![
+                    VaultError::setting("client_id", "is empty"),
+                    OperatorError::ClockWrong.into(),
+                ],
+                [Verdict::Stop, Verdict::Stop, Verdict::Stop],
+            ),
+            (
+                vec![
+                    OperatorError::KeyNotFound(name()).into(),
+                    OperatorError::KeyDisabled(name()).into(),
+                    OperatorError::KeyNotValid(name()).into(),
+                    OperatorError::KeyMalformed(name()).into(),
+                    OperatorError::KeyVaultForbidden.into(),
+                    OperatorError::KeyVaultFirewall.into(),
+                    OperatorError::KeyVaultRefused.into(),
+                    OperatorError::KeyVaultTokenRefused(REASON).into(),
+                ],
+                of_key(),
+            ),
+            (
+                vec![OperatorError::KeyWornOut(name()).into()],
+                [no_key(), no_key(), no_key()],
+            ),
+            (
+                vec![
+                    OperatorError::EntraRefused(REASON).into(),
+                    OperatorError::NoRefreshToken.into(),
+                ],
+                [put_off(true), no_version(), no_key()],
+            ),
+            (
+                vec![
+                    OperatorError::CredentialRefused {
+                        setting: "client_secret".into(),
+                        reason: REASON,
+                    }
+                    .into(),
+                ],
+                [Verdict::HoldCredential, no_version(), no_key()],
+            ),
+            (
+                vec![
+                    upstream(System::Entra, HoldsUp::Request),
+                    upstream(System::Entra, HoldsUp::User),
+                ],
+                [
+                    Verdict::PutOff {
+                        retry_after_seconds: Some(17),
+                        is_operators: false,
+                    },
+                    no_version(),
+                    no_key(),
+                ],
+            ),
+            (
+                vec![upstream(System::Entra, HoldsUp::Tenant)],
+                [
+                    Verdict::HoldTenant { seconds: Some(17) },
+                    no_version(),
+                    no_key(),
+                ],
+            ),
+            (vec![upstream(System::Entra, HoldsUp::Everyone)], of_key()),
+        ];
+        for holds_up in [
+            HoldsUp::Request,
+            HoldsUp::User,
+            HoldsUp::Tenant,
+            HoldsUp::Everyone,
+        ] {
+            let keys = [System::KeyVault, System::SigningKeys];
+            let keys = keys.map(|system| upstream(system, holds_up));
+            rows.push((keys.into(), of_key()));
+            rows.push((
+                vec![upstream(System::ManagedIdentity, holds_up)],
+                [Verdict::HoldCredential, no_version(), no_key()],
+            ));
+        }
+        rows
+    }
+
+    #[test]
+    fn every_error_has_its_verdict_for_every_work() {
+        let mut kinds = BTreeSet::new();
+        for (errors, expected) in table() {
+            for error in errors {
+                kinds.insert(kind(&error));
+                let works = [Work::Refresh, Work::Reseal, Work::NewestKey];
+                let verdicts = works.map(|work| verdict(&error, work));
+                assert_eq!(verdicts, expected, "{error:?}");
+            }
+        }
+        assert_eq!(kinds, (0..KINDS).collect(), "each kind has a row");
+    }
+
+    /// The rule that the table is made by: what one record meets stops nobody else's work.
+    #[test]
+    fn only_settings_and_the_clock_stop_a_sweep() {
+        for (errors, verdicts) in table() {
+            for error in errors {
+                let is_stop = verdicts.contains(&Verdict::Stop);
+                let may_stop = matches!(
+                    error,
+                    VaultError::Operator(OperatorError::Setting { .. } | OperatorError::ClockWrong)
+                );
+                assert_eq!(is_stop, may_stop, "{error:?}");
+            }
+        }
+    }
+}

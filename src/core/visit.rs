@@ -165,7 +165,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             key_version: record.key_version.clone(),
             ..marker
         };
-        let within = pass.time_left(&self.env);
+        let within = pass.until.left(&self.env);
         let error = match self.vault.refresh(&stored(&marker, &record), within).await {
             Ok(sealed) => {
                 let new = self.refreshed(&marker.user, &record, sealed, pass.policy);
@@ -229,7 +229,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         {
             return Ok(Visited::of(self.held(hold, keys, marker, &record), false));
         }
-        let within = pass.time_left(&self.env);
+        let within = pass.until.left(&self.env);
         let error = match self.vault.reseal(&stored(&marker, &record), within).await {
             Ok(Some(sealed)) => {
                 let new = Record {
@@ -422,13 +422,6 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             line.extend(more);
         }
         self.env.line(&line.to_string());
-    }
-}
-
-impl Pass<'_> {
-    /// How long the answer to one question may take.
-    pub(crate) fn time_left(&self, env: &impl Environment) -> std::time::Duration {
-        self.until.left(env).min(self.rules.longest_visit)
     }
 }
 

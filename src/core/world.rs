@@ -73,6 +73,10 @@ pub(crate) struct World {
     pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
     pub(crate) others_ahead: Cell<u64>,
+    /// Whether answers have a date.
+    pub(crate) dated: Cell<bool>,
+    /// Keys that begin so cannot be written.
+    pub(crate) refused: RefCell<Option<&'static str>>,
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
@@ -115,6 +119,8 @@ impl World {
             retry_after: Cell::default(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
+            dated: Cell::new(true),
+            refused: RefCell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
         })
@@ -363,8 +369,10 @@ impl Http for Shared {
         if let Some(seconds) = self.retry_after.get() {
             response = response.header("retry-after", seconds);
         }
+        if self.dated.get() {
+            response = response.header("date", httpdate::fmt_http_date(now));
+        }
         Ok(response
-            .header("date", httpdate::fmt_http_date(now))
             .header(
                 "www-authenticate",
                 format!(
@@ -398,6 +406,10 @@ impl Store for Shared {
 
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
         self.store_operation()?;
+        let refused = *self.refused.borrow();
+        if refused.is_some_and(|refused| key.starts_with(refused)) {
+            return Err(StoreError("injected".into()));
+        }
         self.rows.borrow_mut().insert(key.into(), value.into());
         Ok(())
     }
