@@ -131,7 +131,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::error::{Interaction, OrganisationError, Reason, Suberror, TokenDefect};
+    use crate::error::{
+        AccountKind, Interaction, OrganisationError, Reason, Suberror, TokenDefect,
+    };
 
     const REASON: Reason = Reason {
         aadsts: Some(50_105),
@@ -159,6 +161,7 @@ mod tests {
                 CallerError::ScopeNotGranted => 4,
                 CallerError::InvalidScope(_) => 5,
                 CallerError::SweepNotAuthorized => 6,
+                CallerError::AccountNotSupported(_) => 26 + 16,
             },
             VaultError::User(UserError::InteractionRequired(_)) => 7,
             VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
@@ -198,7 +201,7 @@ mod tests {
             }
         }
     }
-    const KINDS: usize = 26 + 16;
+    const KINDS: usize = 26 + 16 + 1;
 
     /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -227,6 +230,7 @@ mod tests {
             (
                 vec![
                     TokenDefect::Rejected.into(),
+                    CallerError::AccountNotSupported(AccountKind::Personal).into(),
                     CallerError::InsufficientScope("x".into()).into(),
                     CallerError::ScopeNotGranted.into(),
                     CallerError::InvalidScope(REASON).into(),
