@@ -487,8 +487,8 @@ impl<C: Config> Reader<'_, C> {
             .collect())
     }
 
-    /// The scope of all that this app may do at one resource, which for Key Vault does not end with a slash
-    /// (facts/entra-and-key-vault.md §D.5).
+    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and refuses
+    /// (AKV10022) those for the same with a slash behind it.
     fn key_vault_scope(&self) -> Result<String, Noted> {
         let name = "key_vault_scope";
         let text = self.text(name)?;

@@ -76,7 +76,7 @@ pub struct Vault<E> {
     env: E,
     settings: RefCell<Option<KnownSettings>>,
     signing_keys: RefCell<Option<KnownKeys>>,
-    /// When somebody last asked for newer ones, in Unix seconds, whatever came of it.
+    /// When somebody last asked for newer ones, by [`Vault::uptime`], whatever came of it.
     signing_keys_asked_at: Cell<u64>,
     verified: RefCell<LruCache<[u8; 32], Cached<Verified>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
@@ -380,7 +380,7 @@ impl<E: Environment> Vault<E> {
     /// The settings, read again when they may have changed. The last good ones stay for a time, with an alarm, if those that
     /// are read are none: a file that is being replaced is no reason to refuse everybody.
     fn current_settings(&self) -> Result<Rc<Settings>, VaultError> {
-        let now = self.env.now();
+        let now = self.uptime();
         let mut known = self.settings.borrow_mut();
         if let Some(KnownSettings { settings, .. }) =
             known.as_ref().filter(|known| now < known.fresh_until)
@@ -408,6 +408,11 @@ impl<E: Environment> Vault<E> {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// Seconds of a clock that nobody sets, for what has an age. The wall clock may be set while it is kept.
+    fn uptime(&self) -> u64 {
+        self.env.elapsed().as_secs()
     }
 
     // ---- Callers ----
@@ -472,10 +477,9 @@ impl<E: Environment> Vault<E> {
     /// The signing keys, to find this one in. They are fetched anew when they are old; and for the sake of one that they
     /// lack, but not if that was less than five minutes ago. Those that cannot be fetched anew serve up to their age.
     async fn signing_keys(&self, call: &Call, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
-        let now = self.env.now();
+        let now = self.uptime();
         let known = self.signing_keys.borrow().clone().and_then(|known| {
-            // By a clock that was set back, nobody knows how old they are.
-            let age = now.checked_sub(known.fetched_at)?;
+            let age = now.saturating_sub(known.fetched_at);
             (age < SIGNING_KEYS_USABLE).then_some((known.keys, age))
         });
         let serves = |keys: &SigningKeys| keys.find(id).is_some();
@@ -510,7 +514,7 @@ impl<E: Environment> Vault<E> {
         let keys = Rc::new(keys);
         *self.signing_keys.borrow_mut() = Some(KnownKeys {
             keys: Rc::clone(&keys),
-            fetched_at: self.env.now(),
+            fetched_at: self.uptime(),
         });
         keys
     }
@@ -1173,14 +1177,14 @@ impl Same {
     }
 }
 
-/// Settings, when they were read, and until when they are not read again, in Unix seconds.
+/// Settings, when they were read, and until when they are not read again, by [`Vault::uptime`].
 struct KnownSettings {
     settings: Rc<Settings>,
     read_at: u64,
     fresh_until: u64,
 }
 
-/// Signing keys, and when they were fetched, in Unix seconds.
+/// Signing keys, and when they were fetched, by [`Vault::uptime`].
 #[derive(Clone)]
 struct KnownKeys {
     keys: Rc<SigningKeys>,
@@ -1912,6 +1916,8 @@ mod tests {
         identify(&world.bearer()).unwrap();
         world.down.borrow_mut().push("keys");
         world.advance(SIGNING_KEYS_USABLE - 1);
+        // By a clock that was set, they are as old.
+        world.now.set(world.now.get() - 86_400);
         let verified = world.bearer();
         identify(&verified).unwrap();
         // Between two fetches, and for a token that was verified by them, too.
