@@ -287,7 +287,7 @@ pub enum OperatorError {
     #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
     EntraRefused(Reason),
     /// Entra ID refused this app a token of its own for Key Vault.
-    #[error("Entra ID refused this app a token for Key Vault{}: the app must exist in Key Vault's tenant, and `key_vault_scope` must be its cloud's", aadsts(*.0))]
+    #[error("Entra ID refused this app a token for Key Vault{}: `client_id` must be an app in Key Vault's tenant, and `key_vault_scope` that of its cloud", aadsts(*.0))]
     KeyVaultTokenRefused(Reason),
     /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
     #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.reason))]
