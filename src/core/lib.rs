@@ -25,6 +25,7 @@
 
 pub mod api;
 pub mod caller;
+mod course;
 pub mod credential;
 pub mod deadline;
 pub mod doorbell;
@@ -40,9 +41,11 @@ mod litter;
 pub mod managed_identity;
 pub mod outbound;
 pub mod pause;
+mod plan;
 pub mod port;
 pub mod problem;
 pub mod record;
+pub mod report;
 mod retirement;
 mod rules;
 pub mod schedule;
