@@ -381,8 +381,8 @@ fn is_code(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::SweepReport;
     use crate::settings::tests::Values;
-    use crate::sweep::SweepReport;
     use crate::world::SWEEP_KEY;
 
     fn values(url: &str, key: &str) -> Values {

@@ -396,7 +396,6 @@ fn of_number(number: u32, body: &Failure) -> Option<Class> {
         50_173 | 700_082 | 70_008 | 700_084 | 70_043 | 70_000 | 50_057 | 50_034 | 50_132
         | 50_133 => Class::Dead,
         9_002_313 if body.error == "invalid_grant" => Class::Dead,
-        9_002_313 => Class::Operator(Suspect::App),
         // Multi-factor authentication, consent, device, membership.
         50_072 | 50_074 | 50_076 | 50_078 | 50_079 | 50_097 | 50_158 | 53_000 | 53_001 | 53_002
         | 530_003 | 530_032 | 65_001 | 65_004 | 50_020 | 90_072 => body.interaction(),
@@ -413,7 +412,9 @@ fn of_number(number: u32, body: &Failure) -> Option<Class> {
         7_000_218 | 7_000_215 | 7_000_222 | 700_024 | 700_027 | 70_021 | 700_211 | 700_212
         | 700_213 | 7_002_137 | 7_002_138 | 700_229 => Class::Operator(Suspect::Credential),
         // The app's registration, the request, a policy that no server can meet.
-        53_005 | 7_000_114 | 900_144 | 9_001_023 | 700_022 => Class::Operator(Suspect::App),
+        53_005 | 7_000_114 | 9_002_313 | 900_144 | 9_001_023 | 700_022 => {
+            Class::Operator(Suspect::App)
+        }
         // The service itself.
         90_033 | 90_006 | 90_012 | 90_024 | 50_033 | 50_087 => Class::Transient {
             retry_after_seconds: None,

@@ -1,7 +1,7 @@
 //! Errors of the vault, grouped by whose fault they are, one to one with `variant error` of the WIT.
 //!
 //! No case carries a token, a key, or free text that came from another system: of Entra ID's refusals the number and a
-//! word out of a list. The tables that place each case are [`crate::problem`] (HTTP), [`crate::verdict`] (sweeps) and the
+//! word out of a list. The tables that place each case are [`crate::problem`] (HTTP), `verdict.rs` (sweeps) and the
 //! two component crates (WIT); none has a catch-all arm.
 
 use thiserror::Error;
@@ -310,7 +310,7 @@ pub enum OperatorError {
     #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
     EntraRefused(Reason),
     /// Entra ID refused this app a token of its own for Key Vault.
-    #[error("Entra ID refused this app a token for Key Vault{}: the app must exist in Key Vault's tenant, and `key_vault_scope` must be its cloud's", aadsts(*.0))]
+    #[error("Entra ID refused this app a token for Key Vault{}: `client_id` must be an app in Key Vault's tenant, and `key_vault_scope` that of its cloud", aadsts(*.0))]
     KeyVaultTokenRefused(Reason),
     /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
     #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.reason))]

@@ -32,12 +32,13 @@ use crate::port::{
     StoreError, Timer, User,
 };
 use crate::record::{Head, Record, Status};
+use crate::report::SweepReport;
 use crate::rules::Rules;
 use crate::schedule::DAILY;
 use crate::sealing::{Binding, Payload, seal};
 use crate::secret::{Bearer, EncryptionKey, RefreshToken};
 use crate::settings::tests::{CLIENT, Values, least};
-use crate::sweep::{SweepReport, SweepState};
+use crate::sweep::SweepState;
 use crate::verdict::{Verdict, Work, verdict};
 use crate::world::SWEEP_KEY;
 use crate::{Keeper, Vault};
@@ -308,7 +309,7 @@ impl World {
             Trouble::Throttled => return error(429, "temporarily_unavailable", 90_055),
             Trouble::CredentialRefused => return error(401, "invalid_client", 7_000_215),
             Trouble::Slow => Duration::from_secs(9),
-            Trouble::Hanging => Duration::from_secs(3600),
+            Trouble::Hanging => Duration::from_hours(1),
             Trouble::None
             | Trouble::Idle(_)
             | Trouble::HangingKey
@@ -336,7 +337,7 @@ impl World {
         *self.asked.borrow_mut().entry(path.to_owned()).or_default() += 1;
         let delay = match of.trouble {
             Trouble::Idle(milliseconds) => Duration::from_millis(milliseconds),
-            Trouble::HangingKey => Duration::from_secs(3600),
+            Trouble::HangingKey => Duration::from_hours(1),
             _ => LATENCY,
         };
         if of.trouble == Trouble::DeadKey && index < newest {
@@ -392,7 +393,7 @@ impl World {
                 self.rows.borrow_mut().remove(&key);
             }
             let report = self.run(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
-            let took = self.elapsed.get() - call;
+            let took = self.elapsed.get().saturating_sub(call);
             if took > Duration::from_secs(SWEEP_SECONDS) {
                 violations.push(format!("a call took {took:?}"));
             }
@@ -401,7 +402,7 @@ impl World {
             if let Some((version, times)) = often.next() {
                 violations.push(format!("{version} was asked for {times} times in a call"));
             }
-            match self.ring(&mut bell, &report, self.elapsed.get() - begun) {
+            match ring(&mut bell, &report, self.elapsed.get().saturating_sub(begun)) {
                 Ok(Next::Ring) => {}
                 Ok(Next::Done(_)) | Err(DoorbellError::TimeIsUp { .. }) => break,
                 Err(error) => {
@@ -426,17 +427,16 @@ impl World {
         }
         violations
     }
+}
 
-    fn ring(
-        &self,
-        bell: &mut Doorbell,
-        report: &SweepReport,
-        elapsed: Duration,
-    ) -> Result<Next, DoorbellError> {
-        let body = serde_json::to_vec(report).unwrap();
-        let answer = Response::new(SecretBody::new(body));
-        bell.hear(Ok(answer), elapsed)
-    }
+fn ring(
+    bell: &mut Doorbell,
+    report: &SweepReport,
+    elapsed: Duration,
+) -> Result<Next, DoorbellError> {
+    let body = serde_json::to_vec(report).unwrap();
+    let answer = Response::new(SecretBody::new(body));
+    bell.hear(Ok(answer), elapsed)
 }
 
 impl Http for Shared {
@@ -722,7 +722,7 @@ fn each_broken_rule_is_missed() {
             "a question takes as long as it likes",
             forgetful_town,
             |rules| {
-                rules.longest_question = Duration::from_secs(3600);
+                rules.longest_question = Duration::from_hours(1);
             },
         ),
         ("who was slow is forgotten", town, |rules| {

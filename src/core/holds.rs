@@ -59,8 +59,8 @@ impl Holds {
         not_noted: BTreeSet<(TenantId, KeyVersion)>,
     ) -> Self {
         Self(RefCell::new(Inner {
-            no_entra,
             not_noted,
+            no_entra,
             ..Inner::default()
         }))
     }
@@ -130,13 +130,9 @@ impl Holds {
     ) {
         let mut inner = self.0.borrow_mut();
         let (code, reason) = (error.code(), error.to_string());
+        let version_text = version.map(KeyVersion::as_str);
         let tell = |event: &str| {
-            let mut line =
-                json!({"event": event, "tenant": tenant.as_str(), "code": code, "reason": reason});
-            if let Some(version) = version {
-                line["key_version"] = version.as_str().into();
-            }
-            log.line(&line.to_string());
+            log.line(&json!({"event": event, "tenant": tenant.as_str(), "key_version": version_text, "code": code, "reason": reason}).to_string());
         };
         match verdict {
             Verdict::PutOff { .. } | Verdict::SetAside | Verdict::Turn(_) => {}

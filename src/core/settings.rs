@@ -225,7 +225,7 @@ impl Scope {
     /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
     #[must_use]
     pub fn mixes_default(&self) -> bool {
-        let mut scopes = self.text.split(" ");
+        let mut scopes = self.text.split(' ');
         let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
         scopes.clone().nth(1).is_some() && scopes.any(is_default)
     }

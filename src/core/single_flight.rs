@@ -17,7 +17,10 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(32);
 
 /// The calls under way.
-pub(crate) struct SingleFlight<K, T, E>(RefCell<HashMap<K, Weak<Flight<Result<T, E>>>>>);
+pub(crate) struct SingleFlight<K, T, E>(RefCell<Flights<K, Result<T, E>>>);
+
+/// They end with the last who waits for them.
+type Flights<K, A> = HashMap<K, Weak<Flight<A>>>;
 
 struct Flight<A> {
     /// Whether somebody is making the call.

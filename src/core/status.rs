@@ -14,9 +14,9 @@ use crate::keeper::{Environment, Keeper, KeeperError};
 use crate::layout::{Layout, Marker, Tag};
 use crate::listing::Listing;
 use crate::port::{Operator, Role, Store, VaultPort};
+use crate::report::SweepReport;
 use crate::schedule::DAILY;
 use crate::secret::Bearer;
-use crate::sweep::SweepReport;
 
 /// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (facts/spin.md §4).
 const MOST_USERS: u64 = 300_000;

@@ -347,7 +347,8 @@ impl Account {
         self.under_way = self.under_way.saturating_sub(1);
         self.taken = self.taken.saturating_add(took);
         // Halfway to the last one, so that one that was over at once does not let a crowd in.
-        self.expected = self.expected.saturating_add(took) / 2;
+        let both = self.expected.saturating_add(took);
+        self.expected = both.checked_div(2).unwrap_or(both);
     }
 }
 

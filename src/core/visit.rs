@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::deadline::Deadline;
 use crate::error::VaultError;
 use crate::holds::{Hold, Holds};
-use crate::identity::Nonce;
+use crate::identity::{KeyVersion, Nonce};
 use crate::keeper::{Environment, Keeper, KeeperError, marker_of};
 use crate::layout::{Layout, Marker, Tag};
 use crate::port::{Policy, Store, StoreError, StoredToken, User, VaultPort};
@@ -50,9 +50,17 @@ pub(crate) enum Outcome {
 pub(crate) struct Visited {
     pub(crate) found: Found,
     /// What the vault's error means, if there was one.
-    pub(crate) verdict: Option<(Verdict, VaultError)>,
-    /// Whether it came as far as the record's key, and could say of it whether it can be had.
-    pub(crate) has_tried: bool,
+    pub(crate) failure: Option<Failure>,
+    /// The key version that it tried to open with, if it came as far as that.
+    pub(crate) tried: Option<KeyVersion>,
+}
+
+/// An error of the vault.
+pub(crate) struct Failure {
+    pub(crate) error: VaultError,
+    pub(crate) verdict: Verdict,
+    /// The key version that the record is under, whatever its marker says.
+    pub(crate) key_version: KeyVersion,
 }
 
 /// What is to be written.
@@ -138,7 +146,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         };
         visited.unwrap_or_else(|error| {
             self.line("sweep_failed", &user, json!({"reason": error.to_string()}));
-            Visited::of(Found::Over(Outcome::Failed), false)
+            Visited::of(Found::Over(Outcome::Failed))
         })
     }
 
@@ -146,18 +154,18 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let Visit { keys, marker, .. } = visit;
         let record = match self.look(pass, &keys, &marker).await? {
             Look::At(record) => record,
-            Look::Over(found) => return Ok(Visited::of(found, false)),
+            Look::Over(found) => return Ok(Visited::of(found)),
         };
         if !pass.horizon.is_due(record.due_at) {
             // A second marker of a record that was refreshed meanwhile.
-            return Ok(Visited::of(self.tidy(keys, &marker, &record), false));
+            return Ok(Visited::of(self.tidy(keys, &marker, &record)));
         }
         let work = Work::Refresh;
         if let Some(hold) = pass
             .holds
             .on(&marker.user.tenant, &record.key_version, work)
         {
-            return Ok(Visited::of(self.held(hold, keys, marker, &record), false));
+            return Ok(Visited::of(self.held(hold, keys, marker, &record)));
         }
         // A second marker of a record that was re-sealed may still tell of the old key.
         let told = marker.clone();
@@ -169,12 +177,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let error = match self.vault.refresh(&stored(&marker, &record), within).await {
             Ok(sealed) => {
                 let new = self.refreshed(&marker.user, &record, sealed, pass.policy);
+                let tried = record.key_version.clone();
                 let found = replace(keys, &marker, record, new, Outcome::Refreshed);
-                return Ok(Visited::of(found, true));
+                return Ok(Visited::after(found, tried));
             }
             Err(error) => error,
         };
         let verdict = (pass.rules.verdict)(&error, work);
+        let key_version = record.key_version.clone();
         let found = match &verdict {
             Verdict::PutOff {
                 retry_after_seconds,
@@ -211,8 +221,12 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         };
         Ok(Visited {
             found,
-            verdict: Some((verdict, error)),
-            has_tried: true,
+            tried: Some(key_version.clone()),
+            failure: Some(Failure {
+                error,
+                verdict,
+                key_version,
+            }),
         })
     }
 
@@ -220,14 +234,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let Visit { keys, marker, .. } = visit;
         let record = match self.look(pass, &keys, &marker).await? {
             Look::At(record) => record,
-            Look::Over(found) => return Ok(Visited::of(found, false)),
+            Look::Over(found) => return Ok(Visited::of(found)),
         };
         let work = Work::Reseal;
         if let Some(hold) = pass
             .holds
             .on(&marker.user.tenant, &record.key_version, work)
         {
-            return Ok(Visited::of(self.held(hold, keys, marker, &record), false));
+            return Ok(Visited::of(self.held(hold, keys, marker, &record)));
         }
         let within = pass.until.left(&self.env);
         let error = match self.vault.reseal(&stored(&marker, &record), within).await {
@@ -240,16 +254,18 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     due_at: record.due_at.max(marker.time),
                     ..(*record).clone()
                 };
+                let tried = record.key_version.clone();
                 let found = replace(keys, &marker, record, new, Outcome::Resealed);
-                return Ok(Visited::of(found, true));
+                return Ok(Visited::after(found, tried));
             }
             Ok(None) if marker.write != record.write => {
-                return Ok(Visited::of(self.tidy(keys, &marker, &record), false));
+                return Ok(Visited::of(self.tidy(keys, &marker, &record)));
             }
-            Ok(None) => return Ok(Visited::of(Found::Over(Outcome::Nothing), false)),
+            Ok(None) => return Ok(Visited::of(Found::Over(Outcome::Nothing))),
             Err(error) => error,
         };
         let verdict = (pass.rules.verdict)(&error, work);
+        let key_version = record.key_version.clone();
         let found = match &verdict {
             Verdict::SetAside => {
                 self.alarm("sealed_token_does_not_open", &marker.user);
@@ -267,8 +283,12 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         };
         Ok(Visited {
             found,
-            verdict: Some((verdict, error)),
-            has_tried: true,
+            tried: Some(key_version.clone()),
+            failure: Some(Failure {
+                error,
+                verdict,
+                key_version,
+            }),
         })
     }
 
@@ -426,11 +446,18 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 }
 
 impl Visited {
-    fn of(found: Found, has_tried: bool) -> Self {
+    fn of(found: Found) -> Self {
         Self {
             found,
-            verdict: None,
-            has_tried,
+            failure: None,
+            tried: None,
+        }
+    }
+
+    fn after(found: Found, tried: KeyVersion) -> Self {
+        Self {
+            tried: Some(tried),
+            ..Self::of(found)
         }
     }
 }

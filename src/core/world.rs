@@ -63,8 +63,8 @@ pub(crate) struct World {
     pub(crate) elapsed: Cell<Duration>,
     /// Whether requests take a turn, in which others are sent.
     pub(crate) slow: Cell<bool>,
-    /// The tenant of which Entra ID's answers wait for as long as this is set.
-    pub(crate) held: RefCell<Option<String>>,
+    /// `entra` or `key vault`, and the tenant of which its answers wait for as long as this is set.
+    pub(crate) held: RefCell<Option<(&'static str, String)>>,
     /// The key that Entra ID signs with, and the only one that it publishes.
     pub(crate) signing_key: Cell<&'static str>,
     /// The header `Retry-After` of every answer.
@@ -348,7 +348,9 @@ impl Http for Shared {
         if self.slow.get() {
             turn().await;
         }
-        let is_held = |held: &String| system == "entra" && request.uri().path().contains(held);
+        let is_held = |(of, tenant): &(&str, String)| {
+            system == *of && request.uri().path().contains(tenant.as_str())
+        };
         while self.held.borrow().as_ref().is_some_and(is_held) {
             turn().await;
         }
