@@ -155,14 +155,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
         let changes: Vec<_> = wave.iter().map(|written| &written.change).collect();
         let made = self.apply(pass.layout, &changes).await;
-        let made = made.into_iter().map(|made| {
-            made.map_err(|error| {
-                self.env.line(
-                    &json!({"event": "sweep_failed", "reason": error.to_string()}).to_string(),
-                );
-            })
+        let written = wave.into_iter().zip(made).map(|(written, made)| {
+            let made = made.map_err(|error| self.storage_failed(&written.change.user, &error));
+            (written, made)
         });
-        Landing::Written(wave.into_iter().zip(made).collect())
+        Landing::Written(written.collect())
     }
 
     /// Takes note of what is done, and returns how many are no longer in hand.

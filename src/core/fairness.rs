@@ -28,7 +28,7 @@ use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::keeper::marker_of;
 use crate::layout::Layout;
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer, User,
 };
 use crate::record::{Head, Record, Status};
@@ -504,8 +504,11 @@ impl Store for Shared {
         Ok(())
     }
 
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.rows.borrow().keys().cloned().collect())
+    async fn list_keys(&self, _: Option<&str>) -> Result<Page, StoreError> {
+        Ok(Page {
+            keys: self.rows.borrow().keys().cloned().collect(),
+            cursor: None,
+        })
     }
 }
 

@@ -307,8 +307,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         user: &User,
         nonce: &Nonce,
     ) -> Result<(), StoreError> {
-        // The commit.
-        self.store.set(&layout.off(&user.id, nonce), &[]).await?;
+        // The commit. Its value is for whoever clears it away: whose head to look for.
+        let tenant = user.tenant.as_str().as_bytes();
+        self.store.set(&layout.off(&user.id, nonce), tenant).await?;
         let key = layout.record(&user.id, nonce);
         let record = self.store.get(&key).await?;
         self.store.delete(&key).await?;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `usr.{tenant}.{id}` | the user's head: names the current enrolment |
 //! | `rec.{id}.{n}` | the record of enrolment `n` |
-//! | `off.{id}.{n}` | "application access was removed for `n`"; never undone |
+//! | `off.{id}.{n}` | "application access was removed for `n`"; never undone. The tenant; empty up to 0.1.0 |
 //! | `due.{time}.{state}.{key version}.{tenant}.{id}.{n}.{w}` | a marker; empty value |
 //! | `ver.{tenant}.{key version}.{since}` | since when no marker has named that version; 0: one did |
 //! | `bar.{tenant}` | the tenant is being removed: nobody of it enrols |

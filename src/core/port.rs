@@ -72,8 +72,17 @@ pub trait Store {
     async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError>;
     /// Deletes many keys, in no order. After an error some may be deleted and others not.
     async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError>;
-    /// Every key of the store, in no order.
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError>;
+    /// Keys of the store, in no order: from the start, or from where the page with this cursor ended.
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError>;
+}
+
+/// A page of the store's keys.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Page {
+    /// The keys.
+    pub keys: Vec<String>,
+    /// Where the next page begins; none: this was the last.
+    pub cursor: Option<String>,
 }
 
 /// An operation on storage failed. It may have happened all the same.

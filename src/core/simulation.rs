@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -28,7 +29,7 @@ use crate::identity::{KeyVersion, TenantId, UserId};
 use crate::keeper::KeeperError;
 use crate::layout::{Layout, Marker, Tag};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer,
 };
 use crate::record::{Head, Record};
@@ -76,6 +77,8 @@ enum Mutation {
     ReleasedByHeadThenOff,
     /// Before a release the head and `off` are read side by side.
     ReleasedSideBySide,
+    /// The first page of a listing is taken for the whole.
+    ListingCutShort,
     /// Whatever the date of an answer, it confirms the clock.
     EveryClockConfirmed,
     // As was wrong once.
@@ -84,7 +87,7 @@ enum Mutation {
     SecondMarkersKept,
 }
 
-const MUTATIONS: [Mutation; 20] = [
+const MUTATIONS: [Mutation; 21] = [
     Mutation::HeadBeforeRecord,
     Mutation::HeadRetried,
     Mutation::HeadUndone,
@@ -101,6 +104,7 @@ const MUTATIONS: [Mutation; 20] = [
     Mutation::ReleasedByHeadAlone,
     Mutation::ReleasedByHeadThenOff,
     Mutation::ReleasedSideBySide,
+    Mutation::ListingCutShort,
     Mutation::EveryClockConfirmed,
     Mutation::OffNotReadAgain,
     Mutation::OldVersionKept,
@@ -693,42 +697,52 @@ impl Store for Port {
         Ok(())
     }
 
-    /// In two parts, as a backend lists that does not do it in one transaction.
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+    /// In two pages, as a backend lists that does not do it in one transaction.
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
         let sim = &self.sim;
         sim.pause().await;
         if sim.happens(sim.faults.get().store) {
             return Err(StoreError("injected".into()));
         }
-        let middle = sim.one_of(&["due.", "off.", "rec.", "usr."]).to_owned();
-        let mut keys: Vec<_> = sim
-            .rows
-            .borrow()
-            .range(..middle.clone())
-            .map(|(key, _)| key.clone())
-            .collect();
-        sim.pause().await;
-        keys.extend(
-            sim.rows
-                .borrow()
-                .range(middle..)
-                .map(|(key, _)| key.clone()),
-        );
+        let middle = match cursor {
+            Some(middle) => middle.to_owned(),
+            None => sim.one_of(&["due.", "off.", "rec.", "usr."]).to_owned(),
+        };
+        let (from, to) = match cursor {
+            Some(_) => (Bound::Included(middle.clone()), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Excluded(middle.clone())),
+        };
+        let keys = {
+            let rows = sim.rows.borrow();
+            let keys = rows.range((from, to)).map(|(key, _)| key.clone());
+            keys.collect::<Vec<_>>()
+        };
+        if sim.is(Mutation::OldVersionKept) {
+            let mut listed = sim.listed.borrow_mut();
+            let listed = listed.entry(sim.current.get()).or_default();
+            if cursor.is_none() {
+                listed.clear();
+            }
+            listed.extend(keys.iter().cloned());
+        }
+        let mut page = Page {
+            keys,
+            cursor: cursor.is_none().then_some(middle),
+        };
+        if sim.is(Mutation::ListingCutShort) {
+            page.cursor = None;
+        }
         if sim.is(Mutation::TenantListedByMarkers) && sim.doing() == What::RemoveTenant {
-            let markers = keys
-                .iter()
+            let rows = sim.rows.borrow();
+            let markers = rows
+                .keys()
                 .filter_map(|key| Layout::new("").read_marker(key));
             let marked: Vec<_> = markers.map(|marker| marker.user.id).collect();
-            keys.retain(|key| {
+            page.keys.retain(|key| {
                 !key.starts_with("usr.") || marked.iter().any(|id| key.ends_with(id.as_str()))
             });
         }
-        if sim.is(Mutation::OldVersionKept) {
-            sim.listed
-                .borrow_mut()
-                .insert(sim.current.get(), keys.clone());
-        }
-        Ok(keys)
+        Ok(page)
     }
 }
 

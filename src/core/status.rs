@@ -132,7 +132,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .await?;
         let layout = Layout::new(&policy.store_prefix);
         let state = self.sweep_state(&layout).await?;
-        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let listing = Listing::read(&layout, &self.store).await?;
         let mut report = Report {
             observed_at: self.env.now(),
             most_users: MOST_USERS,
@@ -213,7 +213,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let layout = Layout::new(&operator.policy.store_prefix);
         // Before the listing: whoever enrols looks for it after the head is written, and so is either listed, or sees it.
         self.store.set(&layout.bar(tenant), &[]).await?;
-        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let listing = Listing::read(&layout, &self.store).await?;
         let users: Vec<_> = listing
             .users()
             .filter(|user| user.tenant == *tenant)

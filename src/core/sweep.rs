@@ -211,7 +211,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let policy = &call.limits.policy;
-        let listing = Listing::new(layout, self.store.list_keys().await?);
+        let listing = Listing::read(layout, &self.store).await?;
         let mut report = SweepReport {
             lease_held: true,
             ..SweepReport::default()
@@ -1185,6 +1185,19 @@ mod tests {
                 "step {step}: {:?}",
                 world.keys_of("")
             );
+        }
+    }
+
+    #[test]
+    fn a_listing_in_pages_is_read_to_its_end() {
+        for page in [1, 2, 7, 1000] {
+            let (world, app) = enrolled(5);
+            world.page.set(Some(page));
+            world.advance(WEEK);
+            let report = sweep(&app);
+            assert_eq!((report.due, report.refreshed), (5, 5), "{page}");
+            world.rotate();
+            assert_eq!(sweep(&app).resealed, 5);
         }
     }
 

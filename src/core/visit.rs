@@ -145,7 +145,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             Work::Refresh | Work::NewestKey => self.visit_due(pass, visit).await,
         };
         visited.unwrap_or_else(|error| {
-            self.line("sweep_failed", &user, json!({"reason": error.to_string()}));
+            self.storage_failed(&user, &error);
             Visited::of(Found::Over(Outcome::Failed))
         })
     }
@@ -432,6 +432,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             ..own.clone()
         };
         write(keys, marker, What::Tidy { fresh, own }, Outcome::Nothing)
+    }
+
+    pub(crate) fn storage_failed(&self, user: &User, error: &StoreError) {
+        self.line("sweep_failed", user, json!({"reason": error.to_string()}));
     }
 
     /// A line about one user.

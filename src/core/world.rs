@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::caller::tests::{NOW, claims, jwks_of, sign};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer,
 };
 use crate::secret::Bearer;
@@ -73,6 +73,8 @@ pub(crate) struct World {
     pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
     pub(crate) others_ahead: Cell<u64>,
+    /// Keys on a page of a listing; none: all are on one. 0: there is no end of pages.
+    pub(crate) page: Cell<Option<usize>>,
     /// Whether answers have a date.
     pub(crate) dated: Cell<bool>,
     /// Keys that begin so cannot be written.
@@ -119,6 +121,7 @@ impl World {
             retry_after: Cell::default(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
+            page: Cell::default(),
             dated: Cell::new(true),
             refused: RefCell::default(),
             listings: Cell::default(),
@@ -438,10 +441,30 @@ impl Store for Shared {
         Ok(())
     }
 
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
         self.store_operation()?;
-        self.listings.set(self.listings.get() + 1);
-        Ok(self.rows.borrow().keys().cloned().collect())
+        if cursor.is_none() {
+            self.listings.set(self.listings.get() + 1);
+        }
+        let rows = self.rows.borrow();
+        let mut keys = rows
+            .keys()
+            .filter(|key| Some(key.as_str()) > cursor)
+            .cloned();
+        let Some(length) = self.page.get() else {
+            let cursor = None;
+            return Ok(Page {
+                keys: keys.collect(),
+                cursor,
+            });
+        };
+        let keys: Vec<_> = keys.by_ref().take(length).collect();
+        // The last page is empty, unless there is none.
+        let cursor = match length {
+            0 => Some("again".to_owned()),
+            _ => keys.last().cloned(),
+        };
+        Ok(Page { keys, cursor })
     }
 }
 
