@@ -87,7 +87,11 @@ const REFUSED: [&str; 23] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 8] = [
+    (
+        "tenant_not_onboarded",
+        "runtime-tests/cases/key-is-none.toml code = \"tenant_not_onboarded\"",
+    ),
     (
         "setting",
         "runtime-tests/tests/canary.rs fn a_secret_in_the_wrong_setting_is_not_shown",
@@ -403,8 +407,8 @@ async fn no_failure_shows_a_credential() -> Result {
             .filter(|_| kind == "managed-identity");
         for fault in of_identity.chain(of_entra) {
             if fault.target == Target::ManagedIdentity {
-                // What it gave before is forgotten when it is refused.
-                let refusal = Fault::entra(7_000_215).grant(GRANTS[1]);
+                // What it gave before is forgotten when it is refused, and what it gives then, too.
+                let refusal = Fault::entra(7_000_215).grant(GRANTS[1]).times(2);
                 scene.emulators.fault(refusal);
                 codes.insert(scene.call(Method::PUT, ME).await?.code().to_owned());
             }
@@ -609,8 +613,9 @@ async fn key_fails(scene: &Scene, codes: &mut BTreeSet<String>) -> Result {
     loop {
         let answer = scene.call(Method::PUT, ME).await?;
         codes.insert(answer.code().to_owned());
-        if answer.status == 500 {
-            scene.call(Method::POST, ACCESS_TOKEN).await?;
+        if answer.status == 500 || answer.code() == "tenant_not_onboarded" {
+            let answer = scene.call(Method::POST, ACCESS_TOKEN).await?;
+            codes.insert(answer.code().to_owned());
             scene.sweep().await?;
             return Ok(());
         }

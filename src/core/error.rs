@@ -43,6 +43,11 @@ pub enum CallerError {
     /// The token's tenant is not allowed.
     #[error("the token's tenant is not among the setting `tenants`")]
     TenantNotAllowed,
+    /// The token's tenant has no key yet.
+    #[error(
+        "the token's tenant has no key: create Key Vault secret `{0}` with 32 random bytes in base64"
+    )]
+    TenantNotOnboarded(String),
     /// The token is of an account that no tenant of an organisation's own has.
     #[error(
         "{0} are not supported: only those of an organisation's own tenant are, its guests included"
@@ -413,6 +418,93 @@ impl std::fmt::Display for System {
     }
 }
 
+/// What a caller is told. Whoever operates the app reads the error itself, which names secrets and settings; callers have
+/// no use for those names, and no right to them.
+impl VaultError {
+    /// The text.
+    #[must_use]
+    pub fn for_caller(&self) -> String {
+        match self {
+            Self::Caller(error) => error.for_caller(),
+            Self::User(error) => error.to_string(),
+            Self::Organisation(error) => error.to_string(),
+            Self::Stored(error) => error.to_string(),
+            Self::Operator(error) => format!(
+                "{}: whoever operates this app finds why in its log, under the request id",
+                error.for_caller()
+            ),
+            Self::Upstream(error) => error.to_string(),
+        }
+    }
+}
+
+impl CallerError {
+    fn for_caller(&self) -> String {
+        match self {
+            Self::TenantNotAllowed => "this app does not serve the token's tenant".into(),
+            Self::TenantNotOnboarded(_) => {
+                "this app is not set up for the token's tenant yet: ask whoever operates it".into()
+            }
+            Self::ScopeNotGranted => {
+                "only scopes of the one resource that this app is set up for may be drawn; write each in full, like https://graph.microsoft.com/User.Read".into()
+            }
+            Self::SweepNotAuthorized => {
+                "what came as `Authorization: Bearer …` does not authorize a sweep".into()
+            }
+            Self::InvalidToken(defect) => defect.for_caller().into(),
+            Self::InvalidRequest(_)
+            | Self::AccountNotSupported(_)
+            | Self::InsufficientScope(_)
+            | Self::InvalidScope(_) => self.to_string(),
+        }
+    }
+}
+
+impl TokenDefect {
+    /// Without a setting's name.
+    #[must_use]
+    pub fn for_caller(self) -> &'static str {
+        match self {
+            Self::Missing => "send the user's access token as `Authorization: Bearer …`",
+            Self::Malformed => "the token is no JWT with the claims of an Entra ID access token",
+            Self::WrongAlgorithm => "the token is not signed with RS256",
+            Self::ProofOfPossession => {
+                "the token is bound to a key (proof of possession): ask Entra ID for a bearer token, which has no claim cnf"
+            }
+            Self::UnknownKey => "Entra ID has no signing key with the token's `kid`",
+            Self::BadSignature => "the token's signature does not verify",
+            Self::WrongIssuer => "the token is from another issuer than this app accepts",
+            Self::WrongAudience => {
+                "the token is for another audience: ask Entra ID for a token for this API"
+            }
+            Self::Expired => "the token has expired",
+            Self::NotYetValid => "the token is not valid yet",
+            Self::Rejected => "Entra ID refused the token as an On-Behalf-Of assertion",
+        }
+    }
+}
+
+impl OperatorError {
+    fn for_caller(&self) -> &'static str {
+        match self {
+            Self::Setting(_) => "this app is not set up as it should be",
+            Self::KeyNotFound(_)
+            | Self::KeyDisabled(_)
+            | Self::KeyNotValid(_)
+            | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_) => "the key of this tenant cannot be used",
+            Self::KeyVaultForbidden
+            | Self::KeyVaultFirewall
+            | Self::KeyVaultRefused
+            | Self::KeyVaultTokenRefused(_) => "this app does not get its keys",
+            Self::EntraRefused(_) | Self::CredentialRefused { .. } | Self::NoRefreshToken => {
+                "Entra ID does not give this app what it asks for"
+            }
+            Self::ClockWrong => "the clock of this app is wrong",
+        }
+    }
+}
+
 /// A word for each error that stays the same from version to version: the `code` of the API's problems.
 impl VaultError {
     /// The word.
@@ -442,6 +534,7 @@ impl CallerError {
             Self::InvalidRequest(_) => "invalid_request",
             Self::InvalidToken(defect) => defect.code(),
             Self::TenantNotAllowed => "tenant_not_allowed",
+            Self::TenantNotOnboarded(_) => "tenant_not_onboarded",
             Self::AccountNotSupported(_) => "account_not_supported",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ScopeNotGranted => "scope_not_granted",

@@ -265,8 +265,8 @@ pub trait VaultPort {
         bearer: &Bearer,
         within: Duration,
     ) -> Result<(User, Policy), VaultError>;
-    /// `enroll`.
-    async fn enroll(
+    /// `enrol`.
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,

@@ -399,7 +399,7 @@ mod tests {
         let app = world.app();
         for user in 0..3 {
             let bearer = world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"));
-            block_on(app.enroll(&bearer, None)).unwrap();
+            block_on(app.enrol(&bearer, None)).unwrap();
         }
         (world, app)
     }
@@ -459,7 +459,7 @@ mod tests {
     #[test]
     fn metrics_of_one_name_stand_together() {
         let (world, app) = enrolled();
-        block_on(app.enroll(&world.bearer_in(OTHER_TENANT, TENANT), None)).unwrap();
+        block_on(app.enrol(&world.bearer_in(OTHER_TENANT, TENANT), None)).unwrap();
         block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
         let text = status(&world, &app).to_prometheus();
         assert_eq!(text.matches("behalf_tenant_users{").count(), 2);
@@ -672,13 +672,13 @@ mod tests {
             let outcome = block_on(app.remove_tenant(&admin, &tenant));
             world.store_fails_after.set(None);
             if outcome.is_err() && step > 0 {
-                let enrolment = block_on(app.enroll(&world.bearer(), None));
+                let enrolment = block_on(app.enrol(&world.bearer(), None));
                 assert_eq!(enrolment, Err(KeeperError::TenantRemoved), "step {step}");
             }
             let removal = block_on(app.remove_tenant(&admin, &tenant)).unwrap();
             assert_eq!(removal.remaining, 0);
             assert!(world.keys_of("usr.").is_empty() && world.keys_of("bar.").is_empty());
-            block_on(app.enroll(&world.bearer(), None)).unwrap();
+            block_on(app.enrol(&world.bearer(), None)).unwrap();
         }
     }
 
@@ -695,7 +695,7 @@ mod tests {
                     block_on(other.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
                 }),
             ));
-            let outcome = block_on(app.enroll(&world.bearer(), None));
+            let outcome = block_on(app.enrol(&world.bearer(), None));
             let is_enrolled = !world.keys_of("usr.").is_empty();
             // A removal that ended before the head was written is before the enrolment.
             assert!(outcome.is_ok() || !is_enrolled, "step {step}: {outcome:?}");

@@ -58,12 +58,14 @@ const LONGEST_SIGNING_KEYS: usize = 512 * 1024;
 
 /// Seconds before its expiry at which a signed assertion is replaced.
 const ASSERTION_MARGIN: u64 = 120;
+/// Seconds for which it is remembered that a tenant has no key.
+const NOT_ONBOARDED_SECONDS: u64 = 60;
 /// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's `msal`).
 const PAUSE: u32 = 5;
 
 const VERIFIED_TOKENS: NonZeroUsize = capacity(1024);
-/// One a tenant, if it is signed.
-const ASSERTIONS: NonZeroUsize = capacity(256);
+/// One a tenant, if it is signed; about a kilobyte each.
+const ASSERTIONS: NonZeroUsize = capacity(8192);
 const PAUSES: NonZeroUsize = capacity(4096);
 const KEYS: NonZeroUsize = capacity(1024);
 
@@ -81,6 +83,8 @@ pub struct Vault<E> {
     verified: RefCell<LruCache<[u8; 32], Cached<Verified>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
+    /// Tenants without any key.
+    not_onboarded: RefCell<LruCache<SecretName, Cached<()>>>,
     uses: RefCell<Uses>,
     key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
     key_vault_tenant: RefCell<Option<TenantId>>,
@@ -88,6 +92,7 @@ pub struct Vault<E> {
     pauses: RefCell<Pauses>,
     grants: SingleFlight<Same, Rc<Granted>, VaultError>,
     key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Rc<Key>, VaultError>,
+    assertion_makings: SingleFlight<String, Rc<ClientAssertion>, VaultError>,
     signing_key_fetches: SingleFlight<(), Rc<SigningKeys>, VaultError>,
     key_vault_token_fetches: SingleFlight<Option<String>, Rc<AccessToken>, VaultError>,
     /// What the last answer with a date said of the clock.
@@ -109,7 +114,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         Ok((user, policy(&call)))
     }
 
-    async fn enroll(
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
@@ -124,7 +129,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             None => call.scope.clone(),
         };
         // Before Entra ID is asked: without a key its answer could not be kept.
-        let (secret, key) = self.sealing_key(&call, &user.tenant).await?;
+        let (secret, key) = self.first_key(&call, &user.tenant).await?;
         let grant = Grant::OnBehalfOf {
             assertion: bearer,
             scope: &scope,
@@ -357,6 +362,7 @@ impl<E: Environment> Vault<E> {
             verified: RefCell::new(LruCache::new(VERIFIED_TOKENS)),
             keys: RefCell::new(LruCache::new(KEYS)),
             newest: RefCell::new(LruCache::new(KEYS)),
+            not_onboarded: RefCell::new(LruCache::new(KEYS)),
             uses: RefCell::new(Uses::new(KEYS)),
             key_vault_token: RefCell::default(),
             key_vault_tenant: RefCell::default(),
@@ -364,6 +370,7 @@ impl<E: Environment> Vault<E> {
             pauses: RefCell::new(Pauses::new(PAUSES)),
             grants: SingleFlight::new(),
             key_fetches: SingleFlight::new(),
+            assertion_makings: SingleFlight::new(),
             signing_key_fetches: SingleFlight::new(),
             key_vault_token_fetches: SingleFlight::new(),
             clock_is_wrong: Cell::default(),
@@ -566,15 +573,40 @@ impl<E: Environment> Vault<E> {
         chosen: Chosen,
     ) -> Result<Granted, VaultError> {
         self.check_pauses(tenant, user)?;
-        let assertion = self.assertion(call, tenant).await?;
-        let proof = match (&call.credential, &assertion) {
-            (Credential::ClientSecret(secret), _) => Proof::Secret(secret),
-            (Credential::FederatedToken(token), _) => Proof::Assertion(token),
-            (Credential::Certificate(_) | Credential::ManagedIdentity, Some(assertion)) => {
-                Proof::Assertion(assertion)
+        let mut assertion = self.assertion(call, tenant).await?;
+        let mut answer = self.ask_entra(call, tenant, &assertion, grant).await?;
+        if let Err(refusal) = &answer
+            && let Class::Operator(Suspect::Credential) = refusal.class
+            && let OwnProof::Assertion { is_kept: true, .. } = assertion
+        {
+            // What was kept may be of a credential that was replaced since.
+            self.forget_assertion(&assertion);
+            assertion = self.assertion(call, tenant).await?;
+            answer = self.ask_entra(call, tenant, &assertion, grant).await?;
+        }
+        answer.map_err(|refusal| {
+            if let Class::Operator(Suspect::Credential) = refusal.class {
+                self.forget_assertion(&assertion);
             }
-            (Credential::Certificate(_) | Credential::ManagedIdentity, None) => {
-                return Err(self.credential_refused(call, Reason::default()));
+            self.heed(&refusal.class, tenant, user);
+            refused(call, refusal, grant, chosen)
+        })
+    }
+
+    /// The answer of the token endpoint, and a line if it is a refusal.
+    async fn ask_entra(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+        own: &OwnProof,
+        grant: &Grant<'_>,
+    ) -> Result<Result<Granted, Refusal>, VaultError> {
+        let proof = match (&call.credential, own) {
+            (_, OwnProof::Assertion { assertion, .. }) => Proof::Assertion(assertion),
+            (Credential::ClientSecret(secret), OwnProof::Setting) => Proof::Secret(secret),
+            (Credential::FederatedToken(token), OwnProof::Setting) => Proof::Assertion(token),
+            (Credential::Certificate(_) | Credential::ManagedIdentity, OwnProof::Setting) => {
+                return Err(credential_refused(call, Reason::default()));
             }
         };
         let request = token_request(call, tenant, proof, grant)
@@ -582,8 +614,8 @@ impl<E: Environment> Vault<E> {
         let response = self
             .send(call, request, entra::LONGEST_ANSWER, System::Entra)
             .await?;
-        let now = self.env.now();
-        read_token_response(&response, grant, now).map_err(|refusal| {
+        let answer = read_token_response(&response, grant, self.env.now());
+        if let Err(refusal) = &answer {
             self.env.line(
                 &json!({
                     "event": "entra_refused", "grant": grant.name(), "tenant": tenant.as_str(),
@@ -592,9 +624,8 @@ impl<E: Environment> Vault<E> {
                 })
                 .to_string(),
             );
-            self.heed(&refusal.class, tenant, user);
-            self.refused(call, refusal, grant, chosen)
-        })
+        }
+        Ok(answer)
     }
 
     fn check_pauses(&self, tenant: &TenantId, user: Option<&User>) -> Result<(), VaultError> {
@@ -638,48 +669,84 @@ impl<E: Environment> Vault<E> {
             .pause(whom, self.env.now(), seconds);
     }
 
-    /// The assertion that proves who this app is, if its credential is one that has to be made or fetched.
-    async fn assertion(
-        &self,
-        call: &Call,
-        tenant: &TenantId,
-    ) -> Result<Option<Rc<ClientAssertion>>, VaultError> {
+    /// What proves who this app is: an assertion, if its credential is one for which one has to be made or fetched. That is
+    /// done once at a time, and kept.
+    async fn assertion(&self, call: &Call, tenant: &TenantId) -> Result<OwnProof, VaultError> {
         let audience = match &call.credential {
-            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
+                return Ok(OwnProof::Setting);
+            }
             Credential::Certificate(_) => token_endpoint(call, tenant),
             Credential::ManagedIdentity => call.federation_audience.clone(),
         };
-        let now = self.env.now();
-        if let Some(assertion) = self
+        let kept = self
             .assertions
             .borrow_mut()
             .get(&audience)
-            .and_then(|cached| cached.at(now))
-        {
-            return Ok(Some(Rc::clone(assertion)));
-        }
+            .and_then(|kept| kept.at(self.env.now()))
+            .map(Rc::clone);
+        let is_kept = kept.is_some();
+        let assertion = match kept {
+            Some(assertion) => assertion,
+            None => self
+                .assertion_makings
+                .run(&self.env, &audience, call.deadline, async || {
+                    self.make_assertion(call, &audience).await
+                })
+                .await
+                .unwrap_or_else(|| Err(VaultError::upstream(System::ManagedIdentity)))?,
+        };
+        Ok(OwnProof::Assertion {
+            assertion,
+            audience,
+            is_kept,
+        })
+    }
+
+    async fn make_assertion(
+        &self,
+        call: &Call,
+        audience: &str,
+    ) -> Result<Rc<ClientAssertion>, VaultError> {
+        let now = self.env.now();
         let (assertion, until) = match &call.credential {
             Credential::Certificate(certificate) => {
+                let client_id = call.client_id.as_str();
+                let assertion = certificate.assertion(client_id, audience, now, &self.env);
                 let assertion =
-                    certificate.assertion(call.client_id.as_str(), &audience, now, &self.env);
-                let Some(assertion) = assertion else {
-                    return Ok(None);
-                };
+                    assertion.ok_or_else(|| credential_refused(call, Reason::default()))?;
                 let until = now.saturating_add(ASSERTION_SECONDS.saturating_sub(ASSERTION_MARGIN));
                 (assertion, until)
             }
             Credential::ManagedIdentity => {
-                let (token, expires_at) = self.identity_token(call, &audience).await?;
+                let (token, expires_at) = self.identity_token(call, audience).await?;
                 let assertion = ClientAssertion::new(token.expose().into());
                 (assertion, expires_at.saturating_sub(EXPIRY_MARGIN))
             }
-            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
+                return Err(credential_refused(call, Reason::default()));
+            }
         };
         let assertion = Rc::new(assertion);
-        self.assertions
-            .borrow_mut()
-            .put(audience, Cached::new(Rc::clone(&assertion), until));
-        Ok(Some(assertion))
+        let kept = Cached::new(Rc::clone(&assertion), until);
+        self.assertions.borrow_mut().put(audience.into(), kept);
+        Ok(assertion)
+    }
+
+    /// Unless another request has made a new one meanwhile.
+    fn forget_assertion(&self, own: &OwnProof) {
+        if let OwnProof::Assertion {
+            assertion,
+            audience,
+            ..
+        } = own
+        {
+            let mut kept = self.assertions.borrow_mut();
+            let is_same = |kept: &Cached<_>| Rc::ptr_eq(&kept.value, assertion);
+            if kept.peek(audience).is_some_and(is_same) {
+                kept.pop(audience);
+            }
+        }
     }
 
     /// A token of the platform's managed identity, and until when it is good.
@@ -698,79 +765,6 @@ impl<E: Environment> Vault<E> {
             .send(call, request, longest, System::ManagedIdentity)
             .await?;
         call.identity.read(&response, self.env.now())
-    }
-
-    /// What was made of a credential that is refused is forgotten: it may have been replaced.
-    fn credential_refused(&self, call: &Call, reason: Reason) -> VaultError {
-        self.assertions.borrow_mut().clear();
-        OperatorError::CredentialRefused {
-            setting: call.credential.setting().into(),
-            reason,
-        }
-        .into()
-    }
-
-    fn refused(
-        &self,
-        call: &Call,
-        refusal: Refusal,
-        grant: &Grant<'_>,
-        chosen: Chosen,
-    ) -> VaultError {
-        let reason = refusal.reason;
-        let ask_user =
-            |claims| UserError::InteractionRequired(Interaction { claims, reason }).into();
-        match (refusal.class, grant) {
-            (
-                Class::Transient {
-                    retry_after_seconds,
-                    holds_up,
-                },
-                grant,
-            ) => UpstreamError {
-                system: System::Entra,
-                retry_after_seconds,
-                holds_up: match grant {
-                    // Without it nobody's key can be read.
-                    Grant::ClientCredentials { .. } => HoldsUp::Everyone,
-                    Grant::OnBehalfOf { .. } | Grant::Refresh { .. } => holds_up,
-                },
-            }
-            .into(),
-            (Class::Operator(Suspect::Credential), _) => self.credential_refused(call, reason),
-            // This app itself has no user who could act, and nobody chose the scope but the settings.
-            (
-                Class::Operator(Suspect::App)
-                | Class::Interaction { .. }
-                | Class::Dead
-                | Class::Organisation
-                | Class::Scope
-                | Class::Assertion,
-                Grant::ClientCredentials { .. },
-            ) => OperatorError::KeyVaultTokenRefused(reason).into(),
-            (Class::Scope, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => match chosen {
-                Chosen::ByCaller => CallerError::InvalidScope(reason).into(),
-                Chosen::BySettings => OperatorError::EntraRefused(reason).into(),
-            },
-            (
-                Class::Operator(Suspect::App),
-                Grant::OnBehalfOf { .. } | Grant::Refresh { .. },
-            )
-            // There was no assertion.
-            | (Class::Assertion, Grant::Refresh { .. }) => {
-                OperatorError::EntraRefused(reason).into()
-            }
-            (Class::Organisation, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-                OrganisationError(reason).into()
-            }
-            (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-                ask_user(claims)
-            }
-            // The sign-in behind the caller's own token was revoked. What is stored is another one's, and stays.
-            (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
-            (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(reason).into(),
-            (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
-        }
     }
 
     // ---- Key Vault ----
@@ -795,6 +789,38 @@ impl<E: Environment> Vault<E> {
         };
         self.check_sealing_key(&secret, &key)?;
         Ok((secret, key))
+    }
+
+    /// The newest key of a tenant, for somebody who enrols. That there is none is remembered for a moment: anybody can come
+    /// from a tenant that was never set up, as often as he likes, and Key Vault's requests are everybody's.
+    async fn first_key(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+    ) -> Result<(SecretName, Rc<Key>), VaultError> {
+        let secret = call.secret_id.secret_name(tenant);
+        let now = self.env.now();
+        let not_onboarded = |secret: &SecretName| {
+            CallerError::TenantNotOnboarded(OperatorError::name(secret)).into()
+        };
+        let is_known = self
+            .not_onboarded
+            .borrow_mut()
+            .get(&secret)
+            .is_some_and(|known| known.at(now).is_some());
+        if is_known {
+            return Err(not_onboarded(&secret));
+        }
+        match self.sealing_key(call, tenant).await {
+            Err(VaultError::Operator(OperatorError::KeyNotFound(_))) => {
+                let until = now.saturating_add(NOT_ONBOARDED_SECONDS);
+                self.not_onboarded
+                    .borrow_mut()
+                    .put(secret.clone(), Cached::new((), until));
+                Err(not_onboarded(&secret))
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether a key, the newest of its tenant, may seal now.
@@ -850,14 +876,24 @@ impl<E: Environment> Vault<E> {
         version: Option<&KeyVersion>,
     ) -> Result<Rc<Key>, VaultError> {
         let mut outcome = self.ask_key_vault(call, secret, version, None).await;
-        if let Err(SecretError::Unauthorized { claims }) = outcome {
-            // The token was revoked or is too old after all: once more with a new one.
-            *self.key_vault_token.borrow_mut() = None;
-            outcome = self.ask_key_vault(call, secret, version, claims).await;
+        if let Err(SecretError::Unauthorized(said)) = outcome {
+            // The token was revoked, is too old after all, or of another tenant: once more with a new one.
+            outcome = self.ask_key_vault(call, secret, version, said.claims).await;
         }
-        let key = Rc::new(outcome.map_err(|error| match error {
-            SecretError::Unauthorized { .. } => OperatorError::KeyVaultRefused.into(),
-            SecretError::Other(error) => error,
+        let key = Rc::new(outcome.map_err(|error| {
+            match error {
+                SecretError::Unauthorized(said) if said.is_ours => {
+                    OperatorError::KeyVaultRefused.into()
+                }
+                // A new token that is as it should be: it will be accepted in a moment.
+                SecretError::Unauthorized(_) => UpstreamError {
+                    system: System::KeyVault,
+                    retry_after_seconds: Some(1),
+                    holds_up: HoldsUp::Everyone,
+                }
+                .into(),
+                SecretError::Other(error) => error,
+            }
         })?);
         let now = self.env.now();
         let id = (secret.clone(), key.version.clone());
@@ -866,6 +902,7 @@ impl<E: Environment> Vault<E> {
             .borrow_mut()
             .put(id, Cached::new(Rc::clone(&key), until));
         if version.is_none() {
+            self.not_onboarded.borrow_mut().pop(secret);
             let until = now.saturating_add(call.key_latest_seconds.into());
             self.newest
                 .borrow_mut()
@@ -889,7 +926,37 @@ impl<E: Environment> Vault<E> {
         let request =
             secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
         let response = self.send_to_key_vault(call, request).await.map_err(other)?;
-        read_secret(&response, secret, version)
+        let outcome = read_secret(&response, secret, version);
+        if let Err(SecretError::Unauthorized(said)) = &outcome {
+            self.forget_key_vault_token(&token);
+            if let Some(tenant) = &said.tenant {
+                self.remember_key_vault_tenant(call, tenant);
+            }
+        }
+        outcome
+    }
+
+    /// Unless another request has got a new one meanwhile.
+    fn forget_key_vault_token(&self, token: &Rc<AccessToken>) {
+        let mut known = self.key_vault_token.borrow_mut();
+        if known
+            .as_ref()
+            .is_some_and(|known| Rc::ptr_eq(&known.value, token))
+        {
+            *known = None;
+        }
+    }
+
+    /// What Key Vault says of its tenant goes before the setting.
+    fn remember_key_vault_tenant(&self, call: &Call, tenant: &TenantId) {
+        let known = self.key_vault_tenant.replace(Some(tenant.clone()));
+        let known = known.as_ref().or(call.key_vault_tenant.as_ref());
+        if known.is_some_and(|known| known != tenant) {
+            self.env.line(
+                &json!({"event": "key_vault_moved", "tenant": tenant.as_str(), "reason": "Key Vault is in another tenant than it was, or than the setting `key_vault_tenant` says"})
+                    .to_string(),
+            );
+        }
     }
 
     /// Sends, unless Key Vault asked to be left alone, and heeds it if it does now. It throttles without saying for how
@@ -992,10 +1059,11 @@ impl<E: Environment> Vault<E> {
         call: &Call,
         secret: &SecretName,
     ) -> Result<TenantId, VaultError> {
-        if let Some(tenant) = call
+        if let Some(tenant) = self
             .key_vault_tenant
+            .borrow()
             .as_ref()
-            .or(self.key_vault_tenant.borrow().as_ref())
+            .or(call.key_vault_tenant.as_ref())
         {
             return Ok(tenant.clone());
         }
@@ -1003,7 +1071,7 @@ impl<E: Environment> Vault<E> {
         let response = self.send_to_key_vault(call, request).await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
-        *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
+        self.remember_key_vault_tenant(call, &tenant);
         Ok(tenant)
     }
 
@@ -1124,6 +1192,84 @@ impl Deref for Call {
 
     fn deref(&self) -> &Settings {
         &self.settings
+    }
+}
+
+/// How this app proves who it is, for one request.
+#[derive(Debug)]
+enum OwnProof {
+    /// By what its setting says.
+    Setting,
+    /// By an assertion that was made for this audience, in this request or before.
+    Assertion {
+        assertion: Rc<ClientAssertion>,
+        audience: String,
+        is_kept: bool,
+    },
+}
+
+fn credential_refused(call: &Call, reason: Reason) -> VaultError {
+    OperatorError::CredentialRefused {
+        setting: call.credential.setting().into(),
+        reason,
+    }
+    .into()
+}
+
+/// What a refusal is to whoever asked.
+fn refused(call: &Call, refusal: Refusal, grant: &Grant<'_>, chosen: Chosen) -> VaultError {
+    let reason = refusal.reason;
+    let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, reason }).into();
+    match (refusal.class, grant) {
+        (
+            Class::Transient {
+                retry_after_seconds,
+                holds_up,
+            },
+            grant,
+        ) => UpstreamError {
+            system: System::Entra,
+            retry_after_seconds,
+            holds_up: match grant {
+                // Without it nobody's key can be read.
+                Grant::ClientCredentials { .. } => HoldsUp::Everyone,
+                Grant::OnBehalfOf { .. } | Grant::Refresh { .. } => holds_up,
+            },
+        }
+        .into(),
+        (Class::Operator(Suspect::Credential), _) => credential_refused(call, reason),
+        // This app itself has no user who could act, and nobody chose the scope but the settings.
+        (
+            Class::Operator(Suspect::App)
+            | Class::Interaction { .. }
+            | Class::Dead
+            | Class::Organisation
+            | Class::Scope
+            | Class::Assertion,
+            Grant::ClientCredentials { .. },
+        ) => OperatorError::KeyVaultTokenRefused(reason).into(),
+        (Class::Scope, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => match chosen {
+            Chosen::ByCaller => CallerError::InvalidScope(reason).into(),
+            Chosen::BySettings => OperatorError::EntraRefused(reason).into(),
+        },
+        (
+            Class::Operator(Suspect::App),
+            Grant::OnBehalfOf { .. } | Grant::Refresh { .. },
+        )
+        // There was no assertion.
+        | (Class::Assertion, Grant::Refresh { .. }) => {
+            OperatorError::EntraRefused(reason).into()
+        }
+        (Class::Organisation, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+            OrganisationError(reason).into()
+        }
+        (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+            ask_user(claims)
+        }
+        // The sign-in behind the caller's own token was revoked. What is stored is another one's, and stays.
+        (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
+        (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(reason).into(),
+        (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
     }
 }
 
@@ -1288,6 +1434,8 @@ const fn capacity(entries: usize) -> NonZeroUsize {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use std::collections::BTreeSet;
+
     use futures_util::FutureExt as _;
     use futures_util::future::join_all;
     use pollster::block_on;
@@ -1306,7 +1454,7 @@ mod tests {
     }
 
     fn enrolled(vault: &Vault<Shared>, world: &Shared) -> (User, SealedToken) {
-        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
+        let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
         (enrolment.user, enrolment.sealed)
     }
 
@@ -1360,7 +1508,7 @@ mod tests {
             .insert("key_vault_tenant", TENANT.to_owned());
         world.down.borrow_mut().push("key vault");
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, VaultError::upstream(System::KeyVault));
         // Asked for a token without having been challenged.
         assert_eq!(world.take_calls(), ["keys", "entra client_credentials"]);
@@ -1464,8 +1612,8 @@ mod tests {
                 CallerError::ScopeNotGranted.into(),
                 "{scope}"
             );
-            let error = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST))
-                .unwrap_err();
+            let error =
+                block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST)).unwrap_err();
             assert_eq!(error, CallerError::ScopeNotGranted.into(), "{scope}");
         }
         assert_eq!(world.take_calls(), Vec::<String>::new());
@@ -1534,7 +1682,7 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         let mail = "https://graph.microsoft.com/Mail.Read";
         let enrolment =
-            block_on(vault.enroll(&world.bearer(), &nonce(), Some(mail), LONGEST)).unwrap();
+            block_on(vault.enrol(&world.bearer(), &nonce(), Some(mail), LONGEST)).unwrap();
         let token = enrolment.sealed.token;
         let issued = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap();
         assert_eq!(issued.scope, format!("{mail} offline_access"));
@@ -1577,10 +1725,10 @@ mod tests {
         let world = World::new();
         world.keys.borrow_mut().clear();
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(
             error,
-            OperatorError::KeyNotFound(format!("obo-{TENANT}")).into()
+            CallerError::TenantNotOnboarded(format!("obo-{TENANT}")).into()
         );
         assert!(!world.take_calls().contains(&"entra jwt-bearer".to_owned()));
     }
@@ -1698,7 +1846,7 @@ mod tests {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let (_, sealed) = enrolled(&vault, &world);
-        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST));
+        let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
         let throttled = |seconds| {
             VaultError::from(UpstreamError {
                 system: System::KeyVault,
@@ -1773,13 +1921,101 @@ mod tests {
                 "entra jwt-bearer"
             ]
         );
-        world.advance(301);
-        world
-            .key_vault_answers
-            .borrow_mut()
-            .extend([(401, json!({})), (401, json!({}))]);
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
-        assert_eq!(error, OperatorError::KeyVaultRefused.into());
+        // A new one that is not accepted either: it is not as it should be, or will be accepted in a moment.
+        let in_a_moment = UpstreamError {
+            system: System::KeyVault,
+            retry_after_seconds: Some(1),
+            holds_up: HoldsUp::Everyone,
+        };
+        for (message, expected) in [
+            (
+                "AKV10022: Invalid audience.",
+                OperatorError::KeyVaultRefused.into(),
+            ),
+            (
+                "AKV10032: Invalid issuer.",
+                OperatorError::KeyVaultRefused.into(),
+            ),
+            ("AKV10046: Unable to resolve the key.", in_a_moment.into()),
+        ] {
+            world.advance(301);
+            let answer = json!({"error": {"code": "Unauthorized", "message": message}});
+            let answers = std::iter::repeat_n((401, answer), 2);
+            world.key_vault_answers.borrow_mut().extend(answers);
+            let outcome = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
+            assert_eq!(outcome.unwrap_err(), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_vault_that_moves_to_another_tenant_is_followed() {
+        let other = "88888888-8888-8888-8888-888888888888";
+        for setting in ["", TENANT] {
+            let world = World::new();
+            world
+                .settings
+                .borrow_mut()
+                .insert("key_vault_tenant", setting.to_owned());
+            let vault = Vault::new(Rc::clone(&world));
+            enrolled(&vault, &world);
+            *world.key_vault_in.borrow_mut() = other.to_owned();
+            world.advance(301);
+            enrolled(&vault, &world);
+            assert_eq!(world.lines("key_vault_moved"), 1);
+            // And from then on at once.
+            world.advance(3600);
+            world.take_calls();
+            enrolled(&vault, &world);
+            let calls = world.take_calls();
+            let asked = calls.iter().filter(|call| call.starts_with("key vault"));
+            assert_eq!(asked.count(), 1);
+        }
+    }
+
+    /// With `tenants=*` anybody can come from a tenant that was never set up, as often as he likes.
+    #[test]
+    fn a_tenant_without_a_key_is_asked_for_once_a_minute() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).map(drop);
+        let none = CallerError::TenantNotOnboarded(format!("obo-{TENANT}"));
+        let keys = world.keys.take();
+        for _ in 0..100 {
+            assert_eq!(enrol(), Err(none.clone().into()));
+        }
+        let asked = |world: &World| {
+            let calls = world.take_calls();
+            calls
+                .iter()
+                .filter(|call| call.starts_with("key vault"))
+                .count()
+        };
+        assert_eq!(asked(&world), 1);
+        world.advance(NOT_ONBOARDED_SECONDS);
+        assert_eq!(enrol(), Err(none.clone().into()));
+        assert_eq!(asked(&world), 1);
+        // A sweep asks anyhow, and what it finds ends it.
+        world.keys.replace(keys);
+        let tenant = TenantId::parse(TENANT).unwrap();
+        assert_eq!(enrol(), Err(none.into()));
+        block_on(vault.newest_key_version(&tenant, LONGEST)).unwrap();
+        enrol().unwrap();
+    }
+
+    #[test]
+    fn a_record_whose_key_is_gone_is_no_matter_of_onboarding() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.keys.take();
+        let error = draw(
+            &Vault::new(Rc::clone(&world)),
+            &world.bearer(),
+            &sealed.token,
+            Draw::default(),
+        );
+        let gone = OperatorError::KeyNotFound(format!("obo-{TENANT}"));
+        assert_eq!(error.unwrap_err(), gone.into());
     }
 
     /// Continuous access evaluation: Key Vault says what the new token has to have.
@@ -1829,7 +2065,7 @@ mod tests {
             .extend([(200, expired.clone()), (200, expired)]);
         let refused = VaultError::from(OperatorError::KeyNotValid(format!("obo-{TENANT}")));
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, refused);
         world.advance(58);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
@@ -1846,7 +2082,7 @@ mod tests {
         *vault.uses.borrow_mut() = Uses::worn_out();
         let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             error.clone().into()
         );
         let asked = Draw {
@@ -2153,7 +2389,7 @@ mod tests {
         let user = world.bearer_in(operator, OTHER_USER);
         for error in [
             block_on(vault.identify(&user, LONGEST)).unwrap_err(),
-            block_on(vault.enroll(&user, &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&user, &nonce(), None, LONGEST)).unwrap_err(),
         ] {
             assert_eq!(error, CallerError::TenantNotAllowed.into());
         }
@@ -2291,7 +2527,7 @@ mod tests {
                 .borrow_mut()
                 .push_back(refusal("invalid_grant", code));
             assert_eq!(
-                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+                block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
                 on_enrol
             );
             world.advance(PAUSE.into());
@@ -2345,7 +2581,7 @@ mod tests {
             let mixed = VaultError::from(CallerError::InvalidScope(Reason::default()));
             let refused = draw(&vault, &world.bearer(), &sealed.token, asked(scope));
             assert_eq!(refused.unwrap_err(), mixed);
-            let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST));
+            let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST));
             assert_eq!(enrolment.unwrap_err(), mixed);
         }
         assert_eq!(world.take_calls(), Vec::<String>::new(), "refused here");
@@ -2364,7 +2600,7 @@ mod tests {
                 suberror: Some(Suberror::BadToken),
             };
             assert_eq!(
-                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+                block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
                 OperatorError::KeyVaultTokenRefused(reason).into()
             );
         }
@@ -2379,7 +2615,7 @@ mod tests {
             json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             OperatorError::NoRefreshToken.into()
         );
     }
@@ -2417,11 +2653,11 @@ mod tests {
         };
         let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
         assert_eq!(left(error), Some(200));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(left(error), Some(200));
         assert_eq!(world.take_calls(), Vec::<String>::new());
         let other = world.bearer_of(OTHER_USER);
-        block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap();
+        block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap();
         world.advance(200);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
     }
@@ -2456,7 +2692,7 @@ mod tests {
             world.take_calls();
             // Another user of the tenant, who needs nothing but Entra ID.
             let other = world.bearer_of(OTHER_USER);
-            let error = block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap_err();
+            let error = block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap_err();
             assert_eq!(left(error), Some(seconds));
             assert_eq!(world.take_calls(), Vec::<String>::new());
             let stored = StoredToken {
@@ -2550,7 +2786,7 @@ mod tests {
         let nonce = nonce();
         let enrolments = users
             .iter()
-            .map(|user| vault.enroll(user, &nonce, None, LONGEST));
+            .map(|user| vault.enrol(user, &nonce, None, LONGEST));
         for enrolment in block_on(join_all(enrolments)) {
             enrolment.unwrap();
         }
@@ -2725,16 +2961,37 @@ mod tests {
                 401,
                 json!({"error": "invalid_client", "error_codes": [code]}),
             );
-            world.entra_answers.borrow_mut().push_back(refusal);
+            // What is made for the purpose is made anew once in the request; a setting is what it is.
+            let tries = if credential == "federated-token" {
+                1
+            } else {
+                2
+            };
+            world.proofs.take();
+            let refusals = std::iter::repeat_n(refusal.clone(), tries);
+            world.entra_answers.borrow_mut().extend(refusals);
             let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+            assert!(world.entra_answers.borrow().is_empty());
+            let refused: BTreeSet<_> = world.proofs.take().into_iter().collect();
+            assert_eq!(refused.len(), tries, "each another one");
             assert_eq!(error, credential_refused(setting, Some(code)));
             let told = error.to_string();
             assert!(
                 told.contains(setting) && told.contains(&format!("AADSTS{code}")),
                 "{told}"
             );
-            world.proofs.take();
             draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+            let proofs = world.proofs.take();
+            if credential != "federated-token" {
+                assert!(!refused.contains(&proofs[0]), "made anew");
+                // A refusal of what was kept is not even noticed.
+                world.entra_answers.borrow_mut().push_back(refusal);
+                draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+                let anew = world.proofs.take();
+                assert_eq!(anew.len(), 2);
+                assert_eq!(anew[0], proofs[0], "kept");
+                assert_ne!(anew[1], proofs[0], "made anew");
+            }
             let log = world.log.borrow().join("\n");
             assert!(!log.contains("canary") && !log.contains("eyJ"), "{log}");
         }
@@ -2745,14 +3002,60 @@ mod tests {
             json!({"error": "invalid_request", "error_description": "Identity not found"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             credential_refused("managed_identity_client_id", None)
         );
         world.down.borrow_mut().push("identity");
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             VaultError::upstream(System::ManagedIdentity)
         );
+    }
+
+    #[test]
+    fn an_assertion_is_made_once_at_a_time_and_kept_for_every_tenant() {
+        for credential in ["certificate", "managed-identity"] {
+            let world = with_credential(credential);
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            let vault = Vault::new(Rc::clone(&world));
+            let sealed = enrolled(&vault, &world).1;
+            world.advance(3600);
+            world.proofs.take();
+            world.take_calls();
+            world.slow.set(true);
+            let bearer = world.bearer();
+            let draws = ["A", "B", "C", "D"].map(|scope| {
+                let draw = Draw {
+                    scope: Some(format!("https://graph.microsoft.com/{scope}")),
+                    ..Draw::default()
+                };
+                (draw, nonce())
+            });
+            let draws = draws.iter().map(|(draw, nonce)| {
+                vault.access_token(&bearer, nonce, &sealed.token, draw.clone(), LONGEST)
+            });
+            for drawn in block_on(join_all(draws)) {
+                drawn.unwrap();
+            }
+            let proofs: BTreeSet<_> = world.proofs.take().into_iter().collect();
+            assert_eq!(proofs.len(), 1, "{credential}");
+            let calls = world.take_calls();
+            let asked = calls.iter().filter(|call| call.starts_with("identity"));
+            assert!(asked.count() <= 1, "{calls:?}");
+            // More tenants than there were places once.
+            world.slow.set(false);
+            let tenant = |number: u32| format!("{number:08x}-7777-7777-7777-777777777777");
+            let draw_of = |number| {
+                let bearer = world.bearer_in(&tenant(number), OTHER_USER);
+                block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
+            };
+            (0..300).for_each(draw_of);
+            world.proofs.take();
+            draw_of(0);
+            let first = world.proofs.take();
+            draw_of(0);
+            assert_eq!(world.proofs.take(), first, "{credential}");
+        }
     }
 
     /// Whatever holds a secret and a developer might print.
@@ -2862,7 +3165,7 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         let (user, _) = block_on(vault.identify(&bearer, LONGEST)).unwrap();
         assert_eq!(user.tenant.as_str(), guest_tenant);
-        let enrolment = block_on(vault.enroll(&bearer, &nonce(), None, LONGEST)).unwrap();
+        let enrolment = block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
         assert_eq!(enrolment.user.tenant.as_str(), guest_tenant);
         assert!(world.take_calls().contains(&"key vault ".to_owned()));
     }

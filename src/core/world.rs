@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) log: RefCell<Vec<String>>,
     /// `entra <grant>`, `keys`, `key vault <version or empty>`, `identity <resource>`, in order.
     pub(crate) calls: RefCell<Vec<String>>,
+    /// The limits of these calls.
+    pub(crate) limits: RefCell<Vec<Limits>>,
     /// Refresh tokens that were redeemed, in order.
     pub(crate) redeemed: RefCell<Vec<String>>,
     /// Answers that the token endpoint gives to grants of users before it behaves again.
@@ -69,6 +71,8 @@ pub(crate) struct World {
     pub(crate) signing_key: Cell<&'static str>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
+    /// The tenant that Key Vault is in.
+    pub(crate) key_vault_in: RefCell<String>,
     /// What Key Vault's challenges say besides.
     pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
@@ -101,6 +105,7 @@ impl World {
             rows: RefCell::default(),
             log: RefCell::default(),
             calls: RefCell::default(),
+            limits: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
             app_answers: RefCell::default(),
@@ -119,6 +124,7 @@ impl World {
             held: RefCell::default(),
             signing_key: Cell::new("k1"),
             retry_after: Cell::default(),
+            key_vault_in: TENANT.to_owned().into(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
             page: Cell::default(),
@@ -251,12 +257,13 @@ impl World {
         let proof = form.get("client_secret").or(form.get("client_assertion"));
         self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
+            let tenant = request.uri().path().split('/').nth(1).unwrap();
             if let Some(answer) = self.app_answers.borrow_mut().pop_front() {
                 return answer;
             }
             return (
                 200,
-                json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
+                json!({"token_type": "Bearer", "expires_in": 3599, "access_token": format!("key-vault-at-canary-{tenant}")}),
             );
         }
         self.claims.borrow_mut().extend(form.get("claims").cloned());
@@ -295,10 +302,19 @@ impl World {
 
     fn key_vault(&self, request: &Request<SecretBody>) -> (u16, Value) {
         let (name, version) = request.uri().path().rsplit_once('/').unwrap();
-        if request.headers().get("authorization").is_none() {
+        let Some(authorization) = request.headers().get("authorization") else {
             return (401, json!({}));
-        }
+        };
         self.calls.borrow_mut().push(format!("key vault {version}"));
+        let authorization = authorization.to_str().unwrap();
+        let is_ours = authorization.starts_with("Bearer key-vault-at");
+        if is_ours && !authorization.ends_with(self.key_vault_in.borrow().as_str()) {
+            let message = "AKV10032: Invalid issuer.";
+            return (
+                401,
+                json!({"error": {"code": "Unauthorized", "message": message}}),
+            );
+        }
         if let Some(answer) = self.key_vault_answers.borrow_mut().pop_front() {
             return answer;
         }
@@ -334,8 +350,9 @@ impl Http for Shared {
     async fn send(
         &self,
         request: Request<SecretBody>,
-        _: Limits,
+        limits: Limits,
     ) -> Result<Response<SecretBody>, HttpError> {
+        self.limits.borrow_mut().push(limits);
         let host = request.uri().host().unwrap().to_owned();
         let (system, path) = match host.as_str() {
             "login.microsoftonline.com" if request.uri().path().ends_with("/token") => {
@@ -381,7 +398,8 @@ impl Http for Shared {
             .header(
                 "www-authenticate",
                 format!(
-                    r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net"{}"#,
+                    r#"Bearer authorization="https://login.windows.net/{}", resource="https://vault.azure.net"{}"#,
+                    self.key_vault_in.borrow(),
                     self.challenge.borrow()
                 ),
             )

@@ -32,14 +32,14 @@ impl VaultPort for ImportedVault {
         Ok((user(&caller.user)?, caller.policy.into()))
     }
 
-    async fn enroll(
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
         within: Duration,
     ) -> Result<Enrolment, VaultError> {
-        let enrolment = wit::enroll(
+        let enrolment = wit::enrol(
             bearer.expose().into(),
             nonce.as_str().into(),
             scope.map(Into::into),
@@ -239,6 +239,9 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Rejected => TokenDefect::Rejected,
                 }),
                 wit::CallerError::TenantNotAllowed => CallerError::TenantNotAllowed,
+                wit::CallerError::TenantNotOnboarded(secret) => {
+                    CallerError::TenantNotOnboarded(secret)
+                }
                 wit::CallerError::AccountNotSupported(kind) => {
                     CallerError::AccountNotSupported(match kind {
                         wit::AccountKind::Personal => AccountKind::Personal,

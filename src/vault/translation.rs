@@ -147,6 +147,9 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Rejected => wit::TokenDefect::Rejected,
                 }),
                 CallerError::TenantNotAllowed => wit::CallerError::TenantNotAllowed,
+                CallerError::TenantNotOnboarded(secret) => {
+                    wit::CallerError::TenantNotOnboarded(secret)
+                }
                 CallerError::AccountNotSupported(kind) => {
                     wit::CallerError::AccountNotSupported(match kind {
                         AccountKind::Personal => wit::AccountKind::Personal,
