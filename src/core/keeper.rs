@@ -218,6 +218,31 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         Ok(ledger)
     }
 
+    /// Compares the settings with those that the ledger has seen. Costs nothing for a time after they were found right.
+    async fn check_fingerprint(&self, ledger: &L, policy: &Policy) -> Result<(), KeeperError> {
+        let now = self.env.elapsed();
+        let covers = |seen: &Seen| seen.covers(policy, now);
+        if self.seen.borrow().as_ref().is_some_and(covers) {
+            return Ok(());
+        }
+        let current = &policy.fingerprint;
+        match ledger.fingerprint().await? {
+            Some(known) if known == *current => {}
+            None => ledger.keep_fingerprint(current).await?,
+            Some(known) => {
+                let changed = ChangedSettings::between(&known, current);
+                if policy.confirmed_settings.as_ref() != Some(&changed.confirmation) {
+                    return Err(changed.into());
+                }
+                ledger.keep_fingerprint(current).await?;
+                let settings = json!({"settings": changed.settings});
+                self.env.event("changed_settings_confirmed", settings);
+            }
+        }
+        *self.seen.borrow_mut() = Some(Seen::new(policy, now));
+        Ok(())
+    }
+
     /// A record with the successor of its refresh token.
     pub(crate) fn refreshed(
         &self,

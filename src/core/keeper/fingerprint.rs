@@ -7,16 +7,11 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use crate::identity::Fingerprint;
-use crate::journal::Journal as _;
-use crate::keeper::{Keeper, KeeperError};
-use crate::ledger::Ledger;
-use crate::port::Environment;
-use crate::vault::port::{Policy, VaultPort};
+use crate::vault::port::Policy;
 
 /// How long it is remembered that the settings are the right ones: another replica may have confirmed others.
 const REMEMBERED: Duration = Duration::from_mins(1);
@@ -25,6 +20,21 @@ const REMEMBERED: Duration = Duration::from_mins(1);
 pub(super) struct Seen {
     policy: Policy,
     until: Duration,
+}
+
+impl Seen {
+    /// They were found right now, by the clock that nobody sets.
+    pub(super) fn new(policy: &Policy, now: Duration) -> Self {
+        Self {
+            policy: policy.clone(),
+            until: now.saturating_add(REMEMBERED),
+        }
+    }
+
+    /// Whether these are the ones, and were found right not long ago.
+    pub(super) fn covers(&self, policy: &Policy, now: Duration) -> bool {
+        now < self.until && self.policy == *policy
+    }
 }
 
 /// Settings are not those that what is stored was made with. Nothing was touched.
@@ -41,42 +51,9 @@ pub struct ChangedSettings {
     pub confirmation: String,
 }
 
-impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
-    /// Compares the settings with those that the ledger has seen. Costs nothing for a time after they were found right.
-    pub(super) async fn check_fingerprint(
-        &self,
-        ledger: &L,
-        policy: &Policy,
-    ) -> Result<(), KeeperError> {
-        let now = self.env.elapsed();
-        let is_seen = |seen: &Seen| now < seen.until && seen.policy == *policy;
-        if self.seen.borrow().as_ref().is_some_and(is_seen) {
-            return Ok(());
-        }
-        let current = &policy.fingerprint;
-        match ledger.fingerprint().await? {
-            Some(known) if known == *current => {}
-            None => ledger.keep_fingerprint(current).await?,
-            Some(known) => {
-                let changed = ChangedSettings::between(&known, current);
-                if policy.confirmed_settings.as_ref() != Some(&changed.confirmation) {
-                    return Err(changed.into());
-                }
-                ledger.keep_fingerprint(current).await?;
-                let settings = json!({"settings": changed.settings});
-                self.env.event("changed_settings_confirmed", settings);
-            }
-        }
-        *self.seen.borrow_mut() = Some(Seen {
-            policy: policy.clone(),
-            until: now.saturating_add(REMEMBERED),
-        });
-        Ok(())
-    }
-}
-
 impl ChangedSettings {
-    fn between(known: &Fingerprint, current: &Fingerprint) -> Self {
+    /// What is another one now; nothing, if all are as they were.
+    pub(super) fn between(known: &Fingerprint, current: &Fingerprint) -> Self {
         let mut hash = Sha256::new();
         let mut settings = Vec::new();
         for ((setting, known), (_, current)) in known.parts().into_iter().zip(current.parts()) {
@@ -92,6 +69,134 @@ impl ChangedSettings {
         Self {
             settings,
             confirmation: confirmation.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+    use crate::keeper::KeeperError;
+    use crate::ledger::LedgerError;
+    use crate::secret::Bearer;
+    use crate::simulation::world::{App, SWEEP_KEY, World};
+
+    fn changed<T: std::fmt::Debug>(outcome: Result<T, KeeperError>) -> ChangedSettings {
+        match outcome {
+            Err(KeeperError::ChangedSettings(changed)) => changed,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+
+    fn sweep(app: &App) -> Result<(), KeeperError> {
+        block_on(app.sweep(&Bearer::new(SWEEP_KEY.to_owned()))).map(|_| ())
+    }
+
+    #[test]
+    fn a_changed_setting_stops_everything_by_its_name_and_touches_nothing() {
+        for (setting, value) in [
+            ("client_id", "99999999-9999-9999-9999-999999999999"),
+            ("user_id_template", "{tid}.{sub}"),
+            ("secret_id_template", "other-{tid}"),
+            ("pseudonym_key", "a-key-that-nobody-will-guess-0123456789"),
+        ] {
+            let world = World::new();
+            block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+            world.advance(604_800);
+            let before = world.rows.borrow().clone();
+            let settings = world.settings.borrow().clone();
+            world
+                .settings
+                .borrow_mut()
+                .insert(setting, value.to_owned());
+            // So that a token for this app is one.
+            let audience = settings["client_id"].clone();
+            world.settings.borrow_mut().insert("audience", audience);
+            world.take_calls();
+            let app = world.app();
+            let stopped = changed(sweep(&app));
+            assert_eq!(stopped.settings, [setting]);
+            assert_eq!(changed(block_on(app.show(&world.bearer()))), stopped);
+            assert_eq!(
+                changed(block_on(app.draw(&world.bearer(), None, None))),
+                stopped
+            );
+            assert_eq!(changed(block_on(app.remove(&world.bearer()))), stopped);
+            assert_eq!(*world.rows.borrow(), before, "{setting}");
+            let calls = world.take_calls();
+            assert!(
+                !calls.iter().any(|call| call.starts_with("entra refresh")),
+                "{calls:?}"
+            );
+            let message = stopped.to_string();
+            assert!(message.contains(setting) && message.contains(&stopped.confirmation));
+
+            // Set back, and nothing was lost.
+            *world.settings.borrow_mut() = settings;
+            block_on(world.app().draw(&world.bearer(), None, None)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_confirmation_lets_one_change_pass() {
+        let world = World::new();
+        block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+        let set = |name, value: &str| world.settings.borrow_mut().insert(name, value.to_owned());
+        set("user_id_template", "{tid}.{sub}");
+        let confirmation = changed(sweep(&world.app())).confirmation;
+        set("confirmed_settings", &confirmation);
+        // Another change than the one that is confirmed.
+        set("user_id_template", "{sub}.{tid}");
+        changed(sweep(&world.app()));
+        set("user_id_template", "{tid}.{sub}");
+        let app = world.app();
+        sweep(&app).unwrap();
+        let shown = block_on(app.show(&world.bearer()));
+        assert_eq!(shown, Err(LedgerError::NotEnrolled.into()));
+        block_on(app.enrol(&world.bearer(), None)).unwrap();
+        // It may stay in the settings, and does not let the way back pass.
+        sweep(&world.app()).unwrap();
+        set("user_id_template", "{tid}.{oid}");
+        changed(sweep(&world.app()));
+        assert_eq!(world.lines("changed_settings_confirmed"), 1);
+    }
+
+    /// Another replica may have confirmed a change.
+    #[test]
+    fn what_was_found_right_is_looked_at_again_after_a_minute() {
+        let world = World::new();
+        let app = world.app();
+        block_on(app.enrol(&world.bearer(), None)).unwrap();
+        let settings = world.settings.borrow().clone();
+        world
+            .settings
+            .borrow_mut()
+            .insert("user_id_template", "{tid}.{sub}".to_owned());
+        let confirmation = changed(sweep(&world.app())).confirmation;
+        world
+            .settings
+            .borrow_mut()
+            .insert("confirmed_settings", confirmation);
+        sweep(&world.app()).unwrap();
+        *world.settings.borrow_mut() = settings;
+        world.advance(61);
+        changed(block_on(app.show(&world.bearer())));
+    }
+
+    #[test]
+    fn a_damaged_fingerprint_is_told_and_kept() {
+        let world = World::new();
+        block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+        let key = world.keys_of("settings.").remove(0);
+        for (value, error) in [
+            (r#"{"v":1,"seen":{}}"#, LedgerError::RecordDamaged),
+            (r#"{"v":2}"#, LedgerError::RecordTooNew),
+        ] {
+            world.rows.borrow_mut().insert(key.clone(), value.into());
+            assert_eq!(sweep(&world.app()), Err(error.into()));
+            assert_eq!(world.rows.borrow()[&key], value.as_bytes());
         }
     }
 }

@@ -277,6 +277,9 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use pollster::block_on;
     use serde_json::json;
 
@@ -651,5 +654,29 @@ mod tests {
             // A removal that ended before the head was written is before the enrolment.
             assert!(outcome.is_ok() || !is_enrolled, "step {step}: {outcome:?}");
         }
+    }
+
+    /// A listing takes up to 128 MiB: one request at a time makes one, and a sweep.
+    #[test]
+    fn one_removal_of_a_tenant_lists_at_a_time() {
+        let (world, app) = enrolled();
+        let tenant = TenantId::parse(TENANT).unwrap();
+        let app = Rc::new(app);
+        let outcomes = Rc::new(RefCell::new(Vec::new()));
+        // While the first one waits for a page of its listing.
+        let listing = 3;
+        for step in 0..listing {
+            let (other, tenant, seen) = (app.clone(), tenant.clone(), outcomes.clone());
+            let meanwhile = move |_: &World| {
+                let admin = app_of(TENANT, Role::Admin);
+                let removal = other.remove_tenant(&admin, &tenant);
+                seen.borrow_mut().push(block_on(removal).is_ok());
+            };
+            *world.before_store.borrow_mut() = Some((step, Box::new(meanwhile)));
+            let tenant = TenantId::parse(OTHER_TENANT).unwrap();
+            block_on(app.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
+        }
+        let refused = outcomes.borrow().iter().filter(|is_ok| !**is_ok).count();
+        assert_eq!(refused, 1, "{:?}", outcomes.borrow());
     }
 }

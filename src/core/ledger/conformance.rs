@@ -6,9 +6,7 @@ mod histories;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::deadline::Deadline;
@@ -191,7 +189,7 @@ impl<L: Ledger> Scene<L> {
     }
 
     /// A sweep that begins when the leases of those before are over.
-    async fn next_sweep(&self) {
+    fn next_sweep(&self) {
         self.world.advance(LEASE + 1);
     }
 
@@ -277,17 +275,6 @@ fn user(tenant_index: usize, name: &str) -> User {
 
 fn key_version(number: u8) -> KeyVersion {
     KeyVersion::parse(&format!("{number:032x}")).unwrap()
-}
-
-/// Runs one actor until it is done.
-fn run<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-    }
 }
 
 /// What there is of a user.

@@ -6,6 +6,7 @@
 //! Do not reorder, retry or undo a step without it.
 
 mod enrolment;
+mod found;
 pub mod head;
 pub mod layout;
 pub(crate) mod listing;
@@ -21,9 +22,9 @@ use std::rc::Rc;
 
 use crate::deadline::Deadline;
 use crate::identity::{Fingerprint, Nonce, TenantId, User};
+use crate::ledger::key_value::found::{Found, Place};
 use crate::ledger::key_value::layout::Layout;
 use crate::ledger::key_value::store::Store;
-use crate::ledger::key_value::survey::{Found, Place};
 use crate::ledger::record::Record;
 use crate::ledger::schedule::Horizon;
 use crate::ledger::summary::Summary;

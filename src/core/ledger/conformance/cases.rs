@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::{LEASE, Make, Scene, View, key_version, of_caller, of_visit, run, tenant, user};
+use pollster::block_on;
+
+use super::{LEASE, Make, Scene, View, key_version, of_caller, of_visit, tenant, user};
 use crate::deadline::Deadline;
 use crate::error::{Interaction, Reason};
 use crate::identity::{Fingerprint, User};
@@ -65,7 +67,7 @@ pub(super) fn faults<L: Ledger>(make: &Make<L>) -> Vec<String> {
 fn nobody_is_enrolled<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, somebody) = (&scene.ledger, user(0, "somebody"));
-    run(async {
+    block_on(async {
         let gone = Err(LedgerError::NotEnrolled);
         assert_eq!(ledger.find(&somebody).await, Err(LedgerError::NotEnrolled));
         let nonce = scene.nonce();
@@ -92,7 +94,7 @@ fn nobody_is_enrolled<L: Ledger>(make: &Make<L>) {
 fn the_last_enrolment_is_the_one<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, enrolled) = (&scene.ledger, user(0, "enrolled"));
-    run(async {
+    block_on(async {
         let (first, record) = (scene.nonce(), scene.record(&enrolled, 1, 60));
         assert_eq!(ledger.enrol(&enrolled, &first, &record).await, Ok(true));
         let found = ledger.find(&enrolled).await.unwrap();
@@ -116,7 +118,7 @@ fn the_last_enrolment_is_the_one<L: Ledger>(make: &Make<L>) {
 fn a_removed_token_is_gone<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, removed) = (&scene.ledger, user(0, "removed"));
-    run(async {
+    block_on(async {
         let (nonce, record) = scene.enrolled(&removed, 60).await;
         for _ in 0..2 {
             assert_eq!(ledger.remove_token(&removed).await, Ok(()));
@@ -142,7 +144,7 @@ fn a_removed_token_is_gone<L: Ledger>(make: &Make<L>) {
 fn a_removed_user_is_gone<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, removed, other) = (&scene.ledger, user(0, "removed"), user(0, "other"));
-    run(async {
+    block_on(async {
         let (nonce, record) = scene.enrolled(&removed, 60).await;
         let (others, _) = scene.enrolled(&other, 60).await;
         for _ in 0..2 {
@@ -166,7 +168,7 @@ fn a_removed_user_is_gone<L: Ledger>(make: &Make<L>) {
 fn apps_are_apart<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let enrolled = user(0, "enrolled");
-    run(async {
+    block_on(async {
         let (nonce, record) = scene.enrolled(&enrolled, 60).await;
         let other = scene.ledger.under("other");
         assert_eq!(other.find(&enrolled).await, Err(LedgerError::NotEnrolled));
@@ -183,7 +185,7 @@ fn apps_are_apart<L: Ledger>(make: &Make<L>) {
 fn a_change_is_made_or_overtaken<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let changed = user(0, "changed");
-    run(async {
+    block_on(async {
         let (nonce, old) = scene.enrolled(&changed, 60).await;
         let new = scene.successor(&old, 7200);
         let change = of_caller(&changed, &nonce, &old, &new);
@@ -203,7 +205,7 @@ fn a_change_is_made_or_overtaken<L: Ledger>(make: &Make<L>) {
 fn a_reseal_keeps_the_generation<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let sealed = user(0, "sealed");
-    run(async {
+    block_on(async {
         let (nonce, old) = scene.enrolled(&sealed, 60).await;
         let (new, other) = (scene.resealed(&old, 2), scene.resealed(&old, 3));
         let change = of_caller(&sealed, &nonce, &old, &new);
@@ -228,7 +230,7 @@ fn a_reseal_keeps_the_generation<L: Ledger>(make: &Make<L>) {
 fn only_what_is_due_is_claimed<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (soon, late, other) = (user(0, "soon"), user(0, "late"), user(1, "other"));
-    run(async {
+    block_on(async {
         let (nonce, record) = scene.enrolled(&soon, 60).await;
         scene.enrolled(&late, 7200).await;
         scene.enrolled(&other, 60).await;
@@ -257,10 +259,10 @@ fn only_what_is_due_is_claimed<L: Ledger>(make: &Make<L>) {
             key_version,
         };
         assert_eq!(scene.settle(of_visit(visit, edit)).await, Ok(true));
-        scene.next_sweep().await;
+        scene.next_sweep();
         let due = scene.due(4000).await;
         assert_eq!(due.len(), 1, "the other tenant's");
-        scene.next_sweep().await;
+        scene.next_sweep();
         let due = scene.due(5000).await;
         let visit = due.iter().find(|visit| visit.user == soon).unwrap();
         assert_eq!((visit.time, visit.state, due.len()), (time, state, 2));
@@ -271,7 +273,7 @@ fn only_what_is_due_is_claimed<L: Ledger>(make: &Make<L>) {
             scene.settle(of_visit(visit, Edit::Tidy(old))).await,
             Ok(true)
         );
-        scene.next_sweep().await;
+        scene.next_sweep();
         let due = scene.due(100).await;
         let visits = due.iter().filter(|visit| visit.user == soon);
         assert_eq!(visits.count(), 1);
@@ -281,7 +283,7 @@ fn only_what_is_due_is_claimed<L: Ledger>(make: &Make<L>) {
 fn what_is_outdated_comes_with_its_refresh<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (due, later, unreadable) = (user(0, "due"), user(0, "later"), user(0, "unreadable"));
-    run(async {
+    block_on(async {
         scene.enrolled(&due, 60).await;
         scene.enrolled(&later, 7200).await;
         scene.enrolled(&unreadable, 60).await;
@@ -297,7 +299,7 @@ fn what_is_outdated_comes_with_its_refresh<L: Ledger>(make: &Make<L>) {
         };
         assert_eq!(scene.settle(of_visit(visit, edit)).await, Ok(true));
 
-        scene.next_sweep().await;
+        scene.next_sweep();
         let (survey, newest) = (scene.survey(100).await, key_version(2));
         let outdated = Kind::Outdated(&newest);
         let (visits, _) = scene.claim(&survey, &tenant(0), outdated, 9).await;
@@ -314,7 +316,7 @@ fn what_is_outdated_comes_with_its_refresh<L: Ledger>(make: &Make<L>) {
 
 fn the_failed_come_last_and_each_once<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
-    run(async {
+    block_on(async {
         for number in 0..20 {
             scene
                 .enrolled(&user(0, &format!("user {number}")), 60)
@@ -329,7 +331,7 @@ fn the_failed_come_last_and_each_once<L: Ledger>(make: &Make<L>) {
             };
             assert_eq!(scene.settle(of_visit(visit, edit)).await, Ok(true));
         }
-        scene.next_sweep().await;
+        scene.next_sweep();
         let (survey, newest) = (scene.survey(100).await, key_version(1));
         let mut seen: Vec<(User, bool)> = Vec::new();
         for left in [13, 6, 0, 0] {
@@ -357,7 +359,7 @@ fn leases_end<L: Ledger>(make: &Make<L>) {
         return;
     }
     let scene = &Scene::new(make);
-    run(async {
+    block_on(async {
         scene.enrolled(&user(0, "leased"), 60).await;
         assert_eq!(scene.due(100).await.len(), 1);
         assert_eq!(scene.due(100).await.len(), 0);
@@ -371,7 +373,7 @@ fn leases_end<L: Ledger>(make: &Make<L>) {
 fn an_expired_token_is_gone<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, expired) = (&scene.ledger, user(0, "expired"));
-    run(async {
+    block_on(async {
         let (nonce, _) = scene.enrolled(&expired, 60).await;
         let visits = scene.due(100).await;
         ledger.expire(&visits[0]).await.unwrap();
@@ -393,7 +395,7 @@ fn a_tenant_is_removed<L: Ledger>(make: &Make<L>) {
     let users: Vec<_> = (0..20)
         .map(|number| user(0, &format!("user {number}")))
         .collect();
-    run(async {
+    block_on(async {
         for user in users.iter().chain([&other]) {
             scene.enrolled(user, 60).await;
         }
@@ -425,7 +427,7 @@ fn changes_fail_by_themselves<L: Ledger>(make: &Make<L>) {
         .collect();
     for at in 0.. {
         let scene = &Scene::new(make);
-        let (settled, is_over) = run(async {
+        let (settled, is_over) = block_on(async {
             let mut changes = Vec::new();
             for user in &users {
                 let (nonce, old) = scene.enrolled(user, 60).await;
@@ -445,17 +447,17 @@ fn changes_fail_by_themselves<L: Ledger>(make: &Make<L>) {
         let failed = settled.iter().filter(|settled| settled.is_err()).count();
         assert!(failed <= 1, "{failed} failed at step {at}");
         for user in &users {
-            let found = run(scene.ledger.find(user)).unwrap();
+            let found = block_on(scene.ledger.find(user)).unwrap();
             assert!(found.record.is_ok(), "{found:?}");
         }
-        assert_eq!(run(scene.unclaimed(&users)), []);
+        assert_eq!(block_on(scene.unclaimed(&users)), []);
     }
 }
 
 fn the_summary_tells_what_is_stored<L: Ledger>(make: &Make<L>) {
     let scene = &Scene::new(make);
     let (ledger, who_acts, other) = (&scene.ledger, user(0, "who acts"), user(1, "other"));
-    run(async {
+    block_on(async {
         scene.enrolled(&user(0, "somebody"), 7200).await;
         scene.enrolled(&other, 60).await;
         let (nonce, old) = scene.enrolled(&who_acts, 60).await;
@@ -512,7 +514,7 @@ fn an_error_leaves_all_or_nothing<L: Ledger>(make: &Make<L>) {
                 assert!(at < 1000, "{call:?} has no end");
                 let scene = &Scene::new(make);
                 scene.trouble.has_happened.set(has_happened);
-                let is_over = run(async {
+                let is_over = block_on(async {
                     let (nonce, old) = scene.enrolled(&first, 60).await;
                     scene.enrolled(&other, 60).await;
                     let before = View::Has(nonce.clone());

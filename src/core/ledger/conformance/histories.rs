@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::{Make, Scene, Trouble, View, key_version, of_caller, of_visit, run, user};
+use pollster::block_on;
+
+use super::{Make, Scene, Trouble, View, key_version, of_caller, of_visit, user};
 use crate::deadline::Deadline;
 use crate::identity::{Nonce, User};
 use crate::ledger::schedule::{Horizon, State};
@@ -81,7 +83,7 @@ pub(super) fn fault<L: Ledger>(seed: u64, make: &Make<L>) -> Option<String> {
         course.scene.world.advance(trouble.below(90));
     }
     trouble.per_mille.set(0);
-    run(course.check());
+    block_on(course.check());
     let mut faults = course.faults.take();
     faults.truncate(1);
     faults.pop().map(|fault| format!("history {seed}: {fault}"))
@@ -288,11 +290,10 @@ fn explain(events: &[Event], done: u64, view: &View, seen: &mut BTreeSet<(u64, V
             (Deed::Enrolled(nonce), _) => Some(View::Has(nonce.clone())),
             (Deed::Removed, _) => Some(View::Absent),
             (Deed::RemovedToken, View::Has(nonce)) => Some(View::NoToken(nonce.clone())),
-            (Deed::RemovedToken, _) => Some(view.clone()),
             (Deed::Expired(nonce), View::Has(current)) if nonce == current => {
                 Some(View::NoToken(nonce.clone()))
             }
-            (Deed::Expired(_), _) => Some(view.clone()),
+            (Deed::RemovedToken | Deed::Expired(_), _) => Some(view.clone()),
             (Deed::Saw(saw), _) => (saw == view).then(|| view.clone()),
             (Deed::SawAnother(nonce), View::Has(current) | View::NoToken(current)) => {
                 (nonce != current).then(|| view.clone())

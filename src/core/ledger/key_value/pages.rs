@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Fingerprint, Nonce, TenantId};
 use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::found::Found;
 use crate::ledger::key_value::store::Store;
-use crate::ledger::key_value::survey::Found;
 use crate::ledger::record::{VERSION, from_json, to_json};
 use crate::ledger::summary::{Numbers, Summary, TenantSummary};
 use crate::ledger::{LedgerError, StoreError, Survey};
@@ -194,4 +194,131 @@ fn paginate(summary: &Summary) -> Vec<(String, Vec<u8>)> {
     }
     turn_over(&mut tenants);
     pages
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::identity::Guid;
+    use crate::ledger::Ledger as _;
+    use crate::ledger::schedule::Horizon;
+    use crate::ledger::summary::MustAct;
+    use crate::simulation::world::{Shared, World};
+
+    const TENANTS: u64 = 5000;
+    const FEW: u64 = 50;
+
+    fn tenant(number: u64) -> TenantId {
+        Guid::parse(&format!("{number:08x}-0000-0000-0000-000000000000")).unwrap()
+    }
+
+    /// Users of a tenant who have to act.
+    fn users_of(tenant: u64) -> u64 {
+        (tenant * 37 % 500) * 4
+    }
+
+    /// A store with the summary of so many tenants, of which some have many users who have to act.
+    fn summed_up(world: &Shared, count: u64) -> KeyValueLedger<Shared, Shared> {
+        let ledger = KeyValueLedger::new(Rc::clone(world), Rc::clone(world));
+        let tenants = (0..count).map(|number| {
+            let mut must_act = MustAct::default();
+            for user in 0..users_of(number) {
+                must_act.add(&format!("{user:032}"));
+            }
+            let numbers = Numbers {
+                users: 7,
+                ..Numbers::default()
+            };
+            let of = TenantSummary {
+                numbers,
+                must_act,
+                ..TenantSummary::default()
+            };
+            (tenant(number).as_str().to_owned(), of)
+        });
+        let mut survey = block_on(ledger.survey(Horizon::new(1, true))).unwrap();
+        survey.summary = Summary::of(1, tenants.collect());
+        block_on(ledger.keep_summary(&survey)).unwrap();
+        ledger
+    }
+
+    #[test]
+    fn a_summary_of_many_tenants_comes_back_in_values_that_every_store_takes() {
+        let world = World::new();
+        let ledger = summed_up(&world, TENANTS);
+        let longest = world.rows.borrow().values().map(Vec::len).max().unwrap();
+        assert!(
+            (100_000..=LONGEST_PAGE).contains(&longest),
+            "{longest} bytes"
+        );
+
+        let all = block_on(ledger.summary(None)).unwrap().unwrap();
+        assert_eq!((all.tenants.len(), all.totals.users), (5000, 35_000));
+        for number in [0, 1, 499, 2500, TENANTS - 1] {
+            let tenant = tenant(number);
+            let one = block_on(ledger.summary(Some(&tenant))).unwrap().unwrap();
+            let total = users_of(number);
+            let must_act = &one.tenants[tenant.as_str()].must_act;
+            assert_eq!((one.tenants.len(), must_act.total), (1, total));
+            let named = u64::try_from(must_act.users.len()).unwrap();
+            assert_eq!(named, total.min(1000));
+        }
+        let none = block_on(ledger.summary(Some(&tenant(TENANTS)))).unwrap();
+        assert!(none.unwrap().tenants.is_empty());
+    }
+
+    #[test]
+    fn a_newer_summary_takes_the_pages_of_the_one_before_with_it() {
+        let world = World::new();
+        let ledger = summed_up(&world, FEW);
+        let pages = world.keys_of("sum.").len();
+        assert!(pages > 4, "{pages}");
+        let survey = block_on(ledger.survey(Horizon::new(2, true))).unwrap();
+        block_on(ledger.keep_summary(&survey)).unwrap();
+        assert!(world.keys_of("sum.").is_empty());
+        let summary = block_on(ledger.summary(None)).unwrap().unwrap();
+        assert_eq!((summary.observed_at, summary.tenants.len()), (2, 0));
+    }
+
+    /// Whoever reads while a newer one is written sees the one or the other.
+    #[test]
+    fn a_summary_is_read_whole_whatever_is_written_meanwhile() {
+        for step in 0..12 {
+            let world = World::new();
+            let ledger = summed_up(&world, FEW);
+            let other = ledger.clone();
+            let newer = move |_: &World| {
+                let survey = block_on(other.survey(Horizon::new(2, true))).unwrap();
+                block_on(other.keep_summary(&survey)).unwrap();
+            };
+            *world.before_store.borrow_mut() = Some((step, Box::new(newer)));
+            let summary = block_on(ledger.summary(None)).unwrap().unwrap();
+            let tenants = match summary.observed_at {
+                1 => FEW.try_into().unwrap(),
+                _ => 0,
+            };
+            assert_eq!(summary.tenants.len(), tenants, "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_summary_that_is_damaged_is_none_until_the_next() {
+        let world = World::new();
+        let ledger = summed_up(&world, FEW);
+        let page = world.keys_of("sum.").remove(2);
+        for damage in [None, Some(b"{}".to_vec())] {
+            match damage {
+                None => world.rows.borrow_mut().remove(&page),
+                Some(value) => world.rows.borrow_mut().insert(page.clone(), value),
+            };
+            assert_eq!(block_on(ledger.summary(None)), Ok(None));
+        }
+        let survey = block_on(ledger.survey(Horizon::new(2, true))).unwrap();
+        block_on(ledger.keep_summary(&survey)).unwrap();
+        assert!(block_on(ledger.summary(None)).unwrap().is_some());
+    }
 }

@@ -4,8 +4,8 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::found::Found;
 use crate::ledger::key_value::store::Store;
-use crate::ledger::key_value::survey::Found;
 use crate::ledger::schedule::RETENTION;
 use crate::ledger::{StoreError, Survey};
 use crate::port::Environment;

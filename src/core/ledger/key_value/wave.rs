@@ -8,10 +8,10 @@ use futures_util::future::{join, join_all};
 
 use crate::identity::Nonce;
 use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::found::Place;
 use crate::ledger::key_value::head::Head;
 use crate::ledger::key_value::layout::{Layout, Marker};
 use crate::ledger::key_value::store::Store;
-use crate::ledger::key_value::survey::Place;
 use crate::ledger::record::Record;
 use crate::ledger::{Change, Edit, Settled, StoreError};
 use crate::port::Environment;
