@@ -26,8 +26,10 @@
 pub mod api;
 pub mod deadline;
 pub mod doorbell;
+mod endpoint;
 pub mod error;
 pub mod identity;
+mod json;
 pub mod keeper;
 pub mod ledger;
 pub mod port;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Interaction, OrganisationError, Reason, Suberror};
 use crate::identity::{KeyVersion, Nonce, TenantId};
+use crate::json::object;
 use crate::ledger::key_value::layout::LATEST;
-use crate::vault::sealing::object;
 
 const VERSION: u32 = 1;
 

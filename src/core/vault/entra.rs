@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::error::{HoldsUp, Reason, Suberror};
 use crate::identity::TenantId;
+use crate::json::number_or_text;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, Bearer, RefreshToken};
 use crate::vault::credential::Proof;
-use crate::vault::managed_identity::number;
 use crate::vault::pause::retry_after;
 use crate::vault::settings::{Scope, Settings};
 
@@ -463,7 +463,7 @@ impl Class {
 struct Success {
     access_token: String,
     token_type: String,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_in: Option<u64>,
     #[serde(default)]
     scope: String,

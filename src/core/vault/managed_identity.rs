@@ -2,11 +2,11 @@
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::{HoldsUp, OperatorError, Reason, System, UpstreamError, VaultError};
+use crate::json::number_or_text;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, IdentityHeader};
 use crate::vault::pause::retry_after;
@@ -110,25 +110,10 @@ fn refused(setting: &str) -> VaultError {
 #[derive(Deserialize)]
 struct Success {
     access_token: String,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_in: Option<u64>,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_on: Option<u64>,
-}
-
-/// A number, or a text that is one: all numbers of these endpoints are texts (§E), and a v1 endpoint's (§A.5).
-pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Number(u64),
-        Text(String),
-    }
-    match Option::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Number::Number(number)) => Ok(Some(number)),
-        Some(Number::Text(text)) => text.parse().map(Some).map_err(D::Error::custom),
-    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::error::StoredError;
 use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
+use crate::json;
 use crate::port::Random;
 use crate::secret::{EncryptionKey, RefreshToken};
 use crate::vault::port::SealedToken;
@@ -169,7 +170,7 @@ impl<'a> Envelope<'a> {
         // Canonical base64url only: no padding, no stray bits (the engine refuses both).
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
         let decoded = decode(header)?;
-        let fields: Header<'_> = object(&decoded)?;
+        let fields: Header<'_> = json::object(&decoded)?;
         if (&*fields.alg, &*fields.enc, &*fields.typ) != (ALG, ENC, TYP) {
             return None;
         }
@@ -200,7 +201,7 @@ impl<'a> Envelope<'a> {
         let mut text = Zeroizing::new(self.ciphertext);
         decrypt(key, &self.iv, self.header.as_bytes(), &mut text, &self.tag)
             .ok_or(StoredError::Damaged)?;
-        let plaintext: OwnedPlaintext = object(&text).ok_or(StoredError::Damaged)?;
+        let plaintext: OwnedPlaintext = json::object(&text).ok_or(StoredError::Damaged)?;
         Ok(Payload {
             refresh_token: RefreshToken::new(plaintext.refresh_token),
             user_id: UserId::from_sealed(&plaintext.user_id),
@@ -270,13 +271,6 @@ impl Uses {
 /// This version of the key has sealed [`Uses::MOST`] times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WornOut;
-
-/// Reads a JSON object. Without the look at its first character, serde would also take an array of the values.
-pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
-    let json = json.trim_ascii_start();
-    json.starts_with(b"{")
-        .then(|| serde_json::from_slice(json).ok())?
-}
 
 /// AES-256-GCM in place; returns the tag. None: the text is longer than the algorithm takes.
 fn encrypt(key: &EncryptionKey, iv: &[u8; IV], aad: &[u8], text: &mut [u8]) -> Option<[u8; TAG]> {

@@ -1,16 +1,16 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
+use crate::endpoint::{has_userinfo, is_confidential, is_link_local};
 use crate::error::{OperatorError, SettingFault, VaultError};
 use crate::identity::{
     Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
 };
-use crate::port::Config;
+use crate::port::{Config, trimmed};
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
 use crate::vault::caller::is_external;
 use crate::vault::credential::{Certificate, Credential};
@@ -370,10 +370,8 @@ impl<C: Config> Reader<'_, C> {
             let known = Url::parse(IdentityEndpoint::IMDS).map_err(|_| Noted)?;
             return Ok(IdentityEndpoint::Imds(known));
         }
-        let is_safe = |url: &Url| {
-            url.scheme() == "https"
-                || (url.scheme() == "http" && (is_loopback(url) || is_link_local(url)))
-        };
+        let is_safe =
+            |url: &Url| is_confidential(url) || (url.scheme() == "http" && is_link_local(url));
         let is_bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
         let url = Url::parse(&url)
             .ok()
@@ -421,7 +419,7 @@ impl<C: Config> Reader<'_, C> {
         self.expect(name, number, &expected)
     }
 
-    /// https; http on loopback only (design §4).
+    /// https; http on loopback only.
     fn origin(&self, name: &str) -> Result<Url, Noted> {
         let expected = "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
         let text = self.required(name, &format!("is empty: it {expected}"))?;
@@ -431,10 +429,8 @@ impl<C: Config> Reader<'_, C> {
                 && url.fragment().is_none()
                 && !has_userinfo(url)
         };
-        let is_safe =
-            |url: &Url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url));
         let url = Url::parse(&text).ok();
-        let url = url.filter(|url| is_origin_alone(url) && is_safe(url));
+        let url = url.filter(|url| is_origin_alone(url) && is_confidential(url));
         self.expect(name, url, expected)
     }
 
@@ -583,31 +579,7 @@ impl<C: Config> Reader<'_, C> {
     }
 }
 
-/// Without the space around, and without the byte order mark that a file can begin with.
-pub(crate) fn trimmed(value: &str) -> &str {
-    value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
-}
-
 const EXTERNAL: &str = "names External ID or Azure AD B2C, whose tenants are not supported: only those of organisations are";
-
-/// Whether a URL leads to this machine alone.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-/// 169.254.0.0/16, where platforms give out identities over plain HTTP (design §4).
-fn is_link_local(url: &Url) -> bool {
-    matches!(url.host(), Some(Host::Ipv4(ip)) if ip.is_link_local())
-}
-
-fn has_userinfo(url: &Url) -> bool {
-    !url.username().is_empty() || url.password().is_some()
-}
 
 /// The defaults of `spin.toml`, for embedders whose configuration leaves a setting out. A test holds the two equal.
 fn default(name: &str) -> &'static str {
