@@ -11,6 +11,7 @@ pub mod port;
 pub mod sealing;
 pub mod settings;
 mod single_flight;
+pub mod wit;
 
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
