@@ -379,7 +379,7 @@ mod tests {
     use super::*;
     use crate::keeper::report::SweepReport;
     use crate::simulation::world::SWEEP_KEY;
-    use crate::vault::settings::tests::Values;
+    use crate::vault::samples::Values;
 
     fn values(url: &str, key: &str) -> Values {
         Values::from([("sweep_url", url.to_owned()), ("sweep_key", key.to_owned())])

@@ -367,8 +367,8 @@ mod tests {
     use crate::error::{CallerError, VaultError};
     use crate::ledger::schedule::RETENTION;
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
-    use crate::vault::caller::tests::{claims, sign};
-    use crate::vault::settings::tests::TENANT;
+    use crate::vault::samples::TENANT;
+    use crate::vault::samples::{claims, sign};
 
     const OTHER_TENANT: &str = "77777777-7777-7777-7777-777777777777";
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::error::SettingFault;
+use crate::error::{OperatorError, Reason, SettingFault, VaultError};
 use crate::identity::Guid;
 use crate::port::Random;
 use crate::secret::{ClientAssertion, ClientSecret};
@@ -46,6 +46,16 @@ impl Credential {
             Self::ManagedIdentity => "managed_identity_client_id",
             Self::FederatedToken(_) => "federated_token",
         }
+    }
+
+    /// The error of its being refused.
+    #[must_use]
+    pub fn refused(&self, reason: Reason) -> VaultError {
+        OperatorError::CredentialRefused {
+            setting: self.setting().into(),
+            reason,
+        }
+        .into()
     }
 }
 
@@ -197,19 +207,15 @@ impl<R: Random> rand_core::TryRng for FromPort<'_, R> {
 impl<R: Random> rand_core::TryCryptoRng for FromPort<'_, R> {}
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use rsa::pss::{Signature, VerifyingKey};
     use rsa::signature::Verifier as _;
     use serde_json::Value;
 
     use super::*;
     use crate::simulation::world::World;
-    use crate::vault::caller::tests::NOW;
-    use crate::vault::settings::tests::CLIENT;
+    use crate::vault::samples::{CERTIFICATE, CLIENT, NOW, PRIVATE_KEY};
 
-    // openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj "/CN=behalf test" …
-    pub(crate) const CERTIFICATE: &str = include_str!("tests/certificate.pem");
-    pub(crate) const PRIVATE_KEY: &str = include_str!("tests/certificate-key.pem");
     const OTHER_CERTIFICATE: &str = include_str!("tests/other-certificate.pem");
     const OTHER_KEY: &str = include_str!("tests/signing-key.pem");
     const ENDPOINT: &str = "https://login.microsoftonline.com/t/oauth2/v2.0/token";

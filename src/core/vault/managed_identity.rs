@@ -121,7 +121,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vault::caller::tests::NOW;
+    use crate::vault::samples::NOW;
 
     fn imds() -> IdentityEndpoint {
         IdentityEndpoint::Imds(IdentityEndpoint::IMDS.parse().unwrap())

@@ -22,7 +22,7 @@ const TOTAL: Duration = Duration::from_secs(15);
 
 /// What is worth another try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Repeat {
+pub(crate) enum Repeat {
     /// Once: no connection, or a 5xx that does not say when to come back. Not what timed out, nor throttling.
     Outage,
     /// The rules of the managed identity endpoint (§E): 404, 410, 429 and 5xx pass, within four tries. 410 takes long: the
@@ -64,7 +64,7 @@ impl Repeat {
 ///
 /// # Errors
 /// [`HttpError`], of the last try.
-pub async fn send<E: Http + Timer + Random>(
+pub(crate) async fn send<E: Http + Timer + Random>(
     env: &E,
     request: Request<SecretBody>,
     longest: usize,

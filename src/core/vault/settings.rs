@@ -1,20 +1,26 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
+mod source;
+
 use std::cell::RefCell;
 
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::endpoint::{has_userinfo, is_confidential, is_link_local};
-use crate::error::{OperatorError, SettingFault, VaultError};
+use crate::error::{CallerError, OperatorError, SettingFault, VaultError};
 use crate::identity::{
     Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
 };
 use crate::port::{Config, trimmed};
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
-use crate::vault::caller::is_external;
 use crate::vault::credential::{Certificate, Credential};
+use crate::vault::issuer::{IssuerTemplate, is_external};
 use crate::vault::managed_identity::IdentityEndpoint;
+use crate::vault::port::Policy;
+use crate::vault::scope::Scope;
+
+pub(crate) use crate::vault::settings::source::SettingsSource;
 
 /// The vault's settings.
 #[derive(Debug)]
@@ -103,6 +109,17 @@ impl Settings {
             .map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
     }
 
+    /// Those of them that storage needs.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            store_prefix: self.store_prefix.clone(),
+            refresh_after_seconds: self.refresh_after_seconds,
+            fingerprint: self.fingerprint.clone(),
+            confirmed_settings: self.confirmed_settings.clone(),
+        }
+    }
+
     fn read_all(read: &Reader<'_, impl Config>) -> Result<Self, Noted> {
         let id = read.client_id();
         all! {
@@ -175,78 +192,17 @@ impl Tenants {
             Self::Listed(tenants) => tenants.contains(tenant),
         }
     }
-}
 
-/// An accepted `iss`, in which `{tid}` or `{tenantid}` stands for the token's tenant.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct IssuerTemplate(String);
-
-impl IssuerTemplate {
-    /// Takes one from the settings or from a signing key (facts/entra-and-key-vault.md §B).
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.replace("{tenantid}", "{tid}"))
-    }
-
-    /// Whether it stands for the issuers of many tenants.
-    #[must_use]
-    pub fn is_template(&self) -> bool {
-        self.0.contains("{tid}")
-    }
-
-    /// Whether `issuer` is the issuer of `tenant`.
-    #[must_use]
-    pub fn matches(&self, issuer: &str, tenant: &TenantId) -> bool {
-        self.0.replace("{tid}", tenant.as_str()) == issuer
-    }
-}
-
-/// Scopes of one resource, each written in full: `{resource}/{permission}`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Scope {
-    text: String,
-    resource: String,
-}
-
-impl Scope {
-    /// Reads a space-separated list. Names without a resource (`User.Read`) are refused: which resource Entra ID takes
-    /// them for depends on the cloud, and nothing is derived here.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut resources = text.split_ascii_whitespace().map(|scope| {
-            let (resource, permission) = scope.rsplit_once('/')?;
-            let printable = scope
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
-            (printable && !resource.is_empty() && !permission.is_empty()).then_some(resource)
-        });
-        let resource = resources.next()??;
-        resources
-            .all(|other| other.is_some_and(|other| other.eq_ignore_ascii_case(resource)))
-            .then(|| Self {
-                text: text.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
-                resource: resource.into(),
-            })
-    }
-
-    /// The scopes, separated by single spaces.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
-    #[must_use]
-    pub fn mixes_default(&self) -> bool {
-        let mut scopes = self.text.split(' ');
-        let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
-        scopes.clone().nth(1).is_some() && scopes.any(is_default)
-    }
-
-    /// Whether both are of the same resource.
-    #[must_use]
-    pub fn same_resource(&self, other: &Self) -> bool {
-        self.resource.eq_ignore_ascii_case(&other.resource)
+    /// The same, as an outcome.
+    ///
+    /// # Errors
+    /// [`CallerError::TenantNotAllowed`].
+    pub fn check(&self, tenant: &TenantId) -> Result<(), CallerError> {
+        if self.allow(tenant) {
+            Ok(())
+        } else {
+            Err(CallerError::TenantNotAllowed)
+        }
     }
 }
 
@@ -605,34 +561,10 @@ fn default(name: &str) -> &'static str {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::HashMap;
-
+mod tests {
     use super::*;
     use crate::port::ConfigError;
-
-    pub(crate) type Values = HashMap<&'static str, String>;
-
-    impl Config for Values {
-        fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
-            Ok(self.get(name).cloned())
-        }
-    }
-
-    pub(crate) const TENANT: &str = "11111111-1111-1111-1111-111111111111";
-    pub(crate) const CLIENT: &str = "22222222-2222-2222-2222-222222222222";
-
-    pub(crate) fn least() -> Values {
-        [
-            ("client_id", CLIENT),
-            ("tenants", TENANT),
-            ("client_secret", "client-secret-canary"),
-            ("key_vault_url", "https://demo.vault.azure.net"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name, value.to_owned()))
-        .collect()
-    }
+    use crate::vault::samples::{CERTIFICATE, CLIENT, PRIVATE_KEY, TENANT, Values, least, with};
 
     #[test]
     fn four_settings_are_enough() {
@@ -829,17 +761,8 @@ pub(crate) mod tests {
         assert_eq!(settings.client_id.as_str(), CLIENT);
     }
 
-    pub(crate) fn with(changes: &[(&'static str, &str)]) -> Values {
-        let mut values = least();
-        for (name, value) in changes {
-            values.insert(name, (*value).to_owned());
-        }
-        values
-    }
-
     #[test]
     fn each_credential_needs_its_own_settings_and_no_other() {
-        use crate::vault::credential::tests::{CERTIFICATE, PRIVATE_KEY};
         for (changes, missing) in [
             (
                 &[("credential", "certificate")][..],
@@ -933,37 +856,6 @@ pub(crate) mod tests {
         assert!(!any.allow(&Guid::parse(PERSONAL_ACCOUNTS).unwrap()));
     }
 
-    #[test]
-    fn a_scope_has_one_resource_and_is_written_in_full() {
-        let scope = |text| Scope::parse(text);
-        let graph = scope("https://graph.microsoft.com/.default").unwrap();
-        assert!(
-            graph.same_resource(
-                &scope(
-                    " https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read "
-                )
-                .unwrap()
-            )
-        );
-        assert!(
-            !graph.same_resource(
-                &scope("https://graph.microsoft.com.evil.example/.default").unwrap()
-            )
-        );
-        assert!(!graph.same_resource(&scope("api://x/.default").unwrap()));
-        for text in [
-            "",
-            "User.Read",
-            "offline_access",
-            "https://a/x https://b/y",
-            "https://a/",
-            "/x",
-            "https://a/x\u{e9}",
-        ] {
-            assert_eq!(scope(text), None, "{text}");
-        }
-    }
-
     struct Asked<'a>(RefCell<Vec<String>>, &'a Values);
     impl Config for Asked<'_> {
         fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
@@ -1008,14 +900,8 @@ pub(crate) mod tests {
             least(),
             with(&[
                 ("credential", "certificate"),
-                (
-                    "certificate_pem",
-                    crate::vault::credential::tests::CERTIFICATE,
-                ),
-                (
-                    "private_key_pem",
-                    crate::vault::credential::tests::PRIVATE_KEY,
-                ),
+                ("certificate_pem", CERTIFICATE),
+                ("private_key_pem", PRIVATE_KEY),
             ]),
             with(&[
                 ("credential", "federated-token"),

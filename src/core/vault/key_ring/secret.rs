@@ -12,7 +12,7 @@ use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, EncryptionKey};
-use crate::vault::entra::claims_request;
+use crate::vault::claims_request;
 use crate::vault::settings::Settings;
 
 /// Longest answer read, in bytes: a secret's value may have 25 KB.
@@ -179,7 +179,7 @@ fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
 }
 
 fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
-    claims_request(challenge(response, &["claims"])?)
+    claims_request::parse(challenge(response, &["claims"])?)
 }
 
 /// A parameter of the challenge `Bearer …`, under any of these names.
@@ -261,7 +261,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vault::settings::tests::least;
+    use crate::vault::samples::least;
 
     const VERSION: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 

@@ -18,7 +18,7 @@ use crate::error::VaultError;
 use crate::identity::Guid;
 use crate::simulation::world::World;
 use crate::vault::port::{Draw, VaultPort as _};
-use crate::vault::settings::tests::{CLIENT, TENANT};
+use crate::vault::samples::{CLIENT, TENANT};
 
 #[test]
 fn aes_gcm_passes_wycheproof() {
