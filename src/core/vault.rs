@@ -43,7 +43,7 @@ use crate::vault::port::{
 };
 use crate::vault::scope::Scope;
 use crate::vault::sealing::{Binding, Envelope, Payload, Sealer};
-use crate::vault::settings::SettingsSource;
+use crate::vault::settings::source::SettingsSource;
 use crate::vault::token_client::answer::Granted;
 use crate::vault::token_client::grant::Grant;
 use crate::vault::token_client::{ScopeChoice, TokenClient};

@@ -1,4 +1,4 @@
-//! Claims requests: what a token has to have, in the words of the parameter `claims` (OpenID Connect Core 1.0 §5.5).
+//! Claims requests: what a token has to have, in the words of the parameter `claims` (`OpenID` Connect Core 1.0 §5.5).
 //!
 //! An API or Entra ID asks for one in a challenge, and whoever is challenged passes it on to Entra ID when it asks for the next
 //! token (Microsoft Learn, "Claims challenges, claims requests and client capabilities",

@@ -23,7 +23,7 @@ use crate::vault::token_client::TokenClient;
 /// Keys that are remembered; and of so many tenants, which is the newest, or that there is none.
 const KEYS: usize = 1024;
 /// Seconds for which it is remembered that a tenant has no key.
-const NOT_ONBOARDED_SECONDS: u64 = 60;
+pub(crate) const NOT_ONBOARDED_SECONDS: u64 = 60;
 
 /// Fetches keys, and remembers them for as long as the settings say.
 pub(crate) struct KeyRing {

@@ -30,6 +30,14 @@ impl Sealer {
         }
     }
 
+    /// One under which no key may seal any more.
+    #[cfg(test)]
+    pub(crate) fn worn_out() -> Self {
+        Self {
+            uses: RefCell::new(Uses::worn_out()),
+        }
+    }
+
     /// Whether a key may seal now.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
-mod source;
+pub(crate) mod source;
 
 use std::cell::RefCell;
 
@@ -19,8 +19,6 @@ use crate::vault::issuer::{IssuerTemplate, is_external};
 use crate::vault::managed_identity::IdentityEndpoint;
 use crate::vault::port::Policy;
 use crate::vault::scope::Scope;
-
-pub(crate) use crate::vault::settings::source::SettingsSource;
 
 /// The vault's settings.
 #[derive(Debug)]

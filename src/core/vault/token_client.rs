@@ -30,7 +30,7 @@ use crate::vault::token_client::ruling::ruling;
 /// Seconds before its expiry at which a token of this app's own is replaced, as Microsoft's own libraries do.
 const EXPIRY_MARGIN: u64 = 300;
 /// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's `msal`).
-const PAUSE: u32 = 5;
+pub(crate) const PAUSE: u32 = 5;
 /// Pauses that are remembered.
 const PAUSES: usize = 4096;
 

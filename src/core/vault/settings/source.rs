@@ -11,7 +11,7 @@ use crate::vault::cache::Cache;
 use crate::vault::settings::Settings;
 
 /// Seconds for which parsed settings are used before they are read again.
-const FRESH: u64 = 10;
+pub(crate) const FRESH: u64 = 10;
 /// Age up to which the last good settings are used while those that are read are none, in seconds.
 const USABLE: u64 = 300;
 

@@ -135,3 +135,35 @@ impl Assertions {
         Ok(assertion)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+    use crate::simulation::world::World;
+    use crate::vault::context::tests::Bench;
+    use crate::vault::samples::{CERTIFICATE, PRIVATE_KEY, TENANT, shows_a_secret};
+
+    #[test]
+    fn debug_shows_no_assertion() {
+        let tenant = TenantId::parse(TENANT).unwrap();
+        for credential in ["certificate", "managed-identity"] {
+            let world = World::new();
+            {
+                let mut settings = world.settings.borrow_mut();
+                settings.remove("client_secret");
+                settings.insert("credential", credential.to_owned());
+                settings.insert("certificate_pem", CERTIFICATE.to_owned());
+                settings.insert("private_key_pem", PRIVATE_KEY.to_owned());
+            }
+            let bench = Bench::new(&world);
+            let proof = block_on(Assertions::new().proof(&bench.context(), &tenant)).unwrap();
+            let OwnProof::Assertion { assertion, .. } = &proof else {
+                panic!("{proof:?}");
+            };
+            assert!(shows_a_secret(assertion.expose()));
+            assert!(!shows_a_secret(&format!("{proof:?}")));
+        }
+    }
+}
