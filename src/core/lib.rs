@@ -29,6 +29,7 @@ pub mod doorbell;
 mod endpoint;
 pub mod error;
 pub mod identity;
+mod journal;
 mod json;
 pub mod keeper;
 pub mod ledger;
@@ -40,6 +41,8 @@ pub mod vault;
 mod simulation;
 
 pub use keeper::Keeper;
+pub use ledger::Ledger;
+pub use ledger::key_value::KeyValueLedger;
 pub use ledger::key_value::store::Store;
 pub use port::{Clock, Config, Http, Log, Random, Timer};
 pub use vault::Vault;

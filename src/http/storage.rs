@@ -1,12 +1,14 @@
 //! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
 //! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (facts/spin.md §4).
 
-use behalf_core::ledger::key_value::store::{Page, Store, StoreError};
+use behalf_core::ledger::StoreError;
+use behalf_core::ledger::key_value::store::{Page, Store};
 use spin_sdk::key_value;
 
 use crate::bindings::wasi::keyvalue::{batch, store as draft};
 
 /// The store with the label `default`.
+#[derive(Clone, Copy)]
 pub(crate) struct SpinStore;
 
 impl Store for SpinStore {
