@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use crate::port::Random;
 use crate::secret::PseudonymKey;
 
-/// Tenant of Microsoft's personal accounts, which is no organisation (facts/entra-and-key-vault.md §B).
+/// Tenant of Microsoft's personal accounts, which is no organisation. Tokens of personal accounts have it as their `tid`
+/// (Microsoft Learn, "ID token claims reference",
+/// <https://learn.microsoft.com/entra/identity-platform/id-token-claims-reference>).
 pub const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// A GUID in lower case, with dashes.
@@ -97,7 +99,7 @@ impl UserId {
     }
 
     /// What storage knows the user by: base64url of HMAC-SHA-256 (plain SHA-256 without a key), cut to 32 characters,
-    /// which is 192 bits (design §2).
+    /// which is 192 bits.
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
         let digest = match key {
@@ -139,8 +141,7 @@ impl StorageId {
     }
 }
 
-/// A name that an enrolment or a write gives itself: a fresh random text that never recurs
-/// (facts/storage-protocol.md §2).
+/// A name that an enrolment or a write gives itself: a fresh random text that never recurs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
@@ -178,7 +179,8 @@ impl Nonce {
     }
 }
 
-/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (facts/entra-and-key-vault.md §D.2).
+/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (Microsoft Learn, "Azure Key Vault keys, secrets and certificates
+/// overview", <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SecretName(Box<str>);
 
@@ -197,8 +199,8 @@ impl SecretName {
     }
 }
 
-/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (facts/entra-and-key-vault.md §D.2). Versions have
-/// no order of time: which is newest only Key Vault can tell (§D.3).
+/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (the same page). Versions have no order of time, and are
+/// listed by their digits: which is newest Key Vault alone can tell, when it is asked for the secret without a version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 

@@ -1,4 +1,10 @@
-//! How this app proves to Entra ID that it is itself (facts/entra-and-key-vault.md §A.2, §A.3).
+//! How this app proves to Entra ID that it is itself: by a secret, or by an assertion (RFC 7523 §2.2).
+//!
+//! An assertion that this app signs has the certificate's SHA-256 thumbprint in its header and `PS256` as its algorithm (Microsoft
+//! Learn, "Microsoft identity platform application authentication certificate credentials",
+//! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>). One of another issuer is sent as it is: Entra ID
+//! compares its `iss`, `sub` and `aud` with what the app registration says (Microsoft Learn, "Workload identity federation
+//! concepts", <https://learn.microsoft.com/entra/workload-id/workload-identity-federation>).
 
 use std::convert::Infallible;
 
@@ -18,7 +24,7 @@ use crate::identity::Guid;
 use crate::port::Random;
 use crate::secret::{ClientAssertion, ClientSecret};
 
-/// Seconds a signed assertion is valid for: Entra ID advises five to ten minutes (§A.3).
+/// Seconds a signed assertion is valid for: Entra ID advises five to ten minutes (the page on certificate credentials).
 pub const ASSERTION_SECONDS: u64 = 600;
 /// Weakest key accepted, in bits; RSA of this size is what Entra ID takes.
 const LEAST_BITS: u32 = 2048;

@@ -33,7 +33,7 @@ pub struct Settings {
     pub tenants: Tenants,
     /// `audience`: at least one.
     pub audiences: Vec<String>,
-    /// `required_scope`: not empty, or ID tokens would pass (facts/threats.md 21).
+    /// `required_scope`: not empty, or ID tokens would pass, which are for this app, too.
     pub required_scope: String,
     /// `credential`, with the settings that belong to it.
     pub credential: Credential,
@@ -153,8 +153,8 @@ impl Settings {
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
             key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000),
-            // Entra ID forgets a refresh token after 90 idle days (facts/entra-and-key-vault.md §A.9); half leaves room
-            // for a long outage.
+            // Entra ID forgets a refresh token after 90 idle days (Microsoft Learn, "Refresh tokens in the Microsoft identity
+            // platform"); half leaves room for a long outage.
             refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000),
             sweep_keys: read.sweep_keys(),
             sweep_seconds: read.number("sweep_seconds", 1, 25),

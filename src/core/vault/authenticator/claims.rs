@@ -43,8 +43,7 @@ impl Claims {
     }
 
     /// Accepts an app's own token with a role, to act on `tenant`; none: on all. A role acts on the token's own tenant,
-    /// and on others only from the operator tenant: anyone's administrator can assign any role in his own tenant
-    /// (facts/threats.md 1).
+    /// and on others only from the operator tenant: anyone's administrator can assign any role in his own tenant.
     ///
     /// # Errors
     /// [`CallerError`].
@@ -99,7 +98,8 @@ impl Claims {
         let words = |text: String| text.split_ascii_whitespace().map(Into::into).collect();
         let scopes: Vec<String> = raw.scp.map(words).unwrap_or_default();
         // An app's own token has no scopes, and says `idtyp` only if it is configured to. Without it, `sub` = `oid` tells it
-        // from a user's ID token, which has no scopes either but may have roles (§B).
+        // from a user's ID token, which has no scopes either but may have roles (Microsoft Learn, "Access token claims
+        // reference", <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
         let is_apps_own = scopes.is_empty()
             && raw
                 .idtyp

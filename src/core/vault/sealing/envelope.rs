@@ -1,5 +1,5 @@
-//! Sealed refresh tokens: RFC 7516 compact JWE with `dir` and `A256GCM` (design §2,
-//! facts/entra-and-key-vault.md §H).
+//! Sealed refresh tokens: compact JWE (RFC 7516 §3.1) with `dir` (RFC 7518 §4.5) and `A256GCM` (RFC 7518 §5.3).
+//! RECORD-FORMAT.md says the same to whoever reads them without this code.
 //!
 //! ```text
 //! BASE64URL(header) . . BASE64URL(iv) . BASE64URL(ciphertext) . BASE64URL(tag)

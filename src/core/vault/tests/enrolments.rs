@@ -329,7 +329,7 @@ fn users_of_the_operator_tenant_need_it_among_the_tenants() {
 
 #[test]
 fn a_guest_is_served_in_the_tenant_of_the_token() {
-    // Multi-tenant: any organisation, Key Vault in its own tenant (§A.1, design §3).
+    // Multi-tenant: any organisation, and Key Vault in a tenant of its own.
     let guest_tenant = "55555555-5555-5555-5555-555555555555";
     let world = World::new();
     {

@@ -1,5 +1,12 @@
-//! Entra ID's token endpoint: requests of the three grants, and what an answer means
-//! (facts/entra-and-key-vault.md §A).
+//! What an answer of Entra ID's token endpoint means.
+//!
+//! A success is that of RFC 6749 §5.1. A refusal has `error` (RFC 6749 §5.2) and, beyond the standard, the numbers in `error_codes`
+//! that are known as AADSTS…, a `suberror`, and `claims` for the next sign-in, as JSON text inside the JSON (Microsoft Learn,
+//! "Microsoft Entra authentication and authorization error codes",
+//! <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>; "Handle errors and exceptions in MSAL",
+//! <https://learn.microsoft.com/entra/identity-platform/msal-error-handling-java>). Microsoft warns that numbers change, and
+//! what is sure goes before them: first the status and `Retry-After`, then `suberror`, then the numbers that are known here,
+//! then `error`. A refused grant that nothing of this names is the user's turn, and the refresh token stays.
 
 use http::header::RETRY_AFTER;
 use http::{Response, StatusCode};
@@ -107,7 +114,7 @@ pub fn read_token_response(
     now: u64,
 ) -> Result<Granted, Refusal> {
     let retry_after_seconds = retry_after(response.headers(), now);
-    // Whatever the body says: it may be of a front end (§A.6, §A.7).
+    // Whatever the body says: it may be of a front end, which answers in HTML or with nothing.
     let throttled = response.headers().contains_key(RETRY_AFTER)
         || response.status() == StatusCode::TOO_MANY_REQUESTS
         || response.status().is_server_error();
@@ -384,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_success_is_read_and_its_tokens_are_not_shown() {
-        // Numbers may be texts, as the v1 endpoint has them (§A.5).
+        // Numbers may be texts, as the v1 endpoint has them.
         for expires_in in [json!(3599), json!("3599")] {
             let body = json!({"token_type": "Bearer", "scope": "User.Read", "expires_in": expires_in,
                 "ext_expires_in": 3599, "access_token": "at-canary", "refresh_token": "rt-canary", "foci": "1"});

@@ -53,7 +53,9 @@ impl Grant<'_> {
     }
 }
 
-/// The token endpoint of a tenant, which is also the audience of a signed assertion (§A.3).
+/// The token endpoint of a tenant, which is also the audience of a signed assertion (Microsoft Learn, "Microsoft identity
+/// platform application authentication certificate credentials",
+/// <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>).
 #[must_use]
 pub fn token_endpoint(settings: &Settings, tenant: &TenantId) -> String {
     format!("{}{tenant}/oauth2/v2.0/token", settings.authority)
@@ -119,7 +121,7 @@ pub fn token_request(
             append_claims(&mut form, &settings.client_capabilities, *claims);
         }
         // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every API
-        // that is called with the token (§A.4). Key Vault's is, should it come unasked for.
+        // that is called with the token (Microsoft Learn, "Claims challenges, claims requests and client capabilities"). Key Vault's is, should it come unasked for.
         Grant::ClientCredentials { scope, claims } => {
             form.append_pair("grant_type", "client_credentials");
             form.append_pair("scope", scope);
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_sovereign_cloud_is_what_the_settings_say() {
-        // Azure in China (§C): nothing of it is derived.
+        // Azure in China: no address of it is derived.
         let settings = Settings::read(&with(&[
             ("authority", "https://login.partner.microsoftonline.cn"),
             ("key_vault_scope", "https://vault.azure.cn/.default"),
