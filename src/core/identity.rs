@@ -9,12 +9,20 @@ use sha2::{Digest as _, Sha256};
 use crate::port::Random;
 use crate::secret::PseudonymKey;
 
-/// Tenant of Microsoft's personal accounts, which is no organisation. Tokens of personal accounts have it as their `tid`
-/// (Microsoft Learn, "ID token claims reference",
+/// Tenant of Microsoft's personal accounts, which is no organisation. Tokens of personal accounts have it as their
+/// `tid` (Microsoft Learn, "ID token claims reference",
 /// <https://learn.microsoft.com/entra/identity-platform/id-token-claims-reference>).
 pub const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// A GUID in lower case, with dashes.
+///
+/// ```
+/// use behalf_core::identity::Guid;
+///
+/// let guid = Guid::parse("AAAAAAAA-2222-2222-2222-222222222222").unwrap();
+/// assert_eq!(guid.as_str(), "aaaaaaaa-2222-2222-2222-222222222222");
+/// assert_eq!(Guid::from_digits(&guid.digits()), Some(guid));
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Guid(Box<str>);
 
@@ -179,8 +187,8 @@ impl Nonce {
     }
 }
 
-/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (Microsoft Learn, "Azure Key Vault keys, secrets and certificates
-/// overview", <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
+/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (Microsoft Learn, "Azure Key Vault keys, secrets and
+/// certificates overview", <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SecretName(Box<str>);
 
@@ -199,8 +207,9 @@ impl SecretName {
     }
 }
 
-/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (the same page). Versions have no order of time, and are
-/// listed by their digits: which is newest Key Vault alone can tell, when it is asked for the secret without a version.
+/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (the same page). Versions have no order of time, and
+/// are listed by their digits: which is newest Key Vault alone can tell, when it is asked for the secret without a
+/// version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 
@@ -229,7 +238,26 @@ pub struct Subject {
     pub sub: Box<str>,
 }
 
-/// Template of user ids over `{tid}`, `{oid}`, `{sub}` (the seed's `userId()`).
+/// Template of user ids over `{tid}`, `{oid}`, `{sub}`: the setting `user_id_template`.
+///
+/// ```
+/// use behalf_core::identity::{Guid, Subject, UserTemplate};
+///
+/// let template = UserTemplate::parse("{tid}.{oid}").unwrap();
+/// let user_id = template.user_id(&Subject {
+///     tenant: Guid::parse("11111111-1111-1111-1111-111111111111").unwrap(),
+///     object: Guid::parse("44444444-4444-4444-4444-444444444444").unwrap(),
+///     sub: "pairwise-opaque".into(),
+/// });
+/// assert_eq!(
+///     user_id.as_str(),
+///     "11111111-1111-1111-1111-111111111111.44444444-4444-4444-4444-444444444444"
+/// );
+/// // Storage knows the user by a pseudonym of that.
+/// assert_eq!(user_id.storage_id(None).as_str().len(), 32);
+/// // Two users of a tenant must not be one.
+/// assert!(UserTemplate::parse("{tid}").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserTemplate(Vec<TemplatePart>);
 
@@ -265,7 +293,16 @@ impl UserTemplate {
     }
 }
 
-/// Template of secret names over `{tid}` (the seed's `secretId()`): one key per tenant.
+/// Template of secret names over `{tid}`, so that each tenant has a key: the setting `secret_id_template`.
+///
+/// ```
+/// use behalf_core::identity::{Guid, SecretTemplate};
+///
+/// let template = SecretTemplate::parse("obo-{tid}").unwrap();
+/// let tenant = Guid::parse("11111111-1111-1111-1111-111111111111").unwrap();
+/// assert_eq!(template.secret_name(&tenant).as_str(), "obo-11111111-1111-1111-1111-111111111111");
+/// assert!(SecretTemplate::parse("one-key-for-all").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SecretTemplate(Vec<TemplatePart>);
 
@@ -353,12 +390,13 @@ impl TemplatePart {
 }
 
 /// A short hash of each setting that what is stored depends on. Under another `client_id` no sealed token opens; under
-/// another `user_id_template` or `pseudonym_key` nobody is known any more; under another `secret_id_template` no key is found.
-/// Whoever keeps records compares it with that of those who wrote them, and so learns of such a change before a
+/// another `user_id_template` or `pseudonym_key` nobody is known any more; under another `secret_id_template` no key is
+/// found. Whoever keeps records compares it with that of those who wrote them, and so learns of such a change before a
 /// thousand records are "not readable".
 ///
 /// Each hash is the first 64 bits of SHA-256 over a label of its own and the setting as it is used, not as it is spelt;
-/// of `pseudonym_key` it is HMAC-SHA-256 (RFC 2104) with that key over the label. SECURITY.md says what that gives away.
+/// of `pseudonym_key` it is HMAC-SHA-256 (RFC 2104) with that key over the label. SECURITY.md says what that gives
+/// away.
 ///
 /// ```
 /// use behalf_core::identity::{Fingerprint, Guid, SecretTemplate, UserTemplate};

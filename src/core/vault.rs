@@ -1,7 +1,7 @@
 //! The vault: every function of the WIT interface, over the ports. All secrets are here and nowhere else.
 //!
-//! [`Vault`] composes four parts, each with its own state and none knowing the others' insides: an authenticator, a client of
-//! Entra ID's token endpoint, a ring of Key Vault's keys, and a sealer.
+//! [`Vault`] composes four parts, each with its own state and none knowing the others' insides: an authenticator, a
+//! client of Entra ID's token endpoint, a ring of Key Vault's keys, and a sealer.
 
 pub mod authenticator;
 mod cache;

@@ -1,8 +1,8 @@
 //! Who a caller is: tokens verified against Entra ID's signing keys, and the sweep key.
 //!
-//! A token is looked at in two steps, because one costs about 1.5 ms in wasm and its result may be kept, while the other depends
-//! on the settings and the time, and is done for every request. It is also done first, so that nothing is fetched for a token
-//! that is not for this app:
+//! A token is looked at in two steps, because one costs about 1.5 ms in wasm and its result may be kept, while the
+//! other depends on the settings and the time, and is done for every request. It is also done first, so that nothing is
+//! fetched for a token that is not for this app:
 //!
 //! 1. [`claims::Claims::accept_user`], [`claims::Claims::accept_app`]: tenant, audience, times, scope or role.
 //! 2. [`token::Unverified::verify`]: signature and issuer, with a signing key.
@@ -93,8 +93,8 @@ impl Authenticator {
         self.authenticate(context, bearer, accept).await.map(drop)
     }
 
-    /// An app with a role, to act on a tenant; without one it means all that it may act on. The one tenant that it may act on;
-    /// none: all.
+    /// An app with a role, to act on a tenant; without one it means all that it may act on. The one tenant that it may
+    /// act on; none: all.
     ///
     /// # Errors
     /// As [`Self::user`].

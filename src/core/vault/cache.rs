@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use lru::LruCache;
 
-/// What was put in, by key, for as long as it is good. It has room for so many; a new one takes the place of the one that was
-/// used longest ago.
+/// What was put in, by key, for as long as it is good. It has room for so many; a new one takes the place of the one
+/// that was used longest ago.
 ///
 /// It knows no clock: times are seconds of whichever its user goes by, and all of one cache are of the same.
 pub(crate) struct Cache<K, V>(RefCell<LruCache<K, Entry<V>>>);

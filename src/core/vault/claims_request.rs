@@ -1,7 +1,7 @@
 //! Claims requests: what a token has to have, in the words of the parameter `claims` (`OpenID` Connect Core 1.0 §5.5).
 //!
-//! An API or Entra ID asks for one in a challenge, and whoever is challenged passes it on to Entra ID when it asks for the next
-//! token (Microsoft Learn, "Claims challenges, claims requests and client capabilities",
+//! An API or Entra ID asks for one in a challenge, and whoever is challenged passes it on to Entra ID when it asks for
+//! the next token (Microsoft Learn, "Claims challenges, claims requests and client capabilities",
 //! <https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
 
 use base64::Engine as _;
@@ -47,10 +47,22 @@ pub(crate) fn of_caller(text: &str) -> Result<String, CallerError> {
         })
 }
 
-/// The `claims` parameter: what is asked for, with the capabilities of this app declared in it; none if it would be empty.
+/// The `claims` parameter: what is asked for, with the capabilities of this app declared in it; none if it would be
+/// empty.
 ///
 /// What is asked for was checked to be a JSON object. Should it hold no object where the capabilities belong, they
 /// take its place: they are this app's promise, not the caller's.
+///
+/// ```
+/// use behalf_core::vault::claims_request::merged_claims;
+///
+/// let asked = r#"{"access_token":{"nbf":{"essential":true,"value":"1793608800"}}}"#;
+/// assert_eq!(
+///     merged_claims(&["cp1".to_owned()], Some(asked)).unwrap(),
+///     r#"{"access_token":{"nbf":{"essential":true,"value":"1793608800"},"xms_cc":{"values":["cp1"]}}}"#
+/// );
+/// assert_eq!(merged_claims(&[], None), None);
+/// ```
 #[must_use]
 pub fn merged_claims(capabilities: &[String], asked: Option<&str>) -> Option<String> {
     if capabilities.is_empty() {

@@ -9,8 +9,8 @@ use http::header::DATE;
 use crate::error::OperatorError;
 use crate::port::SecretBody;
 
-/// Seconds by which the clock may be off: what callers' tokens are allowed, too. By a clock that is further off a sweep would
-/// refresh what is not due, or leave what is, and delete by age what is not old.
+/// Seconds by which the clock may be off: what callers' tokens are allowed, too. By a clock that is further off a sweep
+/// would refresh what is not due, or leave what is, and delete by age what is not old.
 const TOLERANCE: u64 = 300;
 
 /// What the last answer that had a date (RFC 9110 §6.6.1) said of the clock.

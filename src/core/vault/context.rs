@@ -17,8 +17,8 @@ use crate::vault::settings::Settings;
 pub trait Environment: Http + Clock + Timer + Random + Config + Log {}
 impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
 
-/// One call of the vault: the world, the settings that hold for all of it, which it derefs to, and when it has to be over. Every
-/// part of the vault is handed this, and so none needs to know the vault.
+/// One call of the vault: the world, the settings that hold for all of it, which it derefs to, and when it has to be
+/// over. Every part of the vault is handed this, and so none needs to know the vault.
 pub(crate) struct Context<'a, E> {
     /// The world.
     pub(crate) env: &'a E,

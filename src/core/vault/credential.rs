@@ -1,10 +1,10 @@
 //! How this app proves to Entra ID that it is itself: by a secret, or by an assertion (RFC 7523 §2.2).
 //!
-//! An assertion that this app signs has the certificate's SHA-256 thumbprint in its header and `PS256` as its algorithm (Microsoft
-//! Learn, "Microsoft identity platform application authentication certificate credentials",
-//! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>). One of another issuer is sent as it is: Entra ID
-//! compares its `iss`, `sub` and `aud` with what the app registration says (Microsoft Learn, "Workload identity federation
-//! concepts", <https://learn.microsoft.com/entra/workload-id/workload-identity-federation>).
+//! An assertion that this app signs has the certificate's SHA-256 thumbprint in its header and `PS256` as its algorithm
+//! (Microsoft Learn, "Microsoft identity platform application authentication certificate credentials",
+//! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>). One of another issuer is sent as it
+//! is: Entra ID compares its `iss`, `sub` and `aud` with what the app registration says (Microsoft Learn, "Workload
+//! identity federation concepts", <https://learn.microsoft.com/entra/workload-id/workload-identity-federation>).
 
 use std::convert::Infallible;
 
@@ -82,8 +82,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both from PEM (RFC 7468), each out of whatever else its text holds: the key as PKCS#8 or PKCS#1, and of the
-    /// certificates the one that is the key's.
+    /// Reads both from PEM (RFC 7468), each out of whatever else its text holds: the key as PKCS#8 or PKCS#1, and of
+    /// the certificates the one that is the key's.
     ///
     /// # Errors
     /// What is expected of each setting at fault.
@@ -168,8 +168,8 @@ fn private_key(pem: &str) -> Option<PrivateKey> {
         .find(|key| key.n().bit_width_vartime() >= LEAST_BITS)
 }
 
-/// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others than
-/// those in base64 are passed over.
+/// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others
+/// than those in base64 are passed over.
 fn blocks(pem: &str, label: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
     let begin = format!("-----BEGIN {label}-----");
     let end = format!("-----END {label}-----");
@@ -273,8 +273,8 @@ mod tests {
         assert_ne!(assertion.expose(), another.expose(), "a jti of its own");
     }
 
-    /// Certificates as Key Vault exports them have key and chain in one text; others have them in another order, with the line
-    /// ends of Windows, or with what `openssl pkcs12` writes around them.
+    /// Certificates as Key Vault exports them have key and chain in one text; others have them in another order, with
+    /// the line ends of Windows, or with what `openssl pkcs12` writes around them.
     #[test]
     fn the_certificate_and_its_key_are_found_in_a_bundle() {
         let thumbprint = Certificate::read(CERTIFICATE, PRIVATE_KEY)

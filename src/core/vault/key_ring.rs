@@ -92,8 +92,8 @@ impl KeyRing {
         Ok(NewestKey { secret, key })
     }
 
-    /// The newest key of a tenant, for somebody who enrols. That there is none is remembered for a moment: anybody can come
-    /// from a tenant that was never set up, as often as he likes, and Key Vault's requests are everybody's.
+    /// The newest key of a tenant, for somebody who enrols. That there is none is remembered for a moment: anybody can
+    /// come from a tenant that was never set up, as often as he likes, and Key Vault's requests are everybody's.
     ///
     /// # Errors
     /// [`CallerError::TenantNotOnboarded`], besides.

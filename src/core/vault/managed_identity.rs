@@ -1,11 +1,12 @@
 //! Managed identity: tokens that the platform gives to what runs on it.
 //!
-//! There are two protocols. The instance metadata service of a virtual machine answers at a link-local address over plain HTTP
-//! (Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to acquire an access token",
-//! <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>). App Service, Functions
-//! and Container Apps name an address and a header in the environment (Microsoft Learn, "Use managed identities for App Service
-//! and Azure Functions", <https://learn.microsoft.com/azure/app-service/overview-managed-identity>). Both are asked for a
-//! resource, which is a scope without its `/.default`, and answer with numbers that are texts.
+//! There are two protocols. The instance metadata service of a virtual machine answers at a link-local address over
+//! plain HTTP (Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to acquire an access
+//! token", <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>). App
+//! Service, Functions and Container Apps name an address and a header in the environment (Microsoft Learn, "Use managed
+//! identities for App Service and Azure Functions",
+//! <https://learn.microsoft.com/azure/app-service/overview-managed-identity>). Both are asked for a resource, which is
+//! a scope without its `/.default`, and answer with numbers that are texts.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;

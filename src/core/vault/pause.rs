@@ -17,7 +17,8 @@ const LONGEST_BACK_OFF: u32 = 16;
 
 /// The pauses in force, by whom they hold up. Bounded: the ones looked at longest ago are forgotten first.
 ///
-/// This is no [`super::cache::Cache`]: how long a pause still lasts is what is asked for, and how long the last one was outlives it.
+/// This is no [`super::cache::Cache`]: how long a pause still lasts is what is asked for, and how long the last one was
+/// outlives it.
 pub(crate) struct Pauses<K>(RefCell<LruCache<K, Pause>>);
 
 #[derive(Default, Debug)]
@@ -42,8 +43,8 @@ impl<K: Hash + Eq> Pauses<K> {
         pause.until = until.max(pause.until);
     }
 
-    /// Starts a pause of a length that nobody said: twice the last one's. Requests that were refused side by side count as
-    /// one.
+    /// Starts a pause of a length that nobody said: twice the last one's. Requests that were refused side by side count
+    /// as one.
     pub(crate) fn back_off(&self, whom: K, now: u64) {
         if self.left(&whom, now).is_some() {
             return;

@@ -3,6 +3,17 @@
 use crate::error::{CallerError, Reason};
 
 /// Scopes of one resource, each written in full: `{resource}/{permission}`.
+///
+/// ```
+/// use behalf_core::error::CallerError;
+/// use behalf_core::vault::scope::Scope;
+///
+/// let setting = Scope::parse("https://graph.microsoft.com/.default").unwrap();
+/// let asked = setting.granted("https://graph.microsoft.com/User.Read").unwrap();
+/// assert_eq!(asked.as_str(), "https://graph.microsoft.com/User.Read");
+/// let elsewhere = setting.granted("https://vault.azure.net/.default");
+/// assert_eq!(elsewhere, Err(CallerError::ScopeNotGranted));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scope {
     text: String,
@@ -50,9 +61,9 @@ impl Scope {
         self.resource.eq_ignore_ascii_case(&other.resource)
     }
 
-    /// What was asked for, if it may be drawn. Until there are grants that is the resource of this scope, which is the setting
-    /// `scope`, whichever of its permissions: a refresh token is bound to user and client and good for every resource that the
-    /// user consented to, so this is what stands between a caller and all the others.
+    /// What was asked for, if it may be drawn. Until there are grants that is the resource of this scope, which is the
+    /// setting `scope`, whichever of its permissions: a refresh token is bound to user and client and good for every
+    /// resource that the user consented to, so this is what stands between a caller and all the others.
     ///
     /// # Errors
     /// [`CallerError::ScopeNotGranted`]; [`CallerError::InvalidScope`] if Entra ID would refuse it anyhow.

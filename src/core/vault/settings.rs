@@ -85,7 +85,8 @@ pub struct Settings {
     pub sweep_concurrency: u32,
 }
 
-/// Makes a struct of fields that may each be missing, after all of them were read: so every fault is told, and not the first.
+/// Makes a struct of fields that may each be missing, after all of them were read: so every fault is told, and not the
+/// first.
 macro_rules! all {
     ($($field:ident: $value:expr,)*) => {{
         $(let $field = $value;)*
@@ -153,8 +154,8 @@ impl Settings {
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
             key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000),
-            // Entra ID forgets a refresh token after 90 idle days (Microsoft Learn, "Refresh tokens in the Microsoft identity
-            // platform"); half leaves room for a long outage.
+            // Entra ID forgets a refresh token after 90 idle days (Microsoft Learn, "Refresh tokens in the Microsoft
+            // identity platform"); half leaves room for a long outage.
             refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000),
             sweep_keys: read.sweep_keys(),
             sweep_seconds: read.number("sweep_seconds", 1, 25),
@@ -450,8 +451,8 @@ impl<C: Config> Reader<'_, C> {
             .collect())
     }
 
-    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and refuses
-    /// (AKV10022) those for the same with a slash behind it.
+    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and
+    /// refuses (AKV10022) those for the same with a slash behind it.
     fn key_vault_scope(&self) -> Result<String, Noted> {
         let name = "key_vault_scope";
         let text = self.text(name)?;

@@ -1,7 +1,7 @@
 //! One call at a time for the same thing: who asks for what is being asked for already waits, and shares the answer.
 //!
-//! Waiting is looking again after a moment, because one task of a component cannot wake another (DESIGN.md, "How can one
-//! request wait for another's answer?").
+//! Waiting is looking again after a moment, because one task of a component cannot wake another (DESIGN.md, "How can
+//! one request wait for another's answer?").
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -41,8 +41,8 @@ impl<K: Eq + Hash + Clone, T: Clone, E: Clone> SingleFlight<K, T, E> {
 
     /// Makes the call, or waits for the same one that is under way, until the deadline.
     ///
-    /// A call that is dropped half-way is made again by whoever looks next: nobody waits for a future that nobody polls. So
-    /// is one that failed because its maker had no time left: the others may have more.
+    /// A call that is dropped half-way is made again by whoever looks next: nobody waits for a future that nobody
+    /// polls. So is one that failed because its maker had no time left: the others may have more.
     pub(crate) async fn run(
         &self,
         timer: &impl Timer,

@@ -29,13 +29,14 @@ use crate::vault::token_client::ruling::ruling;
 
 /// Seconds before its expiry at which a token of this app's own is replaced, as Microsoft's own libraries do.
 const EXPIRY_MARGIN: u64 = 300;
-/// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's `msal`).
+/// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's
+/// `msal`).
 pub(crate) const PAUSE: u32 = 5;
 /// Pauses that are remembered.
 const PAUSES: usize = 4096;
 
-/// Asks Entra ID for tokens. It remembers what proves who this app is, its access token for Key Vault, and whom Entra ID asked to
-/// stay away.
+/// Asks Entra ID for tokens. It remembers what proves who this app is, its access token for Key Vault, and whom Entra
+/// ID asked to stay away.
 pub(crate) struct TokenClient {
     assertions: Assertions,
     pauses: Pauses<Paused>,
@@ -66,8 +67,8 @@ impl TokenClient {
         }
     }
 
-    /// A grant of a user. The same one is asked for once at a time: identical requests side by side are what Entra ID takes
-    /// for a loop, and answers with AADSTS50196
+    /// A grant of a user. The same one is asked for once at a time: identical requests side by side are what Entra ID
+    /// takes for a loop, and answers with AADSTS50196
     /// (<https://learn.microsoft.com/entra/identity-platform/reference-breaking-changes>).
     ///
     /// # Errors
@@ -88,8 +89,8 @@ impl TokenClient {
             .await
     }
 
-    /// This app's own access token for Key Vault, with the claims that a challenge asked for. The tenant to ask for it in is looked
-    /// for only if there is need.
+    /// This app's own access token for Key Vault, with the claims that a challenge asked for. The tenant to ask for it
+    /// in is looked for only if there is need.
     ///
     /// # Errors
     /// [`VaultError`].

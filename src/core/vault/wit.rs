@@ -1,9 +1,10 @@
 //! The boundary of the vault component: which value of the core is which of `wit/behalf.wit`.
 //!
-//! The types that wit-bindgen makes of the WIT belong to the component that it makes them for, so the vault component and a
-//! component that imports it have twins of the same types. [`vault_twins!`](crate::vault_twins) is the one table of what is
-//! whose twin. A component invokes it with the module of its bindings, and gets [`WitValue`], which is both directions, for
-//! each. Every pattern in it is exhaustive: a case or a field that either side has and the table has not does not compile.
+//! The types that wit-bindgen makes of the WIT belong to the component that it makes them for, so the vault component
+//! and a component that imports it have twins of the same types. [`vault_twins!`](crate::vault_twins) is the one table
+//! of what is whose twin. A component invokes it with the module of its bindings, and gets [`WitValue`], which is both
+//! directions, for each. Every pattern in it is exhaustive: a case or a field that either side has and the table has
+//! not does not compile.
 
 use thiserror::Error;
 
@@ -140,9 +141,9 @@ impl<T: WitValue<W>, W> WitValue<Vec<W>> for Vec<T> {
 
 /// Makes [`WitValue`] of a type and its twin in the module of the bindings, out of one list of their cases or fields.
 ///
-/// `variant` is for enums: their cases have the same names on both sides, and what a case holds is a twin itself. A case with
-/// fields, which the WIT can have in a record alone, names that record. `record` is for structs with the same fields, and
-/// `wrapper` for a struct around the one value that is its twin.
+/// `variant` is for enums: their cases have the same names on both sides, and what a case holds is a twin itself. A
+/// case with fields, which the WIT can have in a record alone, names that record. `record` is for structs with the same
+/// fields, and `wrapper` for a struct around the one value that is its twin.
 ///
 /// ```
 /// use behalf_core::{twins, vault::wit::WitValue};
@@ -260,8 +261,8 @@ macro_rules! twins {
     };
 }
 
-/// The table: what of the core is which value of interface `behalf:vault/vault`, whose bindings are the module that it is
-/// invoked with. The crate documentation of [`crate::vault::wit`] says why it is a macro.
+/// The table: what of the core is which value of interface `behalf:vault/vault`, whose bindings are the module that it
+/// is invoked with. The crate documentation of [`crate::vault::wit`] says why it is a macro.
 #[macro_export]
 macro_rules! vault_twins {
     ($wit:ident) => {

@@ -97,9 +97,10 @@ impl Claims {
         let raw: RawClaims = serde_json::from_slice(payload).ok()?;
         let words = |text: String| text.split_ascii_whitespace().map(Into::into).collect();
         let scopes: Vec<String> = raw.scp.map(words).unwrap_or_default();
-        // An app's own token has no scopes, and says `idtyp` only if it is configured to. Without it, `sub` = `oid` tells it
-        // from a user's ID token, which has no scopes either but may have roles (Microsoft Learn, "Access token claims
-        // reference", <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
+        // An app's own token has no scopes, and says `idtyp` only if it is configured to. Without it, `sub` = `oid`
+        // tells it from a user's ID token, which has no scopes either but may have roles (Microsoft Learn, "Access
+        // token claims reference",
+        // <https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
         let is_apps_own = scopes.is_empty()
             && raw
                 .idtyp

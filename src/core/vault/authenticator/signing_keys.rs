@@ -109,8 +109,9 @@ impl SigningKeySource {
         }
     }
 
-    /// The signing keys, to find this one in. They are fetched anew when they are old; and for the sake of one that they
-    /// lack, but not if that was less than five minutes ago. Those that cannot be fetched anew serve up to their age.
+    /// The signing keys, to find this one in. They are fetched anew when they are old; and for the sake of one that
+    /// they lack, but not if that was less than five minutes ago. Those that cannot be fetched anew serve up to their
+    /// age.
     ///
     /// # Errors
     /// [`VaultError::Upstream`].
@@ -148,8 +149,8 @@ impl SigningKeySource {
         }
     }
 
-    /// Fetches them, from one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its choice. And
-    /// whether the answer had a date.
+    /// Fetches them, from one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its
+    /// choice. And whether the answer had a date.
     ///
     /// # Errors
     /// [`VaultError::Upstream`].

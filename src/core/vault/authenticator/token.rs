@@ -1,5 +1,6 @@
-//! The form of a caller's token: an Entra ID access token, v1 or v2 (Microsoft Learn, "Access tokens in the Microsoft identity
-//! platform", <https://learn.microsoft.com/entra/identity-platform/access-tokens>), as a compact JWT (RFC 7519) signed with RS256.
+//! The form of a caller's token: an Entra ID access token, v1 or v2 (Microsoft Learn, "Access tokens in the Microsoft
+//! identity platform", <https://learn.microsoft.com/entra/identity-platform/access-tokens>), as a compact JWT (RFC
+//! 7519) signed with RS256.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rsa::pkcs1v15::Signature;
@@ -16,7 +17,18 @@ use crate::vault::issuer::{IssuerTemplate, is_external};
 
 /// Longest token read. Entra ID's own are 1 to 4 KiB.
 const LONGEST: usize = 32 * 1024;
+
 /// A token whose form and algorithm are right. Its claims must not be acted on, other than to refuse early.
+///
+/// ```
+/// use behalf_core::error::TokenDefect;
+/// use behalf_core::secret::Bearer;
+/// use behalf_core::vault::authenticator::token::Unverified;
+///
+/// // {"alg":"none"} and {}: the algorithm is looked at first (RFC 8725 §3.1).
+/// let unsigned = Bearer::new("eyJhbGciOiJub25lIn0.e30.".into());
+/// assert_eq!(Unverified::parse(&unsigned).unwrap_err(), TokenDefect::WrongAlgorithm.into());
+/// ```
 #[derive(Debug)]
 pub struct Unverified<'a> {
     signed: &'a str,
@@ -105,7 +117,8 @@ impl<'a> Unverified<'a> {
         let is_issuer =
             |template: &IssuerTemplate| template.matches(&claims.issuer, &claims.subject.tenant);
         // A key with an issuer of its own signs for that one alone: the key of personal accounts must not sign for a
-        // work tenant. Keys name the v2 issuer, also where they sign a v1 token, so a v1 issuer is held to the settings.
+        // work tenant. Keys name the v2 issuer, also where they sign a v1 token, so a v1 issuer is held to the
+        // settings.
         let key_may = key
             .issuer
             .as_ref()

@@ -1,10 +1,11 @@
 //! Azure Key Vault secrets: the two reads that behalf does, and what an answer means.
 //!
-//! The request is "Get Secret" of version 7.6 (<https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret/get-secret>), with
-//! or without a version; a refusal is told by its status and by the code in `error.innererror` (Microsoft Learn, "Azure Key Vault
-//! REST API error codes", <https://learn.microsoft.com/azure/key-vault/general/rest-error-codes>). A request without a token is
-//! answered with a challenge that names the tenant to get a token in (Microsoft Learn, "Authentication, requests and responses",
-//! <https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses>).
+//! The request is "Get Secret" of version 7.6
+//! (<https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret/get-secret>), with or without a version; a
+//! refusal is told by its status and by the code in `error.innererror` (Microsoft Learn, "Azure Key Vault REST API
+//! error codes", <https://learn.microsoft.com/azure/key-vault/general/rest-error-codes>). A request without a token is
+//! answered with a challenge that names the tenant to get a token in (Microsoft Learn, "Authentication, requests and
+//! responses", <https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses>).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -149,8 +150,8 @@ pub struct Unauthorized {
     pub claims: Option<String>,
     /// The tenant that the next one has to be of: a vault can move.
     pub tenant: Option<TenantId>,
-    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass, as
-    /// AKV10046 does a second later.
+    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass,
+    /// as AKV10046 does a second later.
     pub is_ours: bool,
 }
 

@@ -9,6 +9,28 @@
 //!
 //! Any JOSE library opens it with the key from Key Vault. The header is authenticated, so neither the name of the key
 //! nor the binding can be changed; the binding ties it to one client, tenant, user and enrolment.
+//!
+//! ```
+//! use behalf_core::Random;
+//! use behalf_core::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
+//! use behalf_core::secret::{EncryptionKey, RefreshToken};
+//! use behalf_core::vault::sealing::{Binding, Envelope, Payload, seal};
+//! # struct Dice;
+//! # impl Random for Dice {
+//! #     fn fill(&self, buffer: &mut [u8]) { buffer.fill(9) } // Of this example alone.
+//! # }
+//!
+//! let key = EncryptionKey::new([7; 32].into()); let (secret, version) = (SecretName::parse("obo-t").unwrap(),
+//! KeyVersion::parse(&"0f".repeat(16)).unwrap()); let (tenant, user_id) =
+//! (TenantId::parse("11111111-1111-1111-1111-111111111111").unwrap(), UserId::from_sealed("u")); let binding =
+//! Binding::new("client", &tenant, &user_id, &Nonce::parse("nonce").unwrap()); let payload = Payload { refresh_token:
+//! RefreshToken::new("0.AX…".into()), user_id, scope: "s".into() };
+//!
+//! let sealed = seal(&payload, &binding, (&secret, &version), &key, &Dice).unwrap();
+//! let envelope = Envelope::parse(&sealed.token).unwrap();
+//! assert!(envelope.is_bound_to(&binding));
+//! assert_eq!(envelope.open(&key).unwrap().refresh_token.expose(), "0.AX…");
+//! ```
 
 use std::borrow::Cow;
 

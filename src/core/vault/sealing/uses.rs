@@ -8,8 +8,9 @@ use crate::identity::{KeyVersion, SecretName};
 
 /// How often each version of a key has sealed, and an end to it.
 ///
-/// NIST SP 800-38D §8.3 allows 2^32 encryptions with random IVs under one key, over all who use it. Half of that for one
-/// instance of the vault is far more than it can do in its life, so reaching it means that something is out of hand.
+/// NIST SP 800-38D §8.3 allows 2^32 encryptions with random IVs under one key, over all who use it. Half of that for
+/// one instance of the vault is far more than it can do in its life, so reaching it means that something is out of
+/// hand.
 pub(super) struct Uses {
     counts: LruCache<(SecretName, KeyVersion), u32>,
     /// What a version that is not among `counts` may have been used at most.

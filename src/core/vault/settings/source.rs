@@ -31,8 +31,8 @@ impl SettingsSource {
         }
     }
 
-    /// The settings, read again when they may have changed. The last good ones stay for a time, with an alarm, if those that
-    /// are read are none: a file that is being replaced is no reason to refuse everybody.
+    /// The settings, read again when they may have changed. The last good ones stay for a time, with an alarm, if those
+    /// that are read are none: a file that is being replaced is no reason to refuse everybody.
     ///
     /// # Errors
     /// [`crate::error::OperatorError::Setting`].

@@ -1,12 +1,12 @@
 //! What an answer of Entra ID's token endpoint means.
 //!
-//! A success is that of RFC 6749 §5.1. A refusal has `error` (RFC 6749 §5.2) and, beyond the standard, the numbers in `error_codes`
-//! that are known as AADSTS…, a `suberror`, and `claims` for the next sign-in, as JSON text inside the JSON (Microsoft Learn,
-//! "Microsoft Entra authentication and authorization error codes",
-//! <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>; "Handle errors and exceptions in MSAL",
-//! <https://learn.microsoft.com/entra/identity-platform/msal-error-handling-java>). Microsoft warns that numbers change, and
-//! what is sure goes before them: first the status and `Retry-After`, then `suberror`, then the numbers that are known here,
-//! then `error`. A refused grant that nothing of this names is the user's turn, and the refresh token stays.
+//! A success is that of RFC 6749 §5.1. A refusal has `error` (RFC 6749 §5.2) and, beyond the standard, the numbers in
+//! `error_codes` that are known as AADSTS…, a `suberror`, and `claims` for the next sign-in, as JSON text inside the
+//! JSON (Microsoft Learn, "Microsoft Entra authentication and authorization error codes",
+//! <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>). Microsoft warns that numbers change,
+//! and what is sure goes before them: first the status and `Retry-After`, then `suberror`, then the numbers that are
+//! known here, then `error`. A refused grant that nothing of this names is the user's turn, and the refresh token
+//! stays.
 
 use http::header::RETRY_AFTER;
 use http::{Response, StatusCode};
@@ -106,6 +106,25 @@ pub enum Suspect {
 
 /// Reads an answer of the token endpoint, received now.
 ///
+/// ```
+/// use behalf_core::port::SecretBody;
+/// use behalf_core::secret::RefreshToken;
+/// use behalf_core::vault::scope::Scope;
+/// use behalf_core::vault::token_client::answer::{Class, read_token_response};
+/// use behalf_core::vault::token_client::grant::Grant;
+///
+/// let grant = Grant::Refresh {
+///     token: &RefreshToken::new("0.AX…".into()),
+///     scope: &Scope::parse("https://graph.microsoft.com/.default").unwrap(),
+///     claims: None,
+/// };
+/// let body = r#"{"error":"invalid_grant","error_codes":[50173],"suberror":"bad_token"}"#;
+/// let answer = http::Response::builder().status(400).body(SecretBody::new(body.into())).unwrap();
+/// let refusal = read_token_response(&answer, &grant, 1_793_606_000).unwrap_err();
+/// assert_eq!(refusal.class, Class::Dead);
+/// assert_eq!(refusal.reason.aadsts, Some(50173));
+/// ```
+///
 /// # Errors
 /// [`Refusal`] for everything but a complete success; an answer that cannot be read is transient.
 pub fn read_token_response(
@@ -185,9 +204,9 @@ pub fn read_token_response(
 
 /// Whose turn it is, of a refusal that is no throttling, and the AADSTS number if one decided.
 ///
-/// The documented fields decide first: `suberror`, which Microsoft's client libraries go by, then the numbers below, then
-/// `error`. Microsoft asks not to depend on numbers, and adds to them, so an `invalid_grant` that nothing here names is
-/// the user's turn: most of them want the user
+/// The documented fields decide first: `suberror`, which Microsoft's client libraries go by, then the numbers below,
+/// then `error`. Microsoft asks not to depend on numbers, and adds to them, so an `invalid_grant` that nothing here
+/// names is the user's turn: most of them want the user
 /// (<https://learn.microsoft.com/entra/identity-platform/reference-error-codes>).
 fn classify(body: &Failure) -> (Class, Option<u32>) {
     // A suberror is about a grant. Whatever came with it, a credential that is refused says nothing of a grant.
@@ -234,8 +253,8 @@ fn of_number(number: u32, body: &Failure) -> Option<Class> {
         | 530_003 | 530_032 | 65_001 | 65_004 | 50_020 | 90_072 => body.interaction(),
         // A policy that the user can meet says with which claims.
         53_003 if body.claims.is_some() => body.interaction(),
-        // The user is not assigned, an administrator has not consented, a policy blocks; the app is not, or no longer, in
-        // the customer's tenant, or is disabled there; the tenant is gone; the resource is not in it.
+        // The user is not assigned, an administrator has not consented, a policy blocks; the app is not, or no longer,
+        // in the customer's tenant, or is disabled there; the tenant is gone; the resource is not in it.
         53_003 | 50_105 | 90_094 | 700_016 | 7_000_229 | 7_000_112 | 90_002 | 500_011 | 650_052 => {
             Class::Organisation
         }

@@ -1,4 +1,5 @@
-//! What proves to Entra ID who this app is, when it is more than a setting: assertions that are made, or fetched, and kept.
+//! What proves to Entra ID who this app is, when it is more than a setting: assertions that are made, or fetched, and
+//! kept.
 
 use std::rc::Rc;
 

@@ -53,8 +53,8 @@ impl Grant<'_> {
     }
 }
 
-/// The token endpoint of a tenant, which is also the audience of a signed assertion (Microsoft Learn, "Microsoft identity
-/// platform application authentication certificate credentials",
+/// The token endpoint of a tenant, which is also the audience of a signed assertion (Microsoft Learn, "Microsoft
+/// identity platform application authentication certificate credentials",
 /// <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>).
 #[must_use]
 pub fn token_endpoint(settings: &Settings, tenant: &TenantId) -> String {
@@ -120,8 +120,9 @@ pub fn token_request(
             form.append_pair("scope", &with_offline_access(scope));
             append_claims(&mut form, &settings.client_capabilities, *claims);
         }
-        // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every API
-        // that is called with the token (Microsoft Learn, "Claims challenges, claims requests and client capabilities"). Key Vault's is, should it come unasked for.
+        // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every
+        // API that is called with the token (Microsoft Learn, "Claims challenges, claims requests and client
+        // capabilities"). Key Vault's is, should it come unasked for.
         Grant::ClientCredentials { scope, claims } => {
             form.append_pair("grant_type", "client_credentials");
             form.append_pair("scope", scope);

@@ -1,4 +1,5 @@
-//! What a refusal of Entra ID is to whoever asked: the same one is the user's turn in one grant and the operator's in another.
+//! What a refusal of Entra ID is to whoever asked: the same one is the user's turn in one grant and the operator's in
+//! another.
 
 use crate::error::{
     CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, System, TokenDefect,

@@ -72,7 +72,8 @@ fn the_example_of_rfc_7516_opens_and_seals() {
     );
 }
 
-/// RFC 7516 has no example of `dir` with `A256GCM`. This one was computed with another library (`cryptography` of Python).
+/// RFC 7516 has no example of `dir` with `A256GCM`. This one was computed with another library (`cryptography` of
+/// Python).
 #[test]
 fn a_dir_vector_of_another_library_opens_and_seals() {
     content_layer(
