@@ -9,9 +9,8 @@ use sha2::{Digest as _, Sha256};
 use crate::port::Random;
 use crate::secret::PseudonymKey;
 
-/// Tenant of Microsoft's personal accounts, which is no organisation. Tokens of personal accounts have it as their
-/// `tid` (Microsoft Learn, "ID token claims reference",
-/// <https://learn.microsoft.com/entra/identity-platform/id-token-claims-reference>).
+/// Tenant of Microsoft's personal accounts, which is no organisation
+/// (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>, `tid`).
 pub const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// A GUID in lower case, with dashes.
@@ -107,7 +106,7 @@ impl UserId {
     }
 
     /// What storage knows the user by: base64url of HMAC-SHA-256 (plain SHA-256 without a key), cut to 32 characters,
-    /// which is 192 bits.
+    /// which is 192 bits (DESIGN.md, "Why is the tenant id in key names").
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
         let digest = match key {
@@ -187,8 +186,8 @@ impl Nonce {
     }
 }
 
-/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (Microsoft Learn, "Azure Key Vault keys, secrets and
-/// certificates overview", <https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
+/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$`
+/// (<https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SecretName(Box<str>);
 
@@ -238,7 +237,7 @@ pub struct Subject {
     pub sub: Box<str>,
 }
 
-/// Template of user ids over `{tid}`, `{oid}`, `{sub}`: the setting `user_id_template`.
+/// Template of user ids over `{tid}`, `{oid}`, `{sub}`.
 ///
 /// ```
 /// use behalf_core::identity::{Guid, Subject, UserTemplate};
@@ -293,7 +292,7 @@ impl UserTemplate {
     }
 }
 
-/// Template of secret names over `{tid}`, so that each tenant has a key: the setting `secret_id_template`.
+/// Template of secret names over `{tid}`: one key per tenant.
 ///
 /// ```
 /// use behalf_core::identity::{Guid, SecretTemplate};

@@ -74,9 +74,8 @@ secret_text! {
     ClientAssertion
 }
 secret_text! {
-    /// What the managed identity endpoint of App Service wants to see in the header `X-IDENTITY-HEADER` (Microsoft
-    /// Learn, "Use managed identities for App Service and Azure Functions",
-    /// <https://learn.microsoft.com/azure/app-service/overview-managed-identity>).
+    /// What the managed identity endpoint of App Service wants to see
+    /// (<https://learn.microsoft.com/azure/app-service/overview-managed-identity>).
     IdentityHeader
 }
 secret_text! {
