@@ -2,8 +2,9 @@
 #![no_main]
 
 use behalf_core::secret::Bearer;
-use behalf_core::vault::caller::{SigningKeys, Unverified};
-use behalf_core::vault::settings::IssuerTemplate;
+use behalf_core::vault::authenticator::signing_keys::SigningKeys;
+use behalf_core::vault::authenticator::token::Unverified;
+use behalf_core::vault::issuer::IssuerTemplate;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|token: &str| {

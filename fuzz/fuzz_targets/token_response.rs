@@ -3,8 +3,9 @@
 #![no_main]
 
 use behalf_core::secret::RefreshToken;
-use behalf_core::vault::entra::{Class, Grant, read_token_response};
-use behalf_core::vault::settings::Scope;
+use behalf_core::vault::scope::Scope;
+use behalf_core::vault::token_client::answer::{Class, read_token_response};
+use behalf_core::vault::token_client::grant::Grant;
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;

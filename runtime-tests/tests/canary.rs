@@ -119,7 +119,7 @@ const ELSEWHERE: [(&str, &str); 9] = [
     ),
     (
         "key_worn_out",
-        "src/core/vault.rs fn a_key_that_is_worn_out_opens_but_does_not_seal",
+        "src/core/vault/tests/enrolments.rs fn a_key_that_is_worn_out_opens_but_does_not_seal",
     ),
 ];
 

@@ -13,10 +13,10 @@ use thiserror::Error;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::endpoint::{has_userinfo, is_confidential};
 use crate::error::SettingFault;
-use crate::port::{Config, HttpError, Limits, SecretBody};
+use crate::port::{Config, HttpError, Limits, SecretBody, trimmed};
 use crate::secret::SweepKey;
-use crate::vault::settings::{is_loopback, trimmed};
 
 /// For how long it rings again. Less than the five minutes of the schedule in `spin.toml`, so that its next time is the
 /// next try.
@@ -135,12 +135,8 @@ impl Doorbell {
 
         let expected = "must be the https:// URL of the app's /v1/sweep (http:// on loopback)";
         let url = Url::parse(&get("sweep_url")?).map_err(|_| wrong("sweep_url", expected))?;
-        let plain = url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none();
-        let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        if !plain || !safe {
+        let is_bare = !has_userinfo(&url) && url.query().is_none() && url.fragment().is_none();
+        if !is_bare || !is_confidential(&url) {
             return Err(wrong("sweep_url", expected));
         }
         Ok(Some(Self {
@@ -383,7 +379,7 @@ mod tests {
     use super::*;
     use crate::keeper::report::SweepReport;
     use crate::simulation::world::SWEEP_KEY;
-    use crate::vault::settings::tests::Values;
+    use crate::vault::samples::Values;
 
     fn values(url: &str, key: &str) -> Values {
         Values::from([("sweep_url", url.to_owned()), ("sweep_key", key.to_owned())])

@@ -9,10 +9,19 @@ use sha2::{Digest as _, Sha256};
 use crate::port::Random;
 use crate::secret::PseudonymKey;
 
-/// Tenant of Microsoft's personal accounts, which is no organisation (facts/entra-and-key-vault.md §B).
+/// Tenant of Microsoft's personal accounts, which is no organisation
+/// (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>, `tid`).
 pub const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// A GUID in lower case, with dashes.
+///
+/// ```
+/// use behalf_core::identity::Guid;
+///
+/// let guid = Guid::parse("AAAAAAAA-2222-2222-2222-222222222222").unwrap();
+/// assert_eq!(guid.as_str(), "aaaaaaaa-2222-2222-2222-222222222222");
+/// assert_eq!(Guid::from_digits(&guid.digits()), Some(guid));
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Guid(Box<str>);
 
@@ -97,7 +106,7 @@ impl UserId {
     }
 
     /// What storage knows the user by: base64url of HMAC-SHA-256 (plain SHA-256 without a key), cut to 32 characters,
-    /// which is 192 bits (design §2).
+    /// which is 192 bits (DESIGN.md, "Why is the tenant id in key names").
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
         let digest = match key {
@@ -139,8 +148,7 @@ impl StorageId {
     }
 }
 
-/// A name that an enrolment or a write gives itself: a fresh random text that never recurs
-/// (facts/storage-protocol.md §2).
+/// A name that an enrolment or a write gives itself: a fresh random text that never recurs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
@@ -178,7 +186,8 @@ impl Nonce {
     }
 }
 
-/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (facts/entra-and-key-vault.md §D.2).
+/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$`
+/// (<https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SecretName(Box<str>);
 
@@ -197,8 +206,9 @@ impl SecretName {
     }
 }
 
-/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (facts/entra-and-key-vault.md §D.2). Versions have
-/// no order of time: which is newest only Key Vault can tell (§D.3).
+/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (the same page). Versions have no order of time, and
+/// are listed by their digits: which is newest Key Vault alone can tell, when it is asked for the secret without a
+/// version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 
@@ -227,7 +237,26 @@ pub struct Subject {
     pub sub: Box<str>,
 }
 
-/// Template of user ids over `{tid}`, `{oid}`, `{sub}` (the seed's `userId()`).
+/// Template of user ids over `{tid}`, `{oid}`, `{sub}`.
+///
+/// ```
+/// use behalf_core::identity::{Guid, Subject, UserTemplate};
+///
+/// let template = UserTemplate::parse("{tid}.{oid}").unwrap();
+/// let user_id = template.user_id(&Subject {
+///     tenant: Guid::parse("11111111-1111-1111-1111-111111111111").unwrap(),
+///     object: Guid::parse("44444444-4444-4444-4444-444444444444").unwrap(),
+///     sub: "pairwise-opaque".into(),
+/// });
+/// assert_eq!(
+///     user_id.as_str(),
+///     "11111111-1111-1111-1111-111111111111.44444444-4444-4444-4444-444444444444"
+/// );
+/// // Storage knows the user by a pseudonym of that.
+/// assert_eq!(user_id.storage_id(None).as_str().len(), 32);
+/// // Two users of a tenant must not be one.
+/// assert!(UserTemplate::parse("{tid}").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserTemplate(Vec<TemplatePart>);
 
@@ -263,7 +292,16 @@ impl UserTemplate {
     }
 }
 
-/// Template of secret names over `{tid}` (the seed's `secretId()`): one key per tenant.
+/// Template of secret names over `{tid}`: one key per tenant.
+///
+/// ```
+/// use behalf_core::identity::{Guid, SecretTemplate};
+///
+/// let template = SecretTemplate::parse("obo-{tid}").unwrap();
+/// let tenant = Guid::parse("11111111-1111-1111-1111-111111111111").unwrap();
+/// assert_eq!(template.secret_name(&tenant).as_str(), "obo-11111111-1111-1111-1111-111111111111");
+/// assert!(SecretTemplate::parse("one-key-for-all").is_err());
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SecretTemplate(Vec<TemplatePart>);
 
@@ -351,12 +389,13 @@ impl TemplatePart {
 }
 
 /// A short hash of each setting that what is stored depends on. Under another `client_id` no sealed token opens; under
-/// another `user_id_template` or `pseudonym_key` nobody is known any more; under another `secret_id_template` no key is found.
-/// Whoever keeps records compares it with that of those who wrote them, and so learns of such a change before a
+/// another `user_id_template` or `pseudonym_key` nobody is known any more; under another `secret_id_template` no key is
+/// found. Whoever keeps records compares it with that of those who wrote them, and so learns of such a change before a
 /// thousand records are "not readable".
 ///
 /// Each hash is the first 64 bits of SHA-256 over a label of its own and the setting as it is used, not as it is spelt;
-/// of `pseudonym_key` it is HMAC-SHA-256 (RFC 2104) with that key over the label. SECURITY.md says what that gives away.
+/// of `pseudonym_key` it is HMAC-SHA-256 (RFC 2104) with that key over the label. SECURITY.md says what that gives
+/// away.
 ///
 /// ```
 /// use behalf_core::identity::{Fingerprint, Guid, SecretTemplate, UserTemplate};

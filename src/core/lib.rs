@@ -26,9 +26,11 @@
 pub mod api;
 pub mod deadline;
 pub mod doorbell;
+mod endpoint;
 pub mod error;
 pub mod identity;
 mod journal;
+mod json;
 pub mod keeper;
 pub mod ledger;
 pub mod port;

@@ -105,6 +105,11 @@ pub trait Config {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError>;
 }
 
+/// A setting's value without the space around it, and without the byte order mark that a file can begin with.
+pub(crate) fn trimmed(value: &str) -> &str {
+    value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
 /// The host cannot tell a setting's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 #[error("the host cannot resolve this setting")]

@@ -1,4 +1,24 @@
 //! Secrets as types: no `Clone`, no `Display`, no `Serialize`, a redacted `Debug`, and zeroized when dropped.
+//!
+//! ```
+//! use behalf_core::secret::{Bearer, SweepKey};
+//!
+//! let key = SweepKey::new("correct-horse-battery-staple-0123456789".into());
+//! assert_eq!(format!("{key:?}"), "SweepKey(redacted)");
+//! assert!(key.matches(&Bearer::new("correct-horse-battery-staple-0123456789".into())));
+//! ```
+//!
+//! What would show or copy one does not compile:
+//!
+//! ```compile_fail,E0277
+//! # let token = behalf_core::secret::RefreshToken::new("0.AX…".into());
+//! println!("{token}");
+//! ```
+//!
+//! ```compile_fail,E0599
+//! # let token = behalf_core::secret::RefreshToken::new("0.AX…".into());
+//! let copy = token.clone();
+//! ```
 
 use std::fmt;
 
@@ -54,7 +74,8 @@ secret_text! {
     ClientAssertion
 }
 secret_text! {
-    /// What the managed identity endpoint of App Service wants to see (facts/entra-and-key-vault.md §E).
+    /// What the managed identity endpoint of App Service wants to see
+    /// (<https://learn.microsoft.com/azure/app-service/overview-managed-identity>).
     IdentityHeader
 }
 secret_text! {

@@ -41,8 +41,7 @@ use crate::port::{
 };
 use crate::secret::Bearer;
 use crate::simulation::world::turn;
-use crate::vault::caller::tests::{NOW, claims, jwks, sign};
-use crate::vault::settings::tests::{TENANT, Values, least};
+use crate::vault::samples::{NOW, TENANT, Values, claims, jwks, least, sign};
 use crate::{Keeper, Vault};
 
 const SEEDS: u64 = 10_000;

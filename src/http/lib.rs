@@ -5,19 +5,17 @@ mod bindings;
 mod storage;
 mod vault;
 
-use std::io::Write as _;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use behalf_core::port::{BodyError, Clock, Log, Random, RequestBody, Timer};
+use behalf_core::port::{BodyError, RequestBody, Timer as _};
 use behalf_core::{Keeper, KeyValueLedger};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use spin_sdk::http::{Request, Response};
 use spin_sdk::http_service;
-use spin_sdk::wasip3::clocks::{monotonic_clock, system_clock};
 use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 
 use crate::storage::SpinStore;
@@ -60,35 +58,4 @@ impl RequestBody for Body {
 #[derive(Clone, Copy)]
 struct Wasi;
 
-impl Clock for Wasi {
-    fn now(&self) -> u64 {
-        u64::try_from(system_clock::now().seconds).unwrap_or(0)
-    }
-}
-
-impl Timer for Wasi {
-    fn elapsed(&self) -> Duration {
-        Duration::from_nanos(monotonic_clock::now())
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        monotonic_clock::wait_for(nanoseconds).await;
-    }
-}
-
-impl Random for Wasi {
-    fn fill(&self, buffer: &mut [u8]) {
-        if getrandom::fill(buffer).is_err() {
-            // A host without randomness: names made after this could recur.
-            std::process::abort();
-        }
-    }
-}
-
-impl Log for Wasi {
-    fn line(&self, line: &str) {
-        // `eprintln!` would trap if the host closed standard error.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
-}
+behalf_wasi::ports!(Wasi);

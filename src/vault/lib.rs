@@ -6,88 +6,77 @@ mod translation;
 mod wasi;
 
 use behalf_core::VaultPort as _;
-use behalf_core::identity::User;
+use behalf_core::identity::TenantId;
 use behalf_core::secret::Bearer;
-use behalf_core::vault::port::{Draw, StoredToken};
 
 use crate::bindings::Component;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};
-use crate::translation::{nonce, user, within};
+use crate::translation::{answer, given, within};
 use crate::wasi::vault;
 
 impl Guest for Component {
     fn check_settings() -> Result<(), wit::Error> {
-        Ok(vault().check_settings()?)
+        answer(vault().check_settings())
     }
 
     async fn identify(
         bearer: String,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Caller, wit::Error> {
-        let (user, policy) = vault()
-            .identify(&Bearer::new(bearer), within(limit))
-            .await?;
-        Ok(wit::Caller {
-            user: user.into(),
-            policy: policy.into(),
-        })
+        let bearer = Bearer::new(bearer);
+        answer(vault().identify(&bearer, within(limit)).await)
     }
 
     async fn enrol(
         bearer: String,
-        given: String,
+        nonce: String,
         scope: Option<String>,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Enrolment, wit::Error> {
-        let (bearer, nonce) = (Bearer::new(bearer), nonce(&given)?);
+        let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
         let enrolment = vault().enrol(&bearer, &nonce, scope.as_deref(), within(limit));
-        Ok(enrolment.await?.into())
+        answer(enrolment.await)
     }
 
     async fn access_token(
         bearer: String,
-        given: String,
+        nonce: String,
         token: String,
         draw: wit::Draw,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Issued, wit::Error> {
-        let draw = Draw {
-            scope: draw.scope,
-            claims: draw.claims,
-            replace: draw.replace,
-        };
-        let (bearer, nonce) = (Bearer::new(bearer), nonce(&given)?);
+        let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
+        let draw = given("draw", draw)?;
         let issued = vault().access_token(&bearer, &nonce, &token, draw, within(limit));
-        Ok(issued.await?.into())
+        answer(issued.await)
     }
 
     async fn refresh(
         stored: wit::StoredToken,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::SealedToken, wit::Error> {
-        let sealed = vault().refresh(&stored.try_into()?, within(limit)).await?;
-        Ok(sealed.into())
+        let stored = given("stored", stored)?;
+        answer(vault().refresh(&stored, within(limit)).await)
     }
 
     async fn reseal(
         stored: wit::StoredToken,
         limit: Option<wit::Milliseconds>,
     ) -> Result<Option<wit::SealedToken>, wit::Error> {
-        let sealed = vault().reseal(&stored.try_into()?, within(limit)).await?;
-        Ok(sealed.map(Into::into))
+        let stored = given("stored", stored)?;
+        answer(vault().reseal(&stored, within(limit)).await)
     }
 
     async fn newest_key_version(
         tenant: String,
         limit: Option<wit::Milliseconds>,
     ) -> Result<String, wit::Error> {
-        let tenant = translation::tenant(&tenant)?;
-        let version = vault().newest_key_version(&tenant, within(limit)).await?;
-        Ok(version.as_str().into())
+        let tenant = given("tenant", tenant)?;
+        answer(vault().newest_key_version(&tenant, within(limit)).await)
     }
 
     async fn confirm_clock(limit: Option<wit::Milliseconds>) -> Result<(), wit::Error> {
-        Ok(vault().confirm_clock(within(limit)).await?)
+        answer(vault().confirm_clock(within(limit)).await)
     }
 
     async fn authorize_sweep(
@@ -95,33 +84,19 @@ impl Guest for Component {
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::SweepLimits, wit::Error> {
         let bearer = Bearer::new(bearer);
-        let limits = vault().authorize_sweep(&bearer, within(limit)).await?;
-        Ok(limits.into())
+        answer(vault().authorize_sweep(&bearer, within(limit)).await)
     }
 
     async fn authorize_operator(
         bearer: String,
         role: wit::Role,
-        given: Option<String>,
+        tenant: Option<String>,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Operator, wit::Error> {
-        let given = given.as_deref().map(translation::tenant).transpose()?;
         let bearer = Bearer::new(bearer);
-        let operator =
-            vault().authorize_operator(&bearer, role.into(), given.as_ref(), within(limit));
-        Ok(operator.await?.into())
-    }
-}
-
-impl TryFrom<wit::StoredToken> for StoredToken {
-    type Error = wit::Error;
-
-    fn try_from(stored: wit::StoredToken) -> Result<Self, wit::Error> {
-        let user: User = user(&stored.tenant, &stored.user_id)?;
-        Ok(Self {
-            user,
-            nonce: nonce(&stored.nonce)?,
-            token: stored.token,
-        })
+        let (role, tenant): (_, Option<TenantId>) =
+            (given("role", role)?, given("tenant", tenant)?);
+        let operator = vault().authorize_operator(&bearer, role, tenant.as_ref(), within(limit));
+        answer(operator.await)
     }
 }

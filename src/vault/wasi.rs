@@ -1,15 +1,10 @@
 //! The core's ports on WASI 0.3.
 
-use std::io::Write as _;
-use std::time::Duration;
-
 use behalf_core::Vault;
-use behalf_core::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
-};
+use behalf_core::port::{Config, ConfigError, Http, HttpError, Limits, SecretBody};
+use behalf_wasi::nanoseconds;
 use futures_util::future::join;
 use http::{HeaderMap, Request, Response};
-use wasip3::clocks::{monotonic_clock, system_clock};
 use wasip3::http::client;
 use wasip3::http::types::{self, ErrorCode, Fields, RequestOptions};
 use wasip3::{wit_future, wit_stream};
@@ -31,41 +26,11 @@ pub(crate) fn vault() -> &'static Vault<Wasi> {
 /// WASI 0.3, as the core wants it.
 pub(crate) struct Wasi;
 
-impl Clock for Wasi {
-    fn now(&self) -> u64 {
-        u64::try_from(system_clock::now().seconds).unwrap_or(0)
-    }
-}
-
-impl Timer for Wasi {
-    fn elapsed(&self) -> Duration {
-        Duration::from_nanos(monotonic_clock::now())
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        monotonic_clock::wait_for(nanoseconds(duration)).await;
-    }
-}
-
-impl Random for Wasi {
-    fn fill(&self, buffer: &mut [u8]) {
-        if getrandom::fill(buffer).is_err() {
-            // A host without randomness: nothing made after this would be safe.
-            std::process::abort();
-        }
-    }
-}
+behalf_wasi::ports!(Wasi);
 
 impl Config for Wasi {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         store::get(name).map_err(|_| ConfigError)
-    }
-}
-
-impl Log for Wasi {
-    fn line(&self, line: &str) {
-        // `eprintln!` would trap if the host closed standard error.
-        let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
 
@@ -186,10 +151,6 @@ fn append(body: &mut SecretBody, chunk: &[u8]) {
         *body = larger;
     }
     body.extend_from_slice(chunk);
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The cases of the host, as the core tells them apart. A case that is not known is a broken connection.

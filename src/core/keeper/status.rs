@@ -290,8 +290,7 @@ mod tests {
     use crate::ledger::schedule::{DAILY, RETENTION};
     use crate::ledger::summary::MustAct;
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
-    use crate::vault::caller::tests::{claims, sign};
-    use crate::vault::settings::tests::TENANT;
+    use crate::vault::samples::{TENANT, claims, sign};
 
     const OTHER_TENANT: &str = "77777777-7777-7777-7777-777777777777";
 

@@ -434,8 +434,7 @@ mod tests {
     use crate::ledger::record::{Record, Status};
     use crate::ledger::schedule::{DAILY, MONTHLY, RETENTION};
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
-    use crate::vault::caller::tests::NOW;
-    use crate::vault::settings::tests::TENANT;
+    use crate::vault::samples::{NOW, TENANT};
 
     const WEEK: u64 = 604_800;
 

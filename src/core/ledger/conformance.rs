@@ -17,7 +17,7 @@ use crate::ledger::{
     Change, Edit, Enrolled, Kind, Ledger, LedgerError, Remaining, StoreError, Survey, Visit,
 };
 use crate::simulation::world::{Shared, World, turn};
-use crate::vault::settings::tests::TENANT;
+use crate::vault::samples::TENANT;
 
 /// Histories that an implementation goes through.
 const HISTORIES: u64 = 2000;

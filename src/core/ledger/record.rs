@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Interaction, OrganisationError, Reason, Suberror};
 use crate::identity::{KeyVersion, Nonce, TenantId};
-use crate::vault::sealing::object;
+use crate::json::object;
 
 /// The version of everything that is stored as JSON.
 pub(crate) const VERSION: u32 = 1;

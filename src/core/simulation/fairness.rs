@@ -41,9 +41,8 @@ use crate::port::{
 };
 use crate::secret::{Bearer, EncryptionKey, RefreshToken};
 use crate::simulation::world::SWEEP_KEY;
-use crate::vault::caller::tests::{NOW, jwks};
+use crate::vault::samples::{CLIENT, NOW, Values, jwks, least};
 use crate::vault::sealing::{Binding, Payload, seal};
-use crate::vault::settings::tests::{CLIENT, Values, least};
 use crate::{Keeper, Vault};
 
 const MINUTE: u64 = 60;

@@ -20,8 +20,7 @@ use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
 use crate::secret::Bearer;
-use crate::vault::caller::tests::{NOW, claims, jwks_of, sign};
-use crate::vault::settings::tests::{TENANT, Values, least};
+use crate::vault::samples::{NOW, TENANT, USER, Values, claims, jwks_of, least, sign};
 use crate::{Keeper, Vault};
 
 pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
@@ -180,7 +179,7 @@ impl World {
     }
 
     pub(crate) fn bearer(&self) -> Bearer {
-        self.bearer_of(crate::vault::caller::tests::USER)
+        self.bearer_of(USER)
     }
 
     /// Takes the calls made since the last time.

@@ -1,4 +1,10 @@
-//! How this app proves to Entra ID that it is itself (facts/entra-and-key-vault.md §A.2, §A.3).
+//! How this app proves to Entra ID that it is itself: by a secret, or by an assertion (RFC 7523 §2.2).
+//!
+//! An assertion that this app signs has the certificate's SHA-256 thumbprint in its header and `PS256` as its algorithm
+//! (Microsoft Learn, "Microsoft identity platform application authentication certificate credentials",
+//! <https://learn.microsoft.com/entra/identity-platform/certificate-credentials>). One of another issuer is sent as it
+//! is: Entra ID compares its `iss`, `sub` and `aud` with what the app registration says (Microsoft Learn, "Workload
+//! identity federation concepts", <https://learn.microsoft.com/entra/workload-id/workload-identity-federation>).
 
 use std::convert::Infallible;
 
@@ -13,12 +19,12 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::error::SettingFault;
+use crate::error::{OperatorError, Reason, SettingFault, VaultError};
 use crate::identity::Guid;
 use crate::port::Random;
 use crate::secret::{ClientAssertion, ClientSecret};
 
-/// Seconds a signed assertion is valid for: Entra ID advises five to ten minutes (§A.3).
+/// Seconds a signed assertion is valid for: Entra ID advises five to ten minutes (the page on certificate credentials).
 pub const ASSERTION_SECONDS: u64 = 600;
 /// Weakest key accepted, in bits; RSA of this size is what Entra ID takes.
 const LEAST_BITS: u32 = 2048;
@@ -47,6 +53,16 @@ impl Credential {
             Self::FederatedToken(_) => "federated_token",
         }
     }
+
+    /// The error of its being refused.
+    #[must_use]
+    pub fn refused(&self, reason: Reason) -> VaultError {
+        OperatorError::CredentialRefused {
+            setting: self.setting().into(),
+            reason,
+        }
+        .into()
+    }
 }
 
 /// What a request to Entra ID carries to prove it is this app's.
@@ -66,8 +82,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both from PEM (RFC 7468), each out of whatever else its text holds: the key as PKCS#8 or PKCS#1, and of the
-    /// certificates the one that is the key's.
+    /// Reads both from PEM (RFC 7468), each out of whatever else its text holds: the key as PKCS#8 or PKCS#1, and of
+    /// the certificates the one that is the key's.
     ///
     /// # Errors
     /// What is expected of each setting at fault.
@@ -152,8 +168,8 @@ fn private_key(pem: &str) -> Option<PrivateKey> {
         .find(|key| key.n().bit_width_vartime() >= LEAST_BITS)
 }
 
-/// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others than
-/// those in base64 are passed over.
+/// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others
+/// than those in base64 are passed over.
 fn blocks(pem: &str, label: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
     let begin = format!("-----BEGIN {label}-----");
     let end = format!("-----END {label}-----");
@@ -197,19 +213,15 @@ impl<R: Random> rand_core::TryRng for FromPort<'_, R> {
 impl<R: Random> rand_core::TryCryptoRng for FromPort<'_, R> {}
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use rsa::pss::{Signature, VerifyingKey};
     use rsa::signature::Verifier as _;
     use serde_json::Value;
 
     use super::*;
     use crate::simulation::world::World;
-    use crate::vault::caller::tests::NOW;
-    use crate::vault::settings::tests::CLIENT;
+    use crate::vault::samples::{CERTIFICATE, CLIENT, NOW, PRIVATE_KEY};
 
-    // openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj "/CN=behalf test" …
-    pub(crate) const CERTIFICATE: &str = include_str!("tests/certificate.pem");
-    pub(crate) const PRIVATE_KEY: &str = include_str!("tests/certificate-key.pem");
     const OTHER_CERTIFICATE: &str = include_str!("tests/other-certificate.pem");
     const OTHER_KEY: &str = include_str!("tests/signing-key.pem");
     const ENDPOINT: &str = "https://login.microsoftonline.com/t/oauth2/v2.0/token";
@@ -261,8 +273,8 @@ pub(crate) mod tests {
         assert_ne!(assertion.expose(), another.expose(), "a jti of its own");
     }
 
-    /// Certificates as Key Vault exports them have key and chain in one text; others have them in another order, with the line
-    /// ends of Windows, or with what `openssl pkcs12` writes around them.
+    /// Certificates as Key Vault exports them have key and chain in one text; others have them in another order, with
+    /// the line ends of Windows, or with what `openssl pkcs12` writes around them.
     #[test]
     fn the_certificate_and_its_key_are_found_in_a_bundle() {
         let thumbprint = Certificate::read(CERTIFICATE, PRIVATE_KEY)

@@ -1,12 +1,20 @@
-//! Managed identity: tokens that the platform gives to what runs on it (facts/entra-and-key-vault.md §E).
+//! Managed identity: tokens that the platform gives to what runs on it.
+//!
+//! There are two protocols. The instance metadata service of a virtual machine answers at a link-local address over
+//! plain HTTP (Microsoft Learn, "How to use managed identities for Azure resources on an Azure VM to acquire an access
+//! token", <https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>). App
+//! Service, Functions and Container Apps name an address and a header in the environment (Microsoft Learn, "Use managed
+//! identities for App Service and Azure Functions",
+//! <https://learn.microsoft.com/azure/app-service/overview-managed-identity>). Both are asked for a resource, which is
+//! a scope without its `/.default`, and answer with numbers that are texts.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::{HoldsUp, OperatorError, Reason, System, UpstreamError, VaultError};
+use crate::json::number_or_text;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, IdentityHeader};
 use crate::vault::pause::retry_after;
@@ -110,25 +118,10 @@ fn refused(setting: &str) -> VaultError {
 #[derive(Deserialize)]
 struct Success {
     access_token: String,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_in: Option<u64>,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_on: Option<u64>,
-}
-
-/// A number, or a text that is one: all numbers of these endpoints are texts (§E), and a v1 endpoint's (§A.5).
-pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Number(u64),
-        Text(String),
-    }
-    match Option::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Number::Number(number)) => Ok(Some(number)),
-        Some(Number::Text(text)) => text.parse().map(Some).map_err(D::Error::custom),
-    }
 }
 
 #[cfg(test)]
@@ -136,7 +129,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vault::caller::tests::NOW;
+    use crate::vault::samples::NOW;
 
     fn imds() -> IdentityEndpoint {
         IdentityEndpoint::Imds(IdentityEndpoint::IMDS.parse().unwrap())

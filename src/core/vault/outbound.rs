@@ -1,9 +1,10 @@
 //! Requests that the vault sends: limits of time, and which are repeated.
 //!
 //! A call of the vault has one deadline, and every request has limits inside it: to connect, to the response head, and
-//! in all. All requests that are made here may be repeated: they read, or redeem a grant that stays valid
-//! (facts/entra-and-key-vault.md §A.9). They are repeated seldom, and at a random moment, because whoever does not
-//! answer has enough to do.
+//! in all. All requests that are made here may be repeated: they read, or redeem a grant that stays valid: Entra ID
+//! does not revoke a refresh token that was used (Microsoft Learn, "Refresh tokens in the Microsoft identity platform",
+//! <https://learn.microsoft.com/entra/identity-platform/refresh-tokens>). They are repeated seldom, and at a random
+//! moment, because whoever does not answer has enough to do.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -22,11 +23,12 @@ const TOTAL: Duration = Duration::from_secs(15);
 
 /// What is worth another try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Repeat {
+pub(crate) enum Repeat {
     /// Once: no connection, or a 5xx that does not say when to come back. Not what timed out, nor throttling.
     Outage,
-    /// The rules of the managed identity endpoint (§E): 404, 410, 429 and 5xx pass, within four tries. 410 takes long: the
-    /// endpoint is being upgraded.
+    /// The rules of the managed identity endpoint (Microsoft Learn, "How to use managed identities for Azure resources
+    /// on an Azure VM to acquire an access token", "Retry guidance"): 404, 410, 429 and 5xx pass, within four tries.
+    /// 410 takes long: the endpoint is being upgraded.
     ManagedIdentity,
 }
 
@@ -64,7 +66,7 @@ impl Repeat {
 ///
 /// # Errors
 /// [`HttpError`], of the last try.
-pub async fn send<E: Http + Timer + Random>(
+pub(crate) async fn send<E: Http + Timer + Random>(
     env: &E,
     request: Request<SecretBody>,
     longest: usize,

@@ -1,6 +1,7 @@
-//! Pauses: whom Entra ID asked to stay away, or that Key Vault did, and until when (facts/entra-and-key-vault.md §A.8,
-//! §D.7).
+//! Pauses: who was asked to stay away from another system, and until when.
 
+use std::cell::RefCell;
+use std::hash::Hash;
 use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
 
@@ -8,28 +9,17 @@ use http::HeaderMap;
 use http::header::RETRY_AFTER;
 use lru::LruCache;
 
-use crate::identity::TenantId;
-use crate::identity::User;
-
 /// Longest pause that is kept, in seconds, whatever is asked for (the cap of Microsoft's own libraries).
 const LONGEST: u32 = 3600;
-/// Longest pause of a back-off, in seconds: it goes 1, 2, 4, 8, 16 (§D.7).
+/// Longest pause of a back-off, in seconds: it goes 1, 2, 4, 8, 16, as Key Vault's guidance on throttling asks for
+/// (<https://learn.microsoft.com/azure/key-vault/general/overview-throttling>).
 const LONGEST_BACK_OFF: u32 = 16;
 
-/// Whom a pause holds up.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Paused {
-    /// One user: Entra ID broke a loop of identical requests.
-    User(User),
-    /// A whole tenant: it is throttled, or Entra ID fails for it.
-    Tenant(TenantId),
-    /// Everybody who needs Key Vault: it throttles by vault, whosever secret is asked for.
-    KeyVault,
-}
-
-/// The pauses in force. Bounded: the ones looked at longest ago are forgotten first.
-#[derive(Debug)]
-pub struct Pauses(LruCache<Paused, Pause>);
+/// The pauses in force, by whom they hold up. Bounded: the ones looked at longest ago are forgotten first.
+///
+/// This is no [`super::cache::Cache`]: how long a pause still lasts is what is asked for, and how long the last one was
+/// outlives it.
+pub(crate) struct Pauses<K>(RefCell<LruCache<K, Pause>>);
 
 #[derive(Default, Debug)]
 struct Pause {
@@ -38,27 +28,29 @@ struct Pause {
     backed_off: u32,
 }
 
-impl Pauses {
-    /// None yet; room for this many.
-    #[must_use]
-    pub fn new(room: NonZeroUsize) -> Self {
-        Self(LruCache::new(room))
+impl<K: Hash + Eq> Pauses<K> {
+    /// None yet; room for so many, and for one at least.
+    pub(crate) fn new(room: usize) -> Self {
+        let room = NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN);
+        Self(RefCell::new(LruCache::new(room)))
     }
 
     /// Starts a pause, or makes one longer.
-    pub fn pause(&mut self, whom: Paused, now: u64, seconds: u32) {
+    pub(crate) fn pause(&self, whom: K, now: u64, seconds: u32) {
         let until = now.saturating_add(seconds.min(LONGEST).into());
-        let pause = self.0.get_or_insert_mut(whom, Pause::default);
+        let mut pauses = self.0.borrow_mut();
+        let pause = pauses.get_or_insert_mut(whom, Pause::default);
         pause.until = until.max(pause.until);
     }
 
-    /// Starts a pause of a length that nobody said: twice the last one's. Requests that were refused side by side count as
-    /// one.
-    pub fn back_off(&mut self, whom: Paused, now: u64) {
+    /// Starts a pause of a length that nobody said: twice the last one's. Requests that were refused side by side count
+    /// as one.
+    pub(crate) fn back_off(&self, whom: K, now: u64) {
         if self.left(&whom, now).is_some() {
             return;
         }
-        let pause = self.0.get_or_insert_mut(whom, Pause::default);
+        let mut pauses = self.0.borrow_mut();
+        let pause = pauses.get_or_insert_mut(whom, Pause::default);
         let seconds = pause.backed_off.saturating_mul(2);
         pause.backed_off = seconds.clamp(1, LONGEST_BACK_OFF);
         pause.until = now.saturating_add(pause.backed_off.into());
@@ -66,15 +58,15 @@ impl Pauses {
 
     /// A request was not refused: the next back-off is short again. A pause in force stays, since it began after the
     /// request was sent.
-    pub fn worked(&mut self, whom: &Paused, now: u64) {
+    pub(crate) fn worked(&self, whom: &K, now: u64) {
         if self.left(whom, now).is_none() {
-            self.0.pop(whom);
+            self.0.borrow_mut().pop(whom);
         }
     }
 
     /// Seconds that are left of a pause, if it is in force.
-    pub fn left(&mut self, whom: &Paused, now: u64) -> Option<u32> {
-        let until = self.0.get(whom)?.until;
+    pub(crate) fn left(&self, whom: &K, now: u64) -> Option<u32> {
+        let until = self.0.borrow_mut().get(whom)?.until;
         // A clock that was set back must not make it longer.
         let left = until.saturating_sub(now).min(LONGEST.into());
         u32::try_from(left).ok().filter(|left| *left > 0)
@@ -83,7 +75,7 @@ impl Pauses {
 
 /// Seconds of a `Retry-After` header in either of its forms (RFC 9110 §10.2.3), at most an hour.
 #[must_use]
-pub fn retry_after(headers: &HeaderMap, now: u64) -> Option<u32> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: u64) -> Option<u32> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = if value.bytes().all(|byte| byte.is_ascii_digit()) {
         // Digits that do not fit are a very long time.
@@ -100,7 +92,6 @@ pub fn retry_after(headers: &HeaderMap, now: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{Guid, StorageId};
 
     /// Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110 §5.6.7.
     const RFC: u64 = 784_111_777;
@@ -134,44 +125,36 @@ mod tests {
 
     #[test]
     fn a_pause_holds_up_its_own_and_ends() {
-        let tenant = Guid::parse("11111111-1111-1111-1111-111111111111").unwrap();
-        let user = |id: &str| {
-            Paused::User(User {
-                tenant: tenant.clone(),
-                id: StorageId::parse(&id.repeat(32)).unwrap(),
-            })
-        };
-        let mut pauses = Pauses::new(NonZeroUsize::new(2).unwrap());
-        pauses.pause(user("a"), 1000, 300);
-        pauses.pause(user("a"), 1000, 5);
-        assert_eq!(pauses.left(&user("a"), 1001), Some(299));
-        assert_eq!(pauses.left(&user("b"), 1001), None);
-        assert_eq!(pauses.left(&Paused::Tenant(tenant.clone()), 1001), None);
-        assert_eq!(pauses.left(&user("a"), 1300), None);
-        pauses.pause(Paused::Tenant(tenant.clone()), 1000, u32::MAX);
-        assert_eq!(pauses.left(&Paused::Tenant(tenant.clone()), 0), Some(3600));
-        pauses.pause(user("b"), 1000, 300);
-        assert_eq!(pauses.left(&user("a"), 1001), None, "there is room for two");
+        let pauses = Pauses::new(2);
+        pauses.pause("a", 1000, 300);
+        pauses.pause("a", 1000, 5);
+        assert_eq!(pauses.left(&"a", 1001), Some(299));
+        assert_eq!(pauses.left(&"b", 1001), None);
+        assert_eq!(pauses.left(&"a", 1300), None);
+        pauses.pause("tenant", 1000, u32::MAX);
+        assert_eq!(pauses.left(&"tenant", 0), Some(3600));
+        pauses.pause("b", 1000, 300);
+        assert_eq!(pauses.left(&"a", 1001), None, "there is room for two");
     }
 
     #[test]
     fn a_back_off_doubles_until_something_works() {
-        let (mut pauses, mut now) = (Pauses::new(NonZeroUsize::MIN), 1000);
+        let (pauses, mut now) = (Pauses::new(1), 1000);
         for seconds in [1, 2, 4, 8, 16, 16] {
-            pauses.back_off(Paused::KeyVault, now);
+            pauses.back_off((), now);
             // Refused side by side with the first, and an answer to what was sent before it.
-            pauses.back_off(Paused::KeyVault, now);
-            pauses.worked(&Paused::KeyVault, now);
-            assert_eq!(pauses.left(&Paused::KeyVault, now), Some(seconds));
+            pauses.back_off((), now);
+            pauses.worked(&(), now);
+            assert_eq!(pauses.left(&(), now), Some(seconds));
             now += u64::from(seconds);
-            assert_eq!(pauses.left(&Paused::KeyVault, now), None);
+            assert_eq!(pauses.left(&(), now), None);
         }
-        pauses.worked(&Paused::KeyVault, now);
-        pauses.back_off(Paused::KeyVault, now);
-        assert_eq!(pauses.left(&Paused::KeyVault, now), Some(1));
+        pauses.worked(&(), now);
+        pauses.back_off((), now);
+        assert_eq!(pauses.left(&(), now), Some(1));
         // What is asked for holds, whatever the last back-off was.
-        pauses.pause(Paused::KeyVault, now, 30);
-        pauses.back_off(Paused::KeyVault, now);
-        assert_eq!(pauses.left(&Paused::KeyVault, now), Some(30));
+        pauses.pause((), now, 30);
+        pauses.back_off((), now);
+        assert_eq!(pauses.left(&(), now), Some(30));
     }
 }

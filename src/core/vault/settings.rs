@@ -1,20 +1,24 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
-use std::cell::RefCell;
-use std::net::IpAddr;
+pub(crate) mod source;
 
-use url::{Host, Url};
+use std::cell::RefCell;
+
+use url::Url;
 use zeroize::Zeroizing;
 
-use crate::error::{OperatorError, SettingFault, VaultError};
+use crate::endpoint::{has_userinfo, is_confidential, is_link_local};
+use crate::error::{CallerError, OperatorError, SettingFault, VaultError};
 use crate::identity::{
     Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
 };
-use crate::port::Config;
+use crate::port::{Config, trimmed};
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
-use crate::vault::caller::is_external;
 use crate::vault::credential::{Certificate, Credential};
+use crate::vault::issuer::{IssuerTemplate, is_external};
 use crate::vault::managed_identity::IdentityEndpoint;
+use crate::vault::port::Policy;
+use crate::vault::scope::Scope;
 
 /// The vault's settings.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ pub struct Settings {
     pub tenants: Tenants,
     /// `audience`: at least one.
     pub audiences: Vec<String>,
-    /// `required_scope`: not empty, or ID tokens would pass (facts/threats.md 21).
+    /// `required_scope`: not empty, or ID tokens would pass, which are for this app, too.
     pub required_scope: String,
     /// `credential`, with the settings that belong to it.
     pub credential: Credential,
@@ -81,7 +85,8 @@ pub struct Settings {
     pub sweep_concurrency: u32,
 }
 
-/// Makes a struct of fields that may each be missing, after all of them were read: so every fault is told, and not the first.
+/// Makes a struct of fields that may each be missing, after all of them were read: so every fault is told, and not the
+/// first.
 macro_rules! all {
     ($($field:ident: $value:expr,)*) => {{
         $(let $field = $value;)*
@@ -101,6 +106,17 @@ impl Settings {
         };
         Self::read_all(&reader)
             .map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
+    }
+
+    /// Those of them that storage needs.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            store_prefix: self.store_prefix.clone(),
+            refresh_after_seconds: self.refresh_after_seconds,
+            fingerprint: self.fingerprint.clone(),
+            confirmed_settings: self.confirmed_settings.clone(),
+        }
     }
 
     fn read_all(read: &Reader<'_, impl Config>) -> Result<Self, Noted> {
@@ -138,8 +154,8 @@ impl Settings {
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
             key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000),
-            // Entra ID forgets a refresh token after 90 idle days (facts/entra-and-key-vault.md §A.9); half leaves room
-            // for a long outage.
+            // Entra ID forgets a refresh token after 90 idle days (Microsoft Learn, "Refresh tokens in the Microsoft
+            // identity platform"); half leaves room for a long outage.
             refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000),
             sweep_keys: read.sweep_keys(),
             sweep_seconds: read.number("sweep_seconds", 1, 25),
@@ -175,78 +191,17 @@ impl Tenants {
             Self::Listed(tenants) => tenants.contains(tenant),
         }
     }
-}
 
-/// An accepted `iss`, in which `{tid}` or `{tenantid}` stands for the token's tenant.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct IssuerTemplate(String);
-
-impl IssuerTemplate {
-    /// Takes one from the settings or from a signing key (facts/entra-and-key-vault.md §B).
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.replace("{tenantid}", "{tid}"))
-    }
-
-    /// Whether it stands for the issuers of many tenants.
-    #[must_use]
-    pub fn is_template(&self) -> bool {
-        self.0.contains("{tid}")
-    }
-
-    /// Whether `issuer` is the issuer of `tenant`.
-    #[must_use]
-    pub fn matches(&self, issuer: &str, tenant: &TenantId) -> bool {
-        self.0.replace("{tid}", tenant.as_str()) == issuer
-    }
-}
-
-/// Scopes of one resource, each written in full: `{resource}/{permission}`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Scope {
-    text: String,
-    resource: String,
-}
-
-impl Scope {
-    /// Reads a space-separated list. Names without a resource (`User.Read`) are refused: which resource Entra ID takes
-    /// them for depends on the cloud, and nothing is derived here.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut resources = text.split_ascii_whitespace().map(|scope| {
-            let (resource, permission) = scope.rsplit_once('/')?;
-            let printable = scope
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
-            (printable && !resource.is_empty() && !permission.is_empty()).then_some(resource)
-        });
-        let resource = resources.next()??;
-        resources
-            .all(|other| other.is_some_and(|other| other.eq_ignore_ascii_case(resource)))
-            .then(|| Self {
-                text: text.split_ascii_whitespace().collect::<Vec<_>>().join(" "),
-                resource: resource.into(),
-            })
-    }
-
-    /// The scopes, separated by single spaces.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
-    #[must_use]
-    pub fn mixes_default(&self) -> bool {
-        let mut scopes = self.text.split(' ');
-        let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
-        scopes.clone().nth(1).is_some() && scopes.any(is_default)
-    }
-
-    /// Whether both are of the same resource.
-    #[must_use]
-    pub fn same_resource(&self, other: &Self) -> bool {
-        self.resource.eq_ignore_ascii_case(&other.resource)
+    /// The same, as an outcome.
+    ///
+    /// # Errors
+    /// [`CallerError::TenantNotAllowed`].
+    pub fn check(&self, tenant: &TenantId) -> Result<(), CallerError> {
+        if self.allow(tenant) {
+            Ok(())
+        } else {
+            Err(CallerError::TenantNotAllowed)
+        }
     }
 }
 
@@ -370,10 +325,8 @@ impl<C: Config> Reader<'_, C> {
             let known = Url::parse(IdentityEndpoint::IMDS).map_err(|_| Noted)?;
             return Ok(IdentityEndpoint::Imds(known));
         }
-        let is_safe = |url: &Url| {
-            url.scheme() == "https"
-                || (url.scheme() == "http" && (is_loopback(url) || is_link_local(url)))
-        };
+        let is_safe =
+            |url: &Url| is_confidential(url) || (url.scheme() == "http" && is_link_local(url));
         let is_bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
         let url = Url::parse(&url)
             .ok()
@@ -421,7 +374,7 @@ impl<C: Config> Reader<'_, C> {
         self.expect(name, number, &expected)
     }
 
-    /// https; http on loopback only (design §4).
+    /// https; http on loopback only.
     fn origin(&self, name: &str) -> Result<Url, Noted> {
         let expected = "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
         let text = self.required(name, &format!("is empty: it {expected}"))?;
@@ -431,10 +384,8 @@ impl<C: Config> Reader<'_, C> {
                 && url.fragment().is_none()
                 && !has_userinfo(url)
         };
-        let is_safe =
-            |url: &Url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url));
         let url = Url::parse(&text).ok();
-        let url = url.filter(|url| is_origin_alone(url) && is_safe(url));
+        let url = url.filter(|url| is_origin_alone(url) && is_confidential(url));
         self.expect(name, url, expected)
     }
 
@@ -500,8 +451,8 @@ impl<C: Config> Reader<'_, C> {
             .collect())
     }
 
-    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and refuses
-    /// (AKV10022) those for the same with a slash behind it.
+    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and
+    /// refuses (AKV10022) those for the same with a slash behind it.
     fn key_vault_scope(&self) -> Result<String, Noted> {
         let name = "key_vault_scope";
         let text = self.text(name)?;
@@ -583,31 +534,7 @@ impl<C: Config> Reader<'_, C> {
     }
 }
 
-/// Without the space around, and without the byte order mark that a file can begin with.
-pub(crate) fn trimmed(value: &str) -> &str {
-    value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
-}
-
 const EXTERNAL: &str = "names External ID or Azure AD B2C, whose tenants are not supported: only those of organisations are";
-
-/// Whether a URL leads to this machine alone.
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-/// 169.254.0.0/16, where platforms give out identities over plain HTTP (design §4).
-fn is_link_local(url: &Url) -> bool {
-    matches!(url.host(), Some(Host::Ipv4(ip)) if ip.is_link_local())
-}
-
-fn has_userinfo(url: &Url) -> bool {
-    !url.username().is_empty() || url.password().is_some()
-}
 
 /// The defaults of `spin.toml`, for embedders whose configuration leaves a setting out. A test holds the two equal.
 fn default(name: &str) -> &'static str {
@@ -633,34 +560,10 @@ fn default(name: &str) -> &'static str {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::collections::HashMap;
-
+mod tests {
     use super::*;
     use crate::port::ConfigError;
-
-    pub(crate) type Values = HashMap<&'static str, String>;
-
-    impl Config for Values {
-        fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
-            Ok(self.get(name).cloned())
-        }
-    }
-
-    pub(crate) const TENANT: &str = "11111111-1111-1111-1111-111111111111";
-    pub(crate) const CLIENT: &str = "22222222-2222-2222-2222-222222222222";
-
-    pub(crate) fn least() -> Values {
-        [
-            ("client_id", CLIENT),
-            ("tenants", TENANT),
-            ("client_secret", "client-secret-canary"),
-            ("key_vault_url", "https://demo.vault.azure.net"),
-        ]
-        .into_iter()
-        .map(|(name, value)| (name, value.to_owned()))
-        .collect()
-    }
+    use crate::vault::samples::{CERTIFICATE, CLIENT, PRIVATE_KEY, TENANT, Values, least, with};
 
     #[test]
     fn four_settings_are_enough() {
@@ -857,17 +760,8 @@ pub(crate) mod tests {
         assert_eq!(settings.client_id.as_str(), CLIENT);
     }
 
-    pub(crate) fn with(changes: &[(&'static str, &str)]) -> Values {
-        let mut values = least();
-        for (name, value) in changes {
-            values.insert(name, (*value).to_owned());
-        }
-        values
-    }
-
     #[test]
     fn each_credential_needs_its_own_settings_and_no_other() {
-        use crate::vault::credential::tests::{CERTIFICATE, PRIVATE_KEY};
         for (changes, missing) in [
             (
                 &[("credential", "certificate")][..],
@@ -961,37 +855,6 @@ pub(crate) mod tests {
         assert!(!any.allow(&Guid::parse(PERSONAL_ACCOUNTS).unwrap()));
     }
 
-    #[test]
-    fn a_scope_has_one_resource_and_is_written_in_full() {
-        let scope = |text| Scope::parse(text);
-        let graph = scope("https://graph.microsoft.com/.default").unwrap();
-        assert!(
-            graph.same_resource(
-                &scope(
-                    " https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read "
-                )
-                .unwrap()
-            )
-        );
-        assert!(
-            !graph.same_resource(
-                &scope("https://graph.microsoft.com.evil.example/.default").unwrap()
-            )
-        );
-        assert!(!graph.same_resource(&scope("api://x/.default").unwrap()));
-        for text in [
-            "",
-            "User.Read",
-            "offline_access",
-            "https://a/x https://b/y",
-            "https://a/",
-            "/x",
-            "https://a/x\u{e9}",
-        ] {
-            assert_eq!(scope(text), None, "{text}");
-        }
-    }
-
     struct Asked<'a>(RefCell<Vec<String>>, &'a Values);
     impl Config for Asked<'_> {
         fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
@@ -1036,14 +899,8 @@ pub(crate) mod tests {
             least(),
             with(&[
                 ("credential", "certificate"),
-                (
-                    "certificate_pem",
-                    crate::vault::credential::tests::CERTIFICATE,
-                ),
-                (
-                    "private_key_pem",
-                    crate::vault::credential::tests::PRIVATE_KEY,
-                ),
+                ("certificate_pem", CERTIFICATE),
+                ("private_key_pem", PRIVATE_KEY),
             ]),
             with(&[
                 ("credential", "federated-token"),

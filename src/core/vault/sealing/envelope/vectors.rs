@@ -18,7 +18,7 @@ use crate::error::VaultError;
 use crate::identity::Guid;
 use crate::simulation::world::World;
 use crate::vault::port::{Draw, VaultPort as _};
-use crate::vault::settings::tests::{CLIENT, TENANT};
+use crate::vault::samples::{CLIENT, TENANT};
 
 #[test]
 fn aes_gcm_passes_wycheproof() {
@@ -72,9 +72,10 @@ fn the_example_of_rfc_7516_opens_and_seals() {
     );
 }
 
-/// facts/entra-and-key-vault.md §H, "Own `dir` vector", computed with another library.
+/// RFC 7516 has no example of `dir` with `A256GCM`. This one was computed with another library (`cryptography` of
+/// Python).
 #[test]
-fn the_dir_vector_of_the_facts_opens_and_seals() {
+fn a_dir_vector_of_another_library_opens_and_seals() {
     content_layer(
         &std::array::from_fn(|at| at.try_into().unwrap()),
         [

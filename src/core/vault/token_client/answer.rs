@@ -1,23 +1,26 @@
-//! Entra ID's token endpoint: requests of the three grants, and what an answer means
-//! (facts/entra-and-key-vault.md §A).
+//! What an answer of Entra ID's token endpoint means.
+//!
+//! A success is that of RFC 6749 §5.1. A refusal has `error` (RFC 6749 §5.2) and, beyond the standard, the numbers in
+//! `error_codes` that are known as AADSTS…, a `suberror`, and `claims` for the next sign-in, as JSON text inside the
+//! JSON (Microsoft Learn, "Microsoft Entra authentication and authorization error codes",
+//! <https://learn.microsoft.com/entra/identity-platform/reference-error-codes>). Microsoft warns that numbers change,
+//! and what is sure goes before them: first the status and `Retry-After`, then `suberror`, then the numbers that are
+//! known here, then `error`. A refused grant that nothing of this names is the user's turn, and the refresh token
+//! stays.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{Method, Request, Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{Response, StatusCode};
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value, json};
-use url::form_urlencoded;
-use zeroize::Zeroizing;
+use serde_json::Value;
 
 use crate::error::{HoldsUp, Reason, Suberror};
-use crate::identity::TenantId;
+use crate::json::number_or_text;
 use crate::port::SecretBody;
-use crate::secret::{AccessToken, Bearer, RefreshToken};
-use crate::vault::credential::Proof;
-use crate::vault::managed_identity::number;
+use crate::secret::{AccessToken, RefreshToken};
+use crate::vault::claims_request::is_claims_request;
 use crate::vault::pause::retry_after;
-use crate::vault::settings::{Scope, Settings};
+use crate::vault::scope::Scope;
+use crate::vault::token_client::grant::Grant;
 
 /// Longest answer read, in bytes.
 pub const LONGEST_ANSWER: usize = 256 * 1024;
@@ -28,127 +31,6 @@ const LONGEST_CLAIMS: usize = 16 * 1024;
 /// Seconds of pause after AADSTS50196: identical requests are to stop for minutes.
 const LOOP_SECONDS: u32 = 300;
 
-/// What is asked of the token endpoint.
-#[derive(Debug)]
-pub enum Grant<'a> {
-    /// On-Behalf-Of (RFC 7523 §2.1 with Entra's `requested_token_use`).
-    OnBehalfOf {
-        /// The caller's own access token.
-        assertion: &'a Bearer,
-        /// `offline_access` is added, or there would be no refresh token.
-        scope: &'a Scope,
-    },
-    /// Refresh (RFC 6749 §6).
-    Refresh {
-        /// The token to redeem.
-        token: &'a RefreshToken,
-        /// `offline_access` is added, so that a successor comes back.
-        scope: &'a Scope,
-        /// A claims request, as JSON text.
-        claims: Option<&'a str>,
-    },
-    /// Client credentials (RFC 6749 §4.4), for this app itself.
-    ClientCredentials {
-        /// `{resource}/.default`.
-        scope: &'a str,
-        /// A claims request, as JSON text.
-        claims: Option<&'a str>,
-    },
-}
-
-impl Grant<'_> {
-    /// `on_behalf_of`, `refresh_token`, `client_credentials`: for logs.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::OnBehalfOf { .. } => "on_behalf_of",
-            Self::Refresh { .. } => "refresh_token",
-            Self::ClientCredentials { .. } => "client_credentials",
-        }
-    }
-}
-
-/// The token endpoint of a tenant, which is also the audience of a signed assertion (§A.3).
-#[must_use]
-pub fn token_endpoint(settings: &Settings, tenant: &TenantId) -> String {
-    format!("{}{tenant}/oauth2/v2.0/token", settings.authority)
-}
-
-/// Makes a request to the token endpoint of a tenant.
-///
-/// # Errors
-/// [`http::Error`] if the authority makes no URL: it is a checked setting, so it does not occur.
-pub fn token_request(
-    settings: &Settings,
-    tenant: &TenantId,
-    proof: Proof<'_>,
-    grant: &Grant<'_>,
-) -> Result<Request<SecretBody>, http::Error> {
-    // Sized so that it does not grow: a form grows a byte to three at most.
-    let longest = match grant {
-        Grant::OnBehalfOf { assertion, .. } => assertion.expose().len(),
-        Grant::Refresh { token, claims, .. } => token
-            .expose()
-            .len()
-            .saturating_add(claims.map_or(0, str::len)),
-        Grant::ClientCredentials { claims, .. } => claims.map_or(0, str::len),
-    };
-    let own = match proof {
-        Proof::Secret(secret) => secret.expose().len(),
-        Proof::Assertion(assertion) => assertion.expose().len(),
-    };
-    let room = longest
-        .saturating_add(own)
-        .saturating_mul(3)
-        .saturating_add(4096);
-    let mut form = form_urlencoded::Serializer::new(String::with_capacity(room));
-    form.append_pair("client_id", settings.client_id.as_str());
-    match proof {
-        Proof::Secret(secret) => {
-            form.append_pair("client_secret", secret.expose());
-        }
-        Proof::Assertion(assertion) => {
-            form.append_pair(
-                "client_assertion_type",
-                "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            );
-            form.append_pair("client_assertion", assertion.expose());
-        }
-    }
-    match grant {
-        Grant::OnBehalfOf { assertion, scope } => {
-            form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
-            form.append_pair("requested_token_use", "on_behalf_of");
-            form.append_pair("assertion", assertion.expose());
-            form.append_pair("scope", &with_offline_access(scope));
-            append_claims(&mut form, &settings.client_capabilities, None);
-        }
-        Grant::Refresh {
-            token,
-            scope,
-            claims,
-        } => {
-            form.append_pair("grant_type", "refresh_token");
-            form.append_pair("refresh_token", token.expose());
-            form.append_pair("scope", &with_offline_access(scope));
-            append_claims(&mut form, &settings.client_capabilities, *claims);
-        }
-        // No capability is declared for this app's own tokens: who declares `cp1` has to handle a challenge from every API
-        // that is called with the token (§A.4). Key Vault's is, should it come unasked for.
-        Grant::ClientCredentials { scope, claims } => {
-            form.append_pair("grant_type", "client_credentials");
-            form.append_pair("scope", scope);
-            append_claims(&mut form, &[], *claims);
-        }
-    }
-    Request::builder()
-        .method(Method::POST)
-        .uri(token_endpoint(settings, tenant))
-        .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .header("accept", "application/json")
-        .body(Zeroizing::new(form.finish().into_bytes()))
-}
-
 /// What the token endpoint gave.
 #[derive(Debug)]
 pub struct Granted {
@@ -158,10 +40,21 @@ pub struct Granted {
     pub token_type: String,
     /// Seconds it is valid for.
     pub expires_in: u32,
-    /// The scopes granted; empty if the answer did not say, which means those asked for (RFC 6749 §5.1).
+    /// The scopes granted; empty if the answer did not say.
     pub scope: String,
     /// The refresh token, if one came back.
     pub refresh_token: Option<RefreshToken>,
+}
+
+impl Granted {
+    /// The scopes granted: those asked for, if the answer did not say (RFC 6749 §5.1).
+    #[must_use]
+    pub fn scope_or<'a>(&'a self, asked: &'a Scope) -> &'a str {
+        match self.scope.as_str() {
+            "" => asked.as_str(),
+            granted => granted,
+        }
+    }
 }
 
 /// A refusal, and whose turn it is.
@@ -213,6 +106,25 @@ pub enum Suspect {
 
 /// Reads an answer of the token endpoint, received now.
 ///
+/// ```
+/// use behalf_core::port::SecretBody;
+/// use behalf_core::secret::RefreshToken;
+/// use behalf_core::vault::scope::Scope;
+/// use behalf_core::vault::token_client::answer::{Class, read_token_response};
+/// use behalf_core::vault::token_client::grant::Grant;
+///
+/// let grant = Grant::Refresh {
+///     token: &RefreshToken::new("0.AX…".into()),
+///     scope: &Scope::parse("https://graph.microsoft.com/.default").unwrap(),
+///     claims: None,
+/// };
+/// let body = r#"{"error":"invalid_grant","error_codes":[50173],"suberror":"bad_token"}"#;
+/// let answer = http::Response::builder().status(400).body(SecretBody::new(body.into())).unwrap();
+/// let refusal = read_token_response(&answer, &grant, 1_793_606_000).unwrap_err();
+/// assert_eq!(refusal.class, Class::Dead);
+/// assert_eq!(refusal.reason.aadsts, Some(50173));
+/// ```
+///
 /// # Errors
 /// [`Refusal`] for everything but a complete success; an answer that cannot be read is transient.
 pub fn read_token_response(
@@ -221,7 +133,7 @@ pub fn read_token_response(
     now: u64,
 ) -> Result<Granted, Refusal> {
     let retry_after_seconds = retry_after(response.headers(), now);
-    // Whatever the body says: it may be of a front end (§A.6, §A.7).
+    // Whatever the body says: it may be of a front end, which answers in HTML or with nothing.
     let throttled = response.headers().contains_key(RETRY_AFTER)
         || response.status() == StatusCode::TOO_MANY_REQUESTS
         || response.status().is_server_error();
@@ -290,71 +202,11 @@ pub fn read_token_response(
     })
 }
 
-/// Whether a text can be a claims request: a JSON object.
-pub(crate) fn is_claims_request(claims: &str) -> bool {
-    serde_json::from_str::<Map<String, Value>>(claims).is_ok()
-}
-
-/// Reads a claims request: as JSON text, or as the challenge of an API carries it, in base64 or base64url
-/// (<https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
-pub(crate) fn claims_request(text: &str) -> Option<String> {
-    let text = text.trim();
-    let encoded = text.trim_end_matches('=');
-    let decoded = STANDARD_NO_PAD
-        .decode(encoded)
-        .or_else(|_| URL_SAFE_NO_PAD.decode(encoded));
-    let claims = match decoded {
-        Ok(claims) => String::from_utf8(claims).ok()?,
-        // A JSON object is no base64: it has braces.
-        Err(_) => text.to_owned(),
-    };
-    is_claims_request(&claims).then_some(claims)
-}
-
-/// The `claims` parameter: what is asked for, with the capabilities declared in it (§A.4); none if it would be empty.
-///
-/// What is asked for was checked to be a JSON object. Should it hold no object where the capabilities belong, they
-/// take its place: they are this app's promise, not the caller's.
-#[must_use]
-pub fn merged_claims(capabilities: &[String], asked: Option<&str>) -> Option<String> {
-    if capabilities.is_empty() {
-        return asked.map(Into::into);
-    }
-    let mut claims: Map<String, Value> = asked
-        .and_then(|asked| serde_json::from_str(asked).ok())
-        .unwrap_or_default();
-    let own = ("xms_cc".to_owned(), json!({"values": capabilities}));
-    match claims.get_mut("access_token") {
-        Some(Value::Object(access_token)) => access_token.extend([own]),
-        Some(_) | None => {
-            claims.insert(
-                "access_token".into(),
-                Value::Object([own].into_iter().collect()),
-            );
-        }
-    }
-    Some(Value::Object(claims).to_string())
-}
-
-fn append_claims(
-    form: &mut form_urlencoded::Serializer<'_, String>,
-    capabilities: &[String],
-    asked: Option<&str>,
-) {
-    if let Some(claims) = merged_claims(capabilities, asked) {
-        form.append_pair("claims", &claims);
-    }
-}
-
-fn with_offline_access(scope: &Scope) -> String {
-    format!("{} offline_access", scope.as_str())
-}
-
 /// Whose turn it is, of a refusal that is no throttling, and the AADSTS number if one decided.
 ///
-/// The documented fields decide first: `suberror`, which Microsoft's client libraries go by, then the numbers below, then
-/// `error`. Microsoft asks not to depend on numbers, and adds to them, so an `invalid_grant` that nothing here names is
-/// the user's turn: most of them want the user
+/// The documented fields decide first: `suberror`, which Microsoft's client libraries go by, then the numbers below,
+/// then `error`. Microsoft asks not to depend on numbers, and adds to them, so an `invalid_grant` that nothing here
+/// names is the user's turn: most of them want the user
 /// (<https://learn.microsoft.com/entra/identity-platform/reference-error-codes>).
 fn classify(body: &Failure) -> (Class, Option<u32>) {
     // A suberror is about a grant. Whatever came with it, a credential that is refused says nothing of a grant.
@@ -401,8 +253,8 @@ fn of_number(number: u32, body: &Failure) -> Option<Class> {
         | 530_003 | 530_032 | 65_001 | 65_004 | 50_020 | 90_072 => body.interaction(),
         // A policy that the user can meet says with which claims.
         53_003 if body.claims.is_some() => body.interaction(),
-        // The user is not assigned, an administrator has not consented, a policy blocks; the app is not, or no longer, in
-        // the customer's tenant, or is disabled there; the tenant is gone; the resource is not in it.
+        // The user is not assigned, an administrator has not consented, a policy blocks; the app is not, or no longer,
+        // in the customer's tenant, or is disabled there; the tenant is gone; the resource is not in it.
         53_003 | 50_105 | 90_094 | 700_016 | 7_000_229 | 7_000_112 | 90_002 | 500_011 | 650_052 => {
             Class::Organisation
         }
@@ -463,7 +315,7 @@ impl Class {
 struct Success {
     access_token: String,
     token_type: String,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "number_or_text")]
     expires_in: Option<u64>,
     #[serde(default)]
     scope: String,
@@ -512,11 +364,11 @@ fn aadsts_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use zeroize::Zeroizing;
 
     use super::*;
-    use crate::secret::{ClientAssertion, ClientSecret};
-    use crate::vault::caller::tests::NOW;
-    use crate::vault::settings::tests::{TENANT, least, with};
+    use crate::secret::Bearer;
+    use crate::vault::samples::NOW;
 
     const CLAIMS: &str = "{\"c\":1}";
 
@@ -557,146 +409,8 @@ mod tests {
     }
 
     #[test]
-    fn requests_have_the_parameters_of_their_grant() {
-        let settings = Settings::read(&least()).unwrap();
-        let tenant = TenantId::parse(TENANT).unwrap();
-        let secret = ClientSecret::new("client-secret-canary".into());
-        let form = |proof: Proof<'_>, grant: Grant<'_>| {
-            let request = token_request(&settings, &tenant, proof, &grant).unwrap();
-            assert_eq!(
-                request.uri(),
-                &*format!("https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/token")
-            );
-            String::from_utf8(request.body().to_vec()).unwrap()
-        };
-        let client =
-            "client_id=22222222-2222-2222-2222-222222222222&client_secret=client-secret-canary";
-        assert_eq!(
-            form(
-                Proof::Secret(&secret),
-                Grant::OnBehalfOf {
-                    assertion: &Bearer::new("a.b.c".into()),
-                    scope: &scope()
-                }
-            ),
-            format!(
-                "{client}&grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&requested_token_use=on_behalf_of&assertion=a.b.c&scope=https%3A%2F%2Fgraph.microsoft.com%2FUser.Read+offline_access"
-            )
-        );
-        assert_eq!(
-            form(
-                Proof::Secret(&secret),
-                Grant::Refresh {
-                    token: &RefreshToken::new("0.A+&=".into()),
-                    scope: &scope(),
-                    claims: Some("{}")
-                }
-            ),
-            format!(
-                "{client}&grant_type=refresh_token&refresh_token=0.A%2B%26%3D&scope=https%3A%2F%2Fgraph.microsoft.com%2FUser.Read+offline_access&claims=%7B%7D"
-            )
-        );
-        assert_eq!(
-            form(
-                Proof::Assertion(&ClientAssertion::new("h.p.s".into())),
-                Grant::ClientCredentials {
-                    scope: "https://vault.azure.net/.default",
-                    claims: Some("{}"),
-                }
-            ),
-            "client_id=22222222-2222-2222-2222-222222222222&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=h.p.s&grant_type=client_credentials&scope=https%3A%2F%2Fvault.azure.net%2F.default&claims=%7B%7D"
-        );
-    }
-
-    #[test]
-    fn a_sovereign_cloud_is_what_the_settings_say() {
-        // Azure in China (§C): nothing of it is derived.
-        let settings = Settings::read(&with(&[
-            ("authority", "https://login.partner.microsoftonline.cn"),
-            ("key_vault_scope", "https://vault.azure.cn/.default"),
-        ]))
-        .unwrap();
-        let tenant = TenantId::parse(TENANT).unwrap();
-        assert_eq!(
-            token_endpoint(&settings, &tenant),
-            format!("https://login.partner.microsoftonline.cn/{TENANT}/oauth2/v2.0/token")
-        );
-    }
-
-    #[test]
-    fn capabilities_are_merged_into_the_claims_asked_for() {
-        let cp1 = ["cp1".to_owned()];
-        let declared = json!({"values": ["cp1"]});
-        for (asked, expected) in [
-            (None, json!({"access_token": {"xms_cc": declared}})),
-            (
-                Some(json!({"access_token": {"nbf": {"essential": true, "value": "1793608800"}}})),
-                json!({"access_token": {"nbf": {"essential": true, "value": "1793608800"}, "xms_cc": declared}}),
-            ),
-            (
-                Some(json!({"id_token": {"auth_time": null}})),
-                json!({"id_token": {"auth_time": null}, "access_token": {"xms_cc": declared}}),
-            ),
-            (
-                Some(json!({"access_token": {"xms_cc": {"values": ["cp9"]}}})),
-                json!({"access_token": {"xms_cc": declared}}),
-            ),
-            (
-                Some(json!({"access_token": null})),
-                json!({"access_token": {"xms_cc": declared}}),
-            ),
-        ] {
-            let asked = asked.map(|asked| asked.to_string());
-            let merged = merged_claims(&cp1, asked.as_deref()).unwrap();
-            assert_eq!(serde_json::from_str::<Value>(&merged).unwrap(), expected);
-        }
-        assert_eq!(merged_claims(&[], Some(CLAIMS)).as_deref(), Some(CLAIMS));
-        assert_eq!(merged_claims(&[], None), None);
-    }
-
-    #[test]
-    fn capabilities_are_declared_for_users_and_not_for_the_app_itself() {
-        let settings = Settings::read(&with(&[("client_capabilities", "cp1")])).unwrap();
-        let tenant = TenantId::parse(TENANT).unwrap();
-        let secret = ClientSecret::new("s".into());
-        for (grant, declared) in [
-            (
-                Grant::OnBehalfOf {
-                    assertion: &Bearer::new("a".into()),
-                    scope: &scope(),
-                },
-                true,
-            ),
-            (
-                Grant::Refresh {
-                    token: &RefreshToken::new("rt".into()),
-                    scope: &scope(),
-                    claims: Some(CLAIMS),
-                },
-                true,
-            ),
-            (
-                Grant::ClientCredentials {
-                    scope: "r/.default",
-                    claims: None,
-                },
-                false,
-            ),
-        ] {
-            let request =
-                token_request(&settings, &tenant, Proof::Secret(&secret), &grant).unwrap();
-            let claims = form_urlencoded::parse(request.body())
-                .find_map(|(name, value)| (name == "claims").then_some(value));
-            assert_eq!(
-                claims.is_some_and(|claims| claims.contains("cp1")),
-                declared
-            );
-        }
-    }
-
-    #[test]
     fn a_success_is_read_and_its_tokens_are_not_shown() {
-        // Numbers may be texts, as the v1 endpoint has them (§A.5).
+        // Numbers may be texts, as the v1 endpoint has them.
         for expires_in in [json!(3599), json!("3599")] {
             let body = json!({"token_type": "Bearer", "scope": "User.Read", "expires_in": expires_in,
                 "ext_expires_in": 3599, "access_token": "at-canary", "refresh_token": "rt-canary", "foci": "1"});

@@ -1,4 +1,11 @@
-//! Azure Key Vault secrets: the two reads behalf does, and what an answer means (facts/entra-and-key-vault.md §D).
+//! Azure Key Vault secrets: the two reads that behalf does, and what an answer means.
+//!
+//! The request is "Get Secret" of version 7.6
+//! (<https://learn.microsoft.com/rest/api/keyvault/secrets/get-secret/get-secret>), with or without a version; a
+//! refusal is told by its status and by the code in `error.innererror` (Microsoft Learn, "Azure Key Vault REST API
+//! error codes", <https://learn.microsoft.com/azure/key-vault/general/rest-error-codes>). A request without a token is
+//! answered with a challenge that names the tenant to get a token in (Microsoft Learn, "Authentication, requests and
+//! responses", <https://learn.microsoft.com/azure/key-vault/general/authentication-requests-and-responses>).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -12,7 +19,7 @@ use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, EncryptionKey};
-use crate::vault::entra::claims_request;
+use crate::vault::claims_request;
 use crate::vault::settings::Settings;
 
 /// Longest answer read, in bytes: a secret's value may have 25 KB.
@@ -40,8 +47,9 @@ impl Key {
         (first..end).contains(&now)
     }
 
-    /// Whether something may be sealed under it now. Key Vault itself gives out expired and future secrets
-    /// (facts/entra-and-key-vault.md §D.4).
+    /// Whether something may be sealed under it now. Key Vault itself gives out expired and future secrets: the
+    /// times are for whoever reads them (Microsoft Learn, "About Azure Key Vault secrets",
+    /// <https://learn.microsoft.com/azure/key-vault/secrets/about-secrets>).
     #[must_use]
     pub fn is_valid_at(&self, now: u64) -> bool {
         (self.not_before..self.expires_at).contains(&now)
@@ -142,8 +150,8 @@ pub struct Unauthorized {
     pub claims: Option<String>,
     /// The tenant that the next one has to be of: a vault can move.
     pub tenant: Option<TenantId>,
-    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass, as
-    /// AKV10046 does a second later.
+    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass,
+    /// as AKV10046 does a second later.
     pub is_ours: bool,
 }
 
@@ -153,7 +161,7 @@ impl From<OperatorError> for SecretError {
     }
 }
 
-/// The tenant that Key Vault's challenge names (§D.6): the first segment of the path of `authorization`.
+/// The tenant that Key Vault's challenge names: the first segment of the path of `authorization`.
 ///
 /// Only the tenant is taken from it. The token is asked for at our own authority and sent to our own Key Vault, so a
 /// forged challenge can at most name a tenant where this app gets no token.
@@ -167,8 +175,7 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
     TenantId::parse(url.path_segments()?.next()?)
 }
 
-/// The claims request of a challenge that has one. It goes to our own authority alone, for a token of this app.
-/// By the number at the front of the message (§D.5).
+/// Whether Key Vault refuses a token for its audience or issuer, by the number at the front of its message.
 fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
     let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
     let message = body.and_then(|body| body.error.message);
@@ -178,8 +185,9 @@ fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
     matches!(number, Some("AKV10022" | "AKV10032"))
 }
 
+/// The claims request of a challenge that has one. It goes to our own authority alone, for a token of this app.
 fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
-    claims_request(challenge(response, &["claims"])?)
+    claims_request::parse(challenge(response, &["claims"])?)
 }
 
 /// A parameter of the challenge `Bearer …`, under any of these names.
@@ -200,7 +208,7 @@ fn unavailable() -> SecretError {
     SecretError::Other(VaultError::upstream(System::KeyVault))
 }
 
-/// 32 bytes in base64 or base64url, padded or not. Anything else is an error, never a guess (design §2).
+/// 32 bytes in base64 or base64url, padded or not. Anything else is an error, never a guess.
 fn read_key(value: &str) -> Option<EncryptionKey> {
     let engine = match (value.len(), value.contains(['-', '_'])) {
         (44, false) => &STANDARD,
@@ -261,7 +269,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vault::settings::tests::least;
+    use crate::vault::samples::least;
 
     const VERSION: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
 

@@ -1,0 +1,132 @@
+//! What one call of the vault has at hand.
+
+use std::ops::Deref;
+use std::rc::Rc;
+
+use http::{Request, Response};
+use serde_json::{Value, json};
+
+use crate::deadline::Deadline;
+use crate::error::{System, VaultError};
+use crate::port::{Clock, Config, Http, HttpError, Log, Random, SecretBody, Timer};
+use crate::vault::clock_check::ClockCheck;
+use crate::vault::outbound::{Repeat, send};
+use crate::vault::settings::Settings;
+
+/// What a vault needs of the world.
+pub trait Environment: Http + Clock + Timer + Random + Config + Log {}
+impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
+
+/// One call of the vault: the world, the settings that hold for all of it, which it derefs to, and when it has to be
+/// over. Every part of the vault is handed this, and so none needs to know the vault.
+pub(crate) struct Context<'a, E> {
+    /// The world.
+    pub(crate) env: &'a E,
+    /// When the call has to be over.
+    pub(crate) deadline: Deadline,
+    settings: Rc<Settings>,
+    clock_check: &'a ClockCheck,
+}
+
+impl<E> Deref for Context<'_, E> {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl<'a, E: Environment> Context<'a, E> {
+    /// Of one call.
+    pub(crate) fn new(
+        env: &'a E,
+        clock_check: &'a ClockCheck,
+        settings: Rc<Settings>,
+        deadline: Deadline,
+    ) -> Self {
+        Self {
+            env,
+            deadline,
+            settings,
+            clock_check,
+        }
+    }
+
+    /// Unix seconds.
+    pub(crate) fn now(&self) -> u64 {
+        self.env.now()
+    }
+
+    /// Seconds of a clock that nobody sets, for what has an age. The wall clock may be set while it is kept.
+    pub(crate) fn uptime(&self) -> u64 {
+        self.env.elapsed().as_secs()
+    }
+
+    /// Writes a line for the operator.
+    pub(crate) fn log(&self, line: &Value) {
+        self.env.line(&line.to_string());
+    }
+
+    /// Sends a request to a system, and compares the clock with its answer.
+    ///
+    /// # Errors
+    /// [`VaultError::Upstream`]; the setting that names an address which the host does not allow.
+    pub(crate) async fn send(
+        &self,
+        request: Request<SecretBody>,
+        longest: usize,
+        system: System,
+    ) -> Result<Response<SecretBody>, VaultError> {
+        let (repeat, setting) = match system {
+            System::Entra | System::SigningKeys => (Repeat::Outage, "authority"),
+            System::KeyVault => (Repeat::Outage, "key_vault_url"),
+            System::ManagedIdentity => (Repeat::ManagedIdentity, "identity_origin"),
+        };
+        let sent = send(self.env, request, longest, self.deadline, repeat).await;
+        let response = sent.map_err(|error| {
+            self.log(
+                &json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}),
+            );
+            match error {
+                HttpError::Denied => VaultError::setting(
+                    setting,
+                    "names a host that spin.toml does not allow (allowed_outbound_hosts)",
+                ),
+                HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => {
+                    VaultError::upstream(system)
+                }
+            }
+        })?;
+        self.clock_check.compare(&response, self.now());
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::deadline::LONGEST;
+    use crate::simulation::world::Shared;
+
+    /// What a part of the vault is tried with: a world, and calls in it.
+    pub(crate) struct Bench {
+        pub(crate) world: Shared,
+        clock_check: ClockCheck,
+    }
+
+    impl Bench {
+        pub(crate) fn new(world: &Shared) -> Self {
+            Self {
+                world: Rc::clone(world),
+                clock_check: ClockCheck::default(),
+            }
+        }
+
+        /// A call that begins now, by the settings that the world has now.
+        pub(crate) fn context(&self) -> Context<'_, Shared> {
+            let settings = Rc::new(Settings::read(&self.world).unwrap());
+            let deadline = Deadline::within(&self.world, LONGEST);
+            Context::new(&self.world, &self.clock_check, settings, deadline)
+        }
+    }
+}
