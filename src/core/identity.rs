@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use crate::port::Random;
 use crate::secret::PseudonymKey;
 
-/// Tenant of Microsoft's personal accounts, which is no organisation (facts/entra-and-key-vault.md §B).
+/// Tenant of Microsoft's personal accounts, which is no organisation
+/// (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>, `tid`).
 pub const PERSONAL_ACCOUNTS: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
 /// A GUID in lower case, with dashes.
@@ -97,7 +98,7 @@ impl UserId {
     }
 
     /// What storage knows the user by: base64url of HMAC-SHA-256 (plain SHA-256 without a key), cut to 32 characters,
-    /// which is 192 bits (design §2).
+    /// which is 192 bits (DESIGN.md, "Why is the tenant id in key names").
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
         let digest: [u8; 32] =
@@ -145,7 +146,7 @@ impl StorageId {
 }
 
 /// A name that an enrolment or a write gives itself: a fresh random text that never recurs
-/// (facts/storage-protocol.md §2).
+/// (`src/core/ledger/key_value/PROTOCOL.md`, "Keys").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
@@ -183,7 +184,8 @@ impl Nonce {
     }
 }
 
-/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$` (facts/entra-and-key-vault.md §D.2).
+/// Name of a Key Vault secret: `^[0-9a-zA-Z-]{1,127}$`
+/// (<https://learn.microsoft.com/azure/key-vault/general/about-keys-secrets-certificates>).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct SecretName(Box<str>);
 
@@ -202,8 +204,8 @@ impl SecretName {
     }
 }
 
-/// Version of a Key Vault secret: 32 lower-case hexadecimal digits (facts/entra-and-key-vault.md §D.2). Versions have
-/// no order of time: which is newest only Key Vault can tell (§D.3).
+/// Version of a Key Vault secret: 32 lower-case hexadecimal digits. Versions have no order of time: which is
+/// newest only Key Vault can tell (PLATFORMS.md, "Names, versions, limits").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyVersion(Box<str>);
 
@@ -232,7 +234,7 @@ pub struct Subject {
     pub sub: Box<str>,
 }
 
-/// Template of user ids over `{tid}`, `{oid}`, `{sub}` (the seed's `userId()`).
+/// Template of user ids over `{tid}`, `{oid}`, `{sub}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UserTemplate(Vec<Part>);
 
@@ -268,7 +270,7 @@ impl UserTemplate {
     }
 }
 
-/// Template of secret names over `{tid}` (the seed's `secretId()`): one key per tenant.
+/// Template of secret names over `{tid}`: one key per tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SecretTemplate(Vec<Part>);
 

@@ -54,7 +54,8 @@ secret_text! {
     ClientAssertion
 }
 secret_text! {
-    /// What the managed identity endpoint of App Service wants to see (facts/entra-and-key-vault.md §E).
+    /// What the managed identity endpoint of App Service wants to see
+    /// (<https://learn.microsoft.com/azure/app-service/overview-managed-identity>).
     IdentityHeader
 }
 secret_text! {
