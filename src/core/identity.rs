@@ -101,15 +101,10 @@ impl UserId {
     /// which is 192 bits (DESIGN.md, "Why is the tenant id in key names").
     #[must_use]
     pub fn storage_id(&self, key: Option<&PseudonymKey>) -> StorageId {
-        let digest: [u8; 32] =
-            match key.map(|key| Hmac::<Sha256>::new_from_slice(key.expose().as_bytes())) {
-                Some(Ok(mut mac)) => {
-                    mac.update(self.0.as_bytes());
-                    mac.finalize().into_bytes().into()
-                }
-                // HMAC takes a key of any length, so `Err` does not occur.
-                Some(Err(_)) | None => Sha256::digest(self.0.as_bytes()).into(),
-            };
+        let digest = match key {
+            Some(key) => hmac(key, &self.0),
+            None => Sha256::digest(self.0.as_bytes()).into(),
+        };
         let mut text = URL_SAFE_NO_PAD.encode(digest);
         text.truncate(StorageId::LENGTH);
         StorageId(text.into())
@@ -236,7 +231,7 @@ pub struct Subject {
 
 /// Template of user ids over `{tid}`, `{oid}`, `{sub}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct UserTemplate(Vec<Part>);
+pub struct UserTemplate(Vec<TemplatePart>);
 
 impl UserTemplate {
     /// Reads a template. It must tell users apart: `{tid}` and one of `{oid}`, `{sub}` must occur.
@@ -244,9 +239,9 @@ impl UserTemplate {
     /// # Errors
     /// What is expected of it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let parts = Part::parse(text)?;
-        let has = |part: &Part| parts.contains(part);
-        if has(&Part::Tid) && (has(&Part::Oid) || has(&Part::Sub)) {
+        let parts = TemplatePart::parse(text)?;
+        let has = |part: &TemplatePart| parts.contains(part);
+        if has(&TemplatePart::Tid) && (has(&TemplatePart::Oid) || has(&TemplatePart::Sub)) {
             Ok(Self(parts))
         } else {
             Err("must contain {tid}, and {oid} or {sub}")
@@ -260,10 +255,10 @@ impl UserTemplate {
             .0
             .iter()
             .map(|part| match part {
-                Part::Literal(text) => text,
-                Part::Tid => subject.tenant.as_str(),
-                Part::Oid => subject.object.as_str(),
-                Part::Sub => &*subject.sub,
+                TemplatePart::Literal(text) => text,
+                TemplatePart::Tid => subject.tenant.as_str(),
+                TemplatePart::Oid => subject.object.as_str(),
+                TemplatePart::Sub => &*subject.sub,
             })
             .collect();
         UserId(text.into())
@@ -272,7 +267,7 @@ impl UserTemplate {
 
 /// Template of secret names over `{tid}`: one key per tenant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SecretTemplate(Vec<Part>);
+pub struct SecretTemplate(Vec<TemplatePart>);
 
 impl SecretTemplate {
     /// Reads a template. `{tid}` must occur and nothing else may, because a sweep knows no more of a user than the
@@ -282,12 +277,12 @@ impl SecretTemplate {
     /// What is expected of it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         const EXPECTED: &str = "must contain {tid}, no other claim, and besides only letters, digits and '-', at most 127 with the tenant";
-        let template = Self(Part::parse(text)?);
-        let claims_fit = template.0.contains(&Part::Tid)
+        let template = Self(TemplatePart::parse(text)?);
+        let claims_fit = template.0.contains(&TemplatePart::Tid)
             && template
                 .0
                 .iter()
-                .all(|part| matches!(part, Part::Tid | Part::Literal(_)));
+                .all(|part| matches!(part, TemplatePart::Tid | TemplatePart::Literal(_)));
         let sample = template.text("00000000-0000-0000-0000-000000000000");
         if claims_fit && SecretName::parse(&sample).is_some() {
             Ok(template)
@@ -307,22 +302,23 @@ impl SecretTemplate {
         self.0
             .iter()
             .map(|part| match part {
-                Part::Literal(text) => text.as_str(),
-                Part::Tid | Part::Oid | Part::Sub => tenant,
+                TemplatePart::Literal(text) => text.as_str(),
+                TemplatePart::Tid | TemplatePart::Oid | TemplatePart::Sub => tenant,
             })
             .collect()
     }
 }
 
+/// A template is made of these.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Part {
+enum TemplatePart {
     Literal(String),
     Tid,
     Oid,
     Sub,
 }
 
-impl Part {
+impl TemplatePart {
     fn parse(text: &str) -> Result<Vec<Self>, &'static str> {
         let mut parts = Vec::new();
         let mut rest = text;
@@ -343,6 +339,113 @@ impl Part {
             parts.push(Self::Literal(rest.into()));
         }
         Ok(parts)
+    }
+
+    /// As it stands in the setting.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Literal(text) => text,
+            Self::Tid => "{tid}",
+            Self::Oid => "{oid}",
+            Self::Sub => "{sub}",
+        }
+    }
+}
+
+/// A short hash of each setting that what is stored depends on. Under another `client_id` no sealed token opens; under
+/// another `user_id_template` or `pseudonym_key` nobody is known any more; under another `secret_id_template` no key is found.
+/// Whoever keeps records compares it with that of those who wrote them, and so learns of such a change before a
+/// thousand records are "not readable".
+///
+/// Each hash is the first 64 bits of SHA-256 over a label of its own and the setting as it is used, not as it is spelt;
+/// of `pseudonym_key` it is HMAC-SHA-256 (RFC 2104) with that key over the label. SECURITY.md says what that gives away.
+///
+/// ```
+/// use behalf_core::identity::{Fingerprint, Guid, SecretTemplate, UserTemplate};
+///
+/// let user_id = UserTemplate::parse("{tid}.{oid}").unwrap();
+/// let secret_id = SecretTemplate::parse("obo-{tid}").unwrap();
+/// let of = |client_id: &str| {
+///     Fingerprint::new(&Guid::parse(client_id).unwrap(), &user_id, &secret_id, None)
+/// };
+/// let written_by = of("aaaaaaaa-2222-2222-2222-222222222222");
+/// assert_eq!(of("AAAAAAAA-2222-2222-2222-222222222222"), written_by);
+///
+/// let now = of("bbbbbbbb-2222-2222-2222-222222222222");
+/// let pairs = written_by.parts().into_iter().zip(now.parts());
+/// let changed: Vec<_> = pairs.filter(|(old, new)| old != new).map(|(_, (setting, _))| setting).collect();
+/// assert_eq!(changed, ["client_id"]);
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fingerprint([Box<str>; 4]);
+
+impl Fingerprint {
+    /// The settings, in the order of their hashes.
+    pub const SETTINGS: [&str; 4] = [
+        "client_id",
+        "user_id_template",
+        "secret_id_template",
+        "pseudonym_key",
+    ];
+
+    /// Computes it.
+    #[must_use]
+    pub fn new(
+        client_id: &Guid,
+        user_id: &UserTemplate,
+        secret_id: &SecretTemplate,
+        pseudonym_key: Option<&PseudonymKey>,
+    ) -> Self {
+        let text = |parts: &[TemplatePart]| parts.iter().map(TemplatePart::as_str).collect();
+        let [of_client_id, of_user_id, of_secret_id, of_pseudonym_key] =
+            Self::SETTINGS.map(|setting| format!("behalf fingerprint 1: {setting}\n"));
+        let hash = |label: String, value: String| Sha256::digest(label + &value).into();
+        let keyed = match pseudonym_key {
+            // Unlike a user id, the label has no GUID in it, so this is no user's storage id.
+            Some(key) => hmac(key, &of_pseudonym_key),
+            None => hash(of_pseudonym_key, "none".into()),
+        };
+        let digests: [[u8; 32]; 4] = [
+            hash(of_client_id, client_id.as_str().into()),
+            hash(of_user_id, text(&user_id.0)),
+            hash(of_secret_id, text(&secret_id.0)),
+            keyed,
+        ];
+        Self(digests.map(|[a, b, c, d, e, f, g, h, ..]| {
+            let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+            format!("{number:016x}").into()
+        }))
+    }
+
+    /// Reads one back: 16 lower-case hexadecimal digits each, in the order of [`Self::SETTINGS`].
+    #[must_use]
+    pub fn parse(hashes: [&str; 4]) -> Option<Self> {
+        let well_formed = hashes.iter().all(|hash| is_lower_hex(hash, 16));
+        well_formed.then(|| Self(hashes.map(Into::into)))
+    }
+
+    /// Each setting's name, and its hash.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, &str); 4] {
+        let Self([client_id, user_id, secret_id, pseudonym_key]) = self;
+        let [a, b, c, d] = Self::SETTINGS;
+        [
+            (a, client_id),
+            (b, user_id),
+            (c, secret_id),
+            (d, pseudonym_key),
+        ]
+    }
+}
+
+fn hmac(key: &PseudonymKey, text: &str) -> [u8; 32] {
+    match Hmac::<Sha256>::new_from_slice(key.expose().as_bytes()) {
+        Ok(mut mac) => {
+            mac.update(text.as_bytes());
+            mac.finalize().into_bytes().into()
+        }
+        // HMAC takes a key of any length, so this does not occur.
+        Err(_) => Sha256::digest(text).into(),
     }
 }
 
@@ -471,5 +574,86 @@ mod tests {
         // … openssl dgst -sha256 -hmac k …
         assert_eq!(keyed.as_str(), "Zk4ufXsLtWwxy7A4LK3zBVTxrAKBI3cV");
         assert_eq!(StorageId::parse(keyed.as_str()), Some(keyed));
+    }
+
+    fn fingerprint(client_id: &str, user: &str, secret: &str, key: Option<&str>) -> Fingerprint {
+        Fingerprint::new(
+            &Guid::parse(client_id).unwrap(),
+            &UserTemplate::parse(user).unwrap(),
+            &SecretTemplate::parse(secret).unwrap(),
+            key.map(|key| PseudonymKey::new(key.into())).as_ref(),
+        )
+    }
+
+    #[test]
+    fn a_fingerprint_changes_in_the_setting_that_changed_alone() {
+        let (user, secret) = ("{tid}.{oid}", "obo-{tid}");
+        let first = fingerprint(TENANT, user, secret, Some("k"));
+        assert_eq!(
+            fingerprint(&TENANT.to_uppercase(), user, secret, Some("k")),
+            first
+        );
+        let changed = |other: &Fingerprint| {
+            let pairs = first.parts().into_iter().zip(other.parts());
+            let differ = pairs.filter(|(was, is)| was != is);
+            differ.map(|(_, (name, _))| name).collect::<Vec<_>>()
+        };
+        let other = TENANT.replace('1', "2");
+        for (fingerprint, setting) in [
+            (fingerprint(&other, user, secret, Some("k")), "client_id"),
+            (
+                fingerprint(TENANT, "{tid}.{sub}", secret, Some("k")),
+                "user_id_template",
+            ),
+            (
+                fingerprint(TENANT, user, "OBO-{tid}", Some("k")),
+                "secret_id_template",
+            ),
+            (
+                fingerprint(TENANT, user, secret, Some("K")),
+                "pseudonym_key",
+            ),
+            (fingerprint(TENANT, user, secret, None), "pseudonym_key"),
+        ] {
+            assert_eq!(changed(&fingerprint), [setting]);
+        }
+        // The same value in two settings has two hashes.
+        let same = fingerprint(TENANT, "{tid}{oid}", "a{tid}", None);
+        let [_, (_, user), ..] = same.parts();
+        let same = fingerprint(TENANT, "a{tid}{oid}", "{tid}", None);
+        assert!(same.parts().iter().all(|(_, hash)| *hash != user));
+    }
+
+    /// It is stored, so a release that computes another one would stop every app.
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_release_and_is_read_back() {
+        let keyed = fingerprint(TENANT, "{tid}.{oid}", "obo-{tid}", Some("k"));
+        let [client_id, user_id, secret_id, with_key] = keyed.parts().map(|(_, hash)| hash);
+        let plain = fingerprint(TENANT, "{tid}.{oid}", "obo-{tid}", None);
+        let [.., (_, without_key)] = plain.parts();
+        for (hash, expected) in [
+            // printf 'behalf fingerprint 1: client_id\n11111111-…' | openssl dgst -sha256 | cut -c1-16
+            (client_id, "957c31755422a87b"),
+            (user_id, "26639d0438e732b7"),
+            (secret_id, "20b6d2270ef9398d"),
+            // printf 'behalf fingerprint 1: pseudonym_key\n' | openssl dgst -sha256 -hmac k …
+            (with_key, "abd13446337d29f6"),
+            // … pseudonym_key\nnone …
+            (without_key, "2e0cff6ae07efab9"),
+        ] {
+            assert_eq!(hash, expected);
+        }
+        let texts = keyed.parts().map(|(_, hash)| hash);
+        assert_eq!(Fingerprint::parse(texts), Some(keyed.clone()));
+        let [_, rest @ ..] = texts;
+        let [b, c, d] = rest;
+        for wrong in [
+            "",
+            "0123456789ABCDEF",
+            "0123456789abcde",
+            "0123456789abcdefg",
+        ] {
+            assert_eq!(Fingerprint::parse([wrong, b, c, d]), None, "{wrong}");
+        }
     }
 }

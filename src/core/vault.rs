@@ -1388,6 +1388,8 @@ fn policy(settings: &Settings) -> Policy {
     Policy {
         store_prefix: settings.store_prefix.clone(),
         refresh_after_seconds: settings.refresh_after_seconds,
+        fingerprint: settings.fingerprint.clone(),
+        confirmed_settings: settings.confirmed_settings.clone(),
     }
 }
 

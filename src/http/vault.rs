@@ -6,8 +6,7 @@ use behalf_core::error::{
     AccountKind, CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason,
     SettingFault, StoredError, Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
-use behalf_core::identity::User;
-use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
+use behalf_core::identity::{Fingerprint, KeyVersion, Nonce, StorageId, TenantId, User};
 use behalf_core::secret::{AccessToken, Bearer};
 use behalf_core::vault::port::{
     Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits,
@@ -30,7 +29,7 @@ impl VaultPort for ImportedVault {
         within: Duration,
     ) -> Result<(User, Policy), VaultError> {
         let caller = wit::identify(bearer.expose().into(), milliseconds(within)).await?;
-        Ok((user(&caller.user)?, caller.policy.into()))
+        Ok((user(&caller.user)?, caller.policy.try_into()?))
     }
 
     async fn enrol(
@@ -49,7 +48,7 @@ impl VaultPort for ImportedVault {
         .await?;
         Ok(Enrolment {
             user: user(&enrolment.user)?,
-            policy: enrolment.policy.into(),
+            policy: enrolment.policy.try_into()?,
             sealed: enrolment.sealed.try_into()?,
             scope: enrolment.scope,
         })
@@ -123,7 +122,7 @@ impl VaultPort for ImportedVault {
     ) -> Result<SweepLimits, VaultError> {
         let limits = wit::authorize_sweep(bearer.expose().into(), milliseconds(within)).await?;
         Ok(SweepLimits {
-            policy: limits.policy.into(),
+            policy: limits.policy.try_into()?,
             seconds: limits.seconds,
             concurrency: limits.concurrency,
         })
@@ -145,7 +144,7 @@ impl VaultPort for ImportedVault {
         let operator =
             wit::authorize_operator(bearer.expose().into(), role, tenant, within).await?;
         Ok(Operator {
-            policy: operator.policy.into(),
+            policy: operator.policy.try_into()?,
             tenant: operator.tenant.as_deref().map(tenant_id).transpose()?,
         })
     }
@@ -181,12 +180,23 @@ fn another_vault() -> VaultError {
     )
 }
 
-impl From<wit::Policy> for Policy {
-    fn from(policy: wit::Policy) -> Self {
-        Self {
+impl TryFrom<wit::Policy> for Policy {
+    type Error = VaultError;
+
+    fn try_from(policy: wit::Policy) -> Result<Self, VaultError> {
+        let hashes = &policy.fingerprint;
+        let fingerprint = Fingerprint::parse([
+            &hashes.client_id,
+            &hashes.user_id_template,
+            &hashes.secret_id_template,
+            &hashes.pseudonym_key,
+        ]);
+        Ok(Self {
             store_prefix: policy.store_prefix,
             refresh_after_seconds: policy.refresh_after_seconds,
-        }
+            fingerprint: fingerprint.ok_or_else(another_vault)?,
+            confirmed_settings: policy.confirmed_settings,
+        })
     }
 }
 

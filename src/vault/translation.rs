@@ -7,8 +7,7 @@ use behalf_core::error::{
     AccountKind, CallerError, HoldsUp, OperatorError, OrganisationError, Reason, SettingFault,
     StoredError, Suberror, System, TokenDefect, UserError, VaultError,
 };
-use behalf_core::identity::User;
-use behalf_core::identity::{Nonce, StorageId, TenantId};
+use behalf_core::identity::{Fingerprint, Nonce, StorageId, TenantId, User};
 use behalf_core::vault::port::{
     Enrolment, Issued, Operator, Policy, Role, SealedToken, SweepLimits,
 };
@@ -56,6 +55,26 @@ impl From<Policy> for wit::Policy {
         Self {
             store_prefix: policy.store_prefix,
             refresh_after_seconds: policy.refresh_after_seconds,
+            fingerprint: policy.fingerprint.into(),
+            confirmed_settings: policy.confirmed_settings,
+        }
+    }
+}
+
+impl From<Fingerprint> for wit::Fingerprint {
+    fn from(fingerprint: Fingerprint) -> Self {
+        let hashes = fingerprint.parts().map(|(_, hash)| hash.to_owned());
+        let [
+            client_id,
+            user_id_template,
+            secret_id_template,
+            pseudonym_key,
+        ] = hashes;
+        Self {
+            client_id,
+            user_id_template,
+            secret_id_template,
+            pseudonym_key,
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::error::VaultError;
-use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::identity::{Fingerprint, KeyVersion, Nonce, TenantId, User};
 use crate::secret::{AccessToken, Bearer};
 
 /// The settings that storage needs: `vault.policy` of the WIT.
@@ -17,6 +17,10 @@ pub struct Policy {
     pub store_prefix: String,
     /// Age at which a refresh token is due for a refresh, in seconds.
     pub refresh_after_seconds: u32,
+    /// Hashes of the settings that what is stored depends on.
+    pub fingerprint: Fingerprint,
+    /// The setting `confirmed_settings`; none: it is empty.
+    pub confirmed_settings: Option<String>,
 }
 
 /// A refresh token under encryption: `vault.sealed-token` of the WIT.

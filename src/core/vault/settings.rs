@@ -7,7 +7,9 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::error::{OperatorError, SettingFault, VaultError};
-use crate::identity::{Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate};
+use crate::identity::{
+    Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
+};
 use crate::port::Config;
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
 use crate::vault::caller::is_external;
@@ -57,6 +59,10 @@ pub struct Settings {
     pub operator_tenant: Option<TenantId>,
     /// `pseudonym_key`.
     pub pseudonym_key: Option<PseudonymKey>,
+    /// Of `client_id`, the two templates and `pseudonym_key`.
+    pub fingerprint: Fingerprint,
+    /// `confirmed_settings`; none: no change of those four is confirmed.
+    pub confirmed_settings: Option<String>,
     /// `store_prefix`.
     pub store_prefix: String,
     /// `key_cache_seconds`.
@@ -121,6 +127,13 @@ impl Settings {
             scope: read.scope(),
             operator_tenant: read.tenant("operator_tenant"),
             pseudonym_key: read.pseudonym_key(),
+            fingerprint: match (&client_id, &user_id, &secret_id, &pseudonym_key) {
+                (Ok(client_id), Ok(user_id), Ok(secret_id), Ok(key)) => {
+                    Ok(Fingerprint::new(client_id, user_id, secret_id, key.as_ref()))
+                }
+                _ => Err(Noted),
+            },
+            confirmed_settings: read.confirmed_settings(),
             store_prefix: read.store_prefix(),
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
@@ -527,6 +540,20 @@ impl<C: Config> Reader<'_, C> {
         Ok(key.filter(|key| !key.is_empty()).map(PseudonymKey::new))
     }
 
+    /// What an error told the operator to put here, and so nothing that a line could not hold.
+    fn confirmed_settings(&self) -> Result<Option<String>, Noted> {
+        let name = "confirmed_settings";
+        let text = self.text(name)?;
+        let is_printed = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if text.len() > 256 || !is_printed {
+            return self.fault(
+                name,
+                "must be what the error about changed settings says, or empty",
+            );
+        }
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
     fn store_prefix(&self) -> Result<String, Noted> {
         let name = "store_prefix";
         let prefix = self.text(name)?;
@@ -712,6 +739,8 @@ pub(crate) mod tests {
             ("secret_id_template", "obo"),
             ("scope", "User.Read"),
             ("scope", "https://a.example/x https://b.example/y"),
+            ("confirmed_settings", "client_id\nx"),
+            ("confirmed_settings", &"x".repeat(257)),
             ("store_prefix", "a/b"),
             ("refresh_after_seconds", "0"),
             ("refresh_after_seconds", "7d"),
@@ -794,6 +823,30 @@ pub(crate) mod tests {
         let audience = format!("{upper},api://{upper}");
         let settings = Settings::read(&with(&[("audience", &audience)])).unwrap();
         assert_eq!(settings.audiences, [lower, format!("api://{upper}")]);
+    }
+
+    /// Another spelling of the same settings is no change of what is stored.
+    #[test]
+    fn the_fingerprint_is_of_what_is_used() {
+        let of = |changes: &[(&'static str, &str)]| {
+            let settings = Settings::read(&with(changes)).unwrap();
+            settings.fingerprint
+        };
+        let upper = ("client_id", "AAAAAAAA-BBBB-CCCC-DDDD-EEEEEEEEEEEE");
+        let lower = ("client_id", " aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee\n");
+        assert_eq!(of(&[upper]), of(&[lower]));
+        let spelt_out = [
+            ("user_id_template", "{tid}.{oid}"),
+            ("secret_id_template", " obo-{tid}"),
+            ("pseudonym_key", " "),
+        ];
+        assert_eq!(of(&spelt_out), of(&[]));
+        let confirmed = |value: &str| {
+            let settings = Settings::read(&with(&[("confirmed_settings", value)])).unwrap();
+            settings.confirmed_settings
+        };
+        assert_eq!(confirmed(" "), None);
+        assert_eq!(confirmed("a1 b2\n").as_deref(), Some("a1 b2"));
     }
 
     /// Windows' editors put one in front of a file.
