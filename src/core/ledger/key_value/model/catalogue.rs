@@ -4,8 +4,8 @@
 
 use crate::promise::Promise;
 use crate::protocol::Program::{
-    self, Collect, Draw, DrawAndStore, Enrol, Refresh, Remove, RemoveTenant, RemoveToken, Reseal,
-    Revoke, Show, Tidy,
+    self, ClearLitter, Draw, DrawAndStore, Enrol, Expire, Refresh, Remove, RemoveTenant,
+    RemoveToken, Reseal, Revoke, Show, Tidy,
 };
 use crate::scenario::{Mistake, Scenario};
 
@@ -30,11 +30,11 @@ pub const SMALL: &[Scenario<'static>] = &[
     .faults(1),
     Scenario::kept(
         "what a removal of access leaves is cleared",
-        &[RemoveToken, Collect],
+        &[RemoveToken, ClearLitter],
     )
     .deaths(1)
     .faults(1),
-    Scenario::kept("what a removal leaves is cleared", &[Remove, Collect])
+    Scenario::kept("what a removal leaves is cleared", &[Remove, ClearLitter])
         .deaths(1)
         .faults(1),
     // Two at once.
@@ -68,9 +68,12 @@ pub const SMALL: &[Scenario<'static>] = &[
     )
     .deaths(1)
     .faults(1),
-    Scenario::kept("an enrolment under way is no litter", &[Enrol(1), Collect])
-        .deaths(1)
-        .faults(1),
+    Scenario::kept(
+        "an enrolment under way is no litter",
+        &[Enrol(1), ClearLitter],
+    )
+    .deaths(1)
+    .faults(1),
     Scenario::kept(
         "a removed user is not brought back by a refresh",
         &[Remove, Refresh],
@@ -93,7 +96,13 @@ pub const SMALL: &[Scenario<'static>] = &[
     Scenario::kept("a refresh and a re-seal leave a marker", &[Refresh, Reseal])
         .deaths(1)
         .faults(1),
-    // The last check before a release: `off`, and then the head.
+    Scenario::kept(
+        "a token that is refused for good is removed, and no other",
+        &[Enrol(1), Revoke, Expire],
+    )
+    .deaths(1)
+    .faults(1),
+    // The last question before a release: `off`, and then the head.
     Scenario::kept("nothing is released after a removal", &[Remove, Draw])
         .deaths(1)
         .faults(1),
@@ -111,19 +120,19 @@ pub const SMALL: &[Scenario<'static>] = &[
         "nothing is released after removed access that a removal clears away",
         &[RemoveToken, Remove, Draw],
     ),
-    // The looks before and after a write only spare litter.
+    // The checks before and after a write only spare litter.
     Scenario::kept(
-        "without looks a removed user stays away all the same",
-        &[Remove, Refresh, Collect],
+        "without checks a removed user stays away all the same",
+        &[Remove, Refresh, ClearLitter],
     )
-    .with(Mistake::NoLooks)
+    .with(Mistake::NoChecks)
     .deaths(1)
     .faults(1),
     Scenario::kept(
-        "without looks removed access stays away all the same",
-        &[RemoveToken, Refresh, Collect],
+        "without checks removed access stays away all the same",
+        &[RemoveToken, Refresh, ClearLitter],
     )
-    .with(Mistake::NoLooks)
+    .with(Mistake::NoChecks)
     .deaths(1)
     .faults(1),
 ];
@@ -209,15 +218,21 @@ pub const MISTAKES: &[Scenario<'static>] = &[
     )
     .with(Mistake::SecondMarkerDeletedAlone),
     Scenario::breaks(
+        Promise::Serial,
+        "a token expires, and a new enrolment's is removed",
+        &[Enrol(1), Revoke, Expire],
+    )
+    .with(Mistake::ExpiredByHead),
+    Scenario::breaks(
         Promise::Whole,
         "an enrolment under way is taken for litter",
-        &[Enrol(1), Collect],
+        &[Enrol(1), ClearLitter],
     )
     .with(Mistake::LitterClearedWithoutAge),
     Scenario::breaks(
         Promise::Whole,
         "a current enrolment is taken for litter beside another's",
-        &[Enrol(1), Collect],
+        &[Enrol(1), ClearLitter],
     )
     .with(Mistake::LitterClearedWithoutHead),
     Scenario::breaks(
@@ -393,47 +408,64 @@ pub const LARGE: &[Scenario<'static>] = &[
     // What clears litter.
     Scenario::kept(
         "litter, an enrolment, a removal and a reader",
-        &[Enrol(1), Remove, Collect, Show],
+        &[Enrol(1), Remove, ClearLitter, Show],
     )
     .deaths(1)
     .faults(1),
     Scenario::kept(
         "litter, an enrolment, a revocation and a refresh that is refused",
-        &[Enrol(1), Refresh, Revoke, Collect],
+        &[Enrol(1), Refresh, Revoke, ClearLitter],
     )
     .deaths(1)
     .transient(1),
     Scenario::kept(
         "litter, a refresh and a removal",
-        &[Refresh, Remove, Collect],
+        &[Refresh, Remove, ClearLitter],
     )
     .deaths(2)
     .faults(1)
     .transient(1),
     Scenario::kept(
         "litter, removed access, a refresh and a reader",
-        &[RemoveToken, Collect, Refresh, Show],
+        &[RemoveToken, ClearLitter, Refresh, Show],
     )
     .deaths(1),
     Scenario::kept(
         "litter, two refreshes and a re-seal",
-        &[Refresh, Refresh, Collect, Reseal],
+        &[Refresh, Refresh, ClearLitter, Reseal],
     )
     .deaths(1),
     Scenario::kept(
         "litter, removed access, an enrolment and a refresh",
-        &[RemoveToken, Enrol(1), Collect, Refresh],
+        &[RemoveToken, Enrol(1), ClearLitter, Refresh],
     )
     .deaths(1),
     Scenario::kept(
         "litter cleared twice, a removal and a draw that stores a token",
-        &[Remove, DrawAndStore, Collect, Collect],
+        &[Remove, DrawAndStore, ClearLitter, ClearLitter],
     )
     .deaths(1),
     Scenario::kept(
         "litter, an enrolment, a refresh and one that tidies",
-        &[Enrol(1), Refresh, Tidy, Collect],
+        &[Enrol(1), Refresh, Tidy, ClearLitter],
     ),
+    // A token that is refused for good.
+    Scenario::kept(
+        "an expired token, a refresh and an enrolment",
+        &[Enrol(1), Revoke, Expire, Refresh],
+    ),
+    Scenario::kept(
+        "an expired token, a draw and a removal",
+        &[Remove, Revoke, Expire, Draw],
+    )
+    .deaths(1)
+    .faults(1),
+    Scenario::kept(
+        "litter, an expired token and an enrolment",
+        &[Enrol(1), Revoke, Expire, ClearLitter],
+    )
+    .deaths(1)
+    .faults(1),
     // Readers.
     Scenario::kept(
         "a reader, an enrolment and both removals",
@@ -453,7 +485,7 @@ pub const LARGE: &[Scenario<'static>] = &[
     )
     .deaths(1)
     .faults(1),
-    // The last check before a release.
+    // The last question before a release.
     Scenario::kept(
         "a draw, an enrolment and both removals",
         &[Enrol(1), RemoveToken, Remove, Draw],
@@ -504,7 +536,7 @@ pub const LARGE: &[Scenario<'static>] = &[
     .faults(1),
     Scenario::kept(
         "a removal of the tenant, an enrolment, removed access and litter",
-        &[Enrol(1), RemoveTenant, RemoveToken, Collect],
+        &[Enrol(1), RemoveTenant, RemoveToken, ClearLitter],
     ),
     // Two regions, once they agree.
     Scenario::kept("regions: a refresh and a removal", &[Refresh, Remove]).replicated(),
@@ -547,7 +579,8 @@ pub(crate) const CROWD: &[Program] = &[
     Reseal,
     Tidy,
     Tidy,
-    Collect,
-    Collect,
+    ClearLitter,
+    ClearLitter,
+    Expire,
     Revoke,
 ];

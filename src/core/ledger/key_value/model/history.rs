@@ -1,11 +1,13 @@
 //! Whether what everybody saw has a serial order that explains it.
 //!
 //! Each request that was acknowledged happened at one moment between its beginning and its end; one that failed or whose
-//! actor died happened before that, or never. A draw that released an access token happened after the vault had it.
+//! actor died happened before that, or never. A draw that released an access token happened after the vault had it. A sweep
+//! that removes what has expired happened likewise, and to an enrolment whose sign-in is revoked.
 
 use std::collections::HashSet;
 
 use crate::protocol::{Ending, Program, View};
+use crate::store::Enrolment;
 use crate::world::{Progress, World};
 
 /// One request, or the removal that an enrolment makes when it finds its tenant being removed.
@@ -19,7 +21,15 @@ struct Act {
 /// Whether some order of the requests leads to this view.
 pub(crate) fn explains(world: &World, last: View) -> bool {
     let acts = acts(world);
-    search(&acts, 0, View::Absent, last, &mut HashSet::new())
+    let is_revoked = |enrolment| world.is_revoked(enrolment);
+    search(
+        &acts,
+        &is_revoked,
+        0,
+        View::Absent,
+        last,
+        &mut HashSet::new(),
+    )
 }
 
 fn acts(world: &World) -> Vec<Act> {
@@ -27,7 +37,7 @@ fn acts(world: &World) -> Vec<Act> {
         .actors
         .iter()
         .enumerate()
-        .filter(|(_, actor)| actor.program.is_request())
+        .filter(|(_, actor)| actor.program.is_request() || actor.program == Program::Expire)
         .filter_map(|(index, actor)| match actor.progress {
             Progress::NotBegun => None,
             Progress::UnderWay(_) => Some((index, actor.program, Ending::Died)),
@@ -72,6 +82,7 @@ fn acts(world: &World) -> Vec<Act> {
 
 fn search(
     acts: &[Act],
+    is_revoked: &impl Fn(Enrolment) -> bool,
     done: u16,
     view: View,
     last: View,
@@ -86,17 +97,22 @@ fn search(
     acts.iter().enumerate().any(|(at, act)| {
         let is_next = done >> at & 1 == 0 && act.after & !done == 0;
         is_next
-            && outcomes(act, view)
+            && outcomes(act, view, is_revoked)
                 .into_iter()
                 .flatten()
-                .any(|view| search(acts, done | 1 << at, view, last, tried))
+                .any(|view| search(acts, is_revoked, done | 1 << at, view, last, tried))
     })
 }
 
 /// What an act can make of a view; none: it cannot have happened there.
-fn outcomes(act: &Act, view: View) -> [Option<View>; 2] {
+fn outcomes(act: &Act, view: View, is_revoked: impl Fn(Enrolment) -> bool) -> [Option<View>; 2] {
     let happened = match (act.program, act.ending) {
         (_, Ending::Saw(saw)) => return [(saw == view).then_some(view), None],
+        // It may have come by nothing to remove.
+        (Program::Expire, _) => {
+            let removes = matches!(view, View::Has(of) if is_revoked(of));
+            return [Some(view), removes.then_some(View::NoToken)];
+        }
         (Program::Enrol(enrolment), _) => View::Has(enrolment),
         (Program::Remove | Program::RemoveTenant, _) => View::Absent,
         (Program::RemoveToken, _) if view == View::Absent => View::Absent,

@@ -78,7 +78,7 @@ impl Judge {
         }
         debug_assert!(!world.actors.iter().any(is_under_way));
         self.at_rest += 1;
-        let history = (endings(world), world.before, view);
+        let history = (endings(world), world.before, world.revoked(), view);
         if !*self
             .explained
             .entry(hash(&history))
@@ -176,7 +176,7 @@ fn is_cleared(world: &World, scenario: &Scenario<'_>) -> bool {
     loop {
         let before = world.store(0).clone();
         for choose in 0..before.enrolments().len() {
-            world = world.alone(Program::Collect, choose, scenario);
+            world = world.alone(Program::ClearLitter, choose, scenario);
         }
         if *world.store(0) == before {
             break;

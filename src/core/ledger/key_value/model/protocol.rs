@@ -29,8 +29,10 @@ pub enum Program {
     Reseal,
     /// A sweep finds that a marker it came by is not the record's, and the record not due.
     Tidy,
+    /// A sweep finds that Entra ID has refused the token for so long that it is removed.
+    Expire,
     /// A sweep clears litter.
-    Collect,
+    ClearLitter,
     /// The user's sign-ins are revoked at Entra ID.
     Revoke,
 }
@@ -78,7 +80,8 @@ impl Program {
             Self::Refresh => refresh(actor),
             Self::Reseal => reseal(actor),
             Self::Tidy => tidy(actor),
-            Self::Collect => collect(actor),
+            Self::Expire => expire(actor),
+            Self::ClearLitter => clear_litter(actor),
             Self::Revoke => actor.revoke().map(|()| Ending::Acknowledged),
         };
         match outcome {
@@ -98,7 +101,12 @@ impl Program {
             | Self::RemoveToken
             | Self::Remove
             | Self::RemoveTenant => true,
-            Self::Refresh | Self::Reseal | Self::Tidy | Self::Collect | Self::Revoke => false,
+            Self::Refresh
+            | Self::Reseal
+            | Self::Tidy
+            | Self::Expire
+            | Self::ClearLitter
+            | Self::Revoke => false,
         }
     }
 }
@@ -176,24 +184,24 @@ fn draw(actor: &mut Replay<'_>, stores: bool) -> Next<Ending> {
         };
         if stores {
             let new = old.refreshed(token, actor.fresh());
-            match apply(actor, enrolment, &[], &Change::Replace { old, new }) {
+            match settle(actor, enrolment, &[], &Edit::Replace { old, new }) {
                 // The access token is as good, and so is the stored token.
                 Ok(()) | Err(Stop::Failed) => {}
                 Err(stop) => return Err(stop),
             }
         }
-        if let Some(view) = last_check(actor, enrolment)? {
+        if let Some(view) = still_current(actor, enrolment)? {
             return Ok(Ending::Saw(view));
         }
     }
     Ok(Ending::Failed)
 }
 
-/// The last look before an access token is released; none: another enrolment is current, begin again.
+/// The last question before an access token is released; none: another enrolment is current, begin again.
 ///
 /// `off` is cleared only after the head has left the enrolment. So whoever finds no `off`, and *then* the head in its place,
 /// knows that nothing was removed before the first of the two reads.
-fn last_check(actor: &mut Replay<'_>, enrolment: Enrolment) -> Next<Option<View>> {
+fn still_current(actor: &mut Replay<'_>, enrolment: Enrolment) -> Next<Option<View>> {
     let (is_off, head) = match () {
         () if actor.makes(Mistake::ReleasedUnchecked) => (false, Some(enrolment)),
         () if actor.makes(Mistake::ReleasedByHeadAlone) => (false, actor.head()?),
@@ -224,17 +232,8 @@ fn last_check(actor: &mut Replay<'_>, enrolment: Enrolment) -> Next<Option<View>
 }
 
 fn remove_token(actor: &mut Replay<'_>) -> Next<Ending> {
-    let Some(enrolment) = actor.head()? else {
-        return Ok(Ending::Acknowledged);
-    };
-    // The commit.
-    if !actor.makes(Mistake::NoOff) {
-        actor.set(Key::Off(enrolment), Value::Flag)?;
-    }
-    let record = actor.record(enrolment)?;
-    actor.delete(actor.record_key(enrolment))?;
-    if let Some(record) = record {
-        actor.delete(Key::Marker(enrolment, record.write))?;
+    if let Some(enrolment) = actor.head()? {
+        remove_token_of(actor, enrolment)?;
     }
     Ok(Ending::Acknowledged)
 }
@@ -274,19 +273,19 @@ fn remove_tenant(actor: &mut Replay<'_>) -> Next<Ending> {
 // ---- Sweeps ----
 
 fn refresh(actor: &mut Replay<'_>) -> Next<Ending> {
-    let Some((enrolment, visited, old)) = visit(actor)? else {
+    let Some((enrolment, visited, old)) = open(actor)? else {
         return Ok(Ending::Acknowledged);
     };
-    let change = match actor.redeem(Step::Redeem(enrolment))? {
-        Redeemed::Token(token) => Change::Replace {
+    let edit = match actor.redeem(Step::Redeem(enrolment))? {
+        Redeemed::Token(token) => Edit::Replace {
             old,
             new: old.refreshed(token, actor.fresh()),
         },
-        Redeemed::Transient => Change::Mark(actor.fresh()),
+        Redeemed::Transient => Edit::Reschedule(actor.fresh()),
         // What is known already is not written again.
-        Redeemed::Refused if old.is_refused => Change::Mark(actor.fresh()),
+        Redeemed::Refused if old.is_refused => Edit::Reschedule(actor.fresh()),
         // The token and its generation stay.
-        Redeemed::Refused => Change::Replace {
+        Redeemed::Refused => Edit::Replace {
             old,
             new: Record {
                 is_refused: true,
@@ -295,17 +294,17 @@ fn refresh(actor: &mut Replay<'_>) -> Next<Ending> {
             },
         },
     };
-    apply(actor, enrolment, &visited, &change)?;
+    settle(actor, enrolment, &visited, &edit)?;
     Ok(Ending::Acknowledged)
 }
 
 fn reseal(actor: &mut Replay<'_>) -> Next<Ending> {
-    let Some((enrolment, visited, old)) = visit(actor)? else {
+    let Some((enrolment, visited, old)) = open(actor)? else {
         return Ok(Ending::Acknowledged);
     };
     let own = Key::Marker(enrolment, old.write);
-    let change = if old.is_outdated {
-        Change::Replace {
+    let edit = if old.is_outdated {
+        Edit::Replace {
             old,
             new: Record {
                 is_outdated: false,
@@ -313,42 +312,42 @@ fn reseal(actor: &mut Replay<'_>) -> Next<Ending> {
                 ..old
             },
         }
-    } else if visited.first() == Some(&own) {
+    } else if visited.iter().all(|marker| *marker == own) {
         return Ok(Ending::Acknowledged);
     } else {
-        Change::Tidy {
+        Edit::Tidy {
             fresh: actor.fresh(),
             own: old.write,
         }
     };
-    apply(actor, enrolment, &visited, &change)?;
+    settle(actor, enrolment, &visited, &edit)?;
     Ok(Ending::Acknowledged)
 }
 
 fn tidy(actor: &mut Replay<'_>) -> Next<Ending> {
-    let Some((enrolment, visited, record)) = visit(actor)? else {
+    let Some((enrolment, visited, record)) = open(actor)? else {
         return Ok(Ending::Acknowledged);
     };
     let own = Key::Marker(enrolment, record.write);
-    if visited.contains(&own) {
+    if visited.iter().all(|marker| *marker == own) {
         // The record's own marker tells when it is due.
         return Ok(Ending::Acknowledged);
     }
     if actor.makes(Mistake::SecondMarkerDeletedAlone) {
-        for marker in visited {
+        for marker in visited.into_iter().filter(|marker| *marker != own) {
             actor.delete(marker)?;
         }
         return Ok(Ending::Acknowledged);
     }
-    let change = Change::Tidy {
+    let edit = Edit::Tidy {
         fresh: actor.fresh(),
         own: record.write,
     };
-    apply(actor, enrolment, &visited, &change)?;
+    settle(actor, enrolment, &visited, &edit)?;
     Ok(Ending::Acknowledged)
 }
 
-fn collect(actor: &mut Replay<'_>) -> Next<Ending> {
+fn clear_litter(actor: &mut Replay<'_>) -> Next<Ending> {
     let Some(litter) = actor.list_litter()? else {
         return Ok(Ending::Acknowledged);
     };
@@ -381,6 +380,24 @@ fn collect(actor: &mut Replay<'_>) -> Next<Ending> {
     }
     for marker in markers {
         actor.delete(marker)?;
+    }
+    Ok(Ending::Acknowledged)
+}
+
+fn expire(actor: &mut Replay<'_>) -> Next<Ending> {
+    let Some((visited_enrolment, visited, _)) = open(actor)? else {
+        return Ok(Ending::Acknowledged);
+    };
+    if let Redeemed::Refused = actor.redeem(Step::Redeem(visited_enrolment))? {
+        let enrolment = if actor.makes(Mistake::ExpiredByHead) {
+            actor.head()?.unwrap_or(visited_enrolment)
+        } else {
+            visited_enrolment
+        };
+        remove_token_of(actor, enrolment)?;
+        for marker in visited {
+            actor.delete(marker)?;
+        }
     }
     Ok(Ending::Acknowledged)
 }
@@ -423,7 +440,7 @@ fn current(actor: &mut Replay<'_>) -> Next<Current> {
 }
 
 /// The enrolment that some listed markers lead to, and its record; none if that is not what is to be seen to here.
-fn visit(actor: &mut Replay<'_>) -> Next<Option<(Enrolment, Vec<Key>, Record)>> {
+fn open(actor: &mut Replay<'_>) -> Next<Option<(Enrolment, Vec<Key>, Record)>> {
     let Some((marked, visited)) = actor.list_markers()? else {
         return Ok(None);
     };
@@ -435,7 +452,7 @@ fn visit(actor: &mut Replay<'_>) -> Next<Option<(Enrolment, Vec<Key>, Record)>> 
         // What cannot be used is looked at again another day.
         Current::Lost(enrolment) if enrolment == marked => {
             let fresh = actor.fresh();
-            apply(actor, enrolment, &visited, &Change::Mark(fresh))?;
+            settle(actor, enrolment, &visited, &Edit::Reschedule(fresh))?;
             Ok(None)
         }
         Current::Record(..)
@@ -447,26 +464,21 @@ fn visit(actor: &mut Replay<'_>) -> Next<Option<(Enrolment, Vec<Key>, Record)>> 
 }
 
 /// A change to what is stored of one enrolment.
-enum Change {
+enum Edit {
     /// The marker alone: a fresh one takes the place of the visited ones.
-    Mark(Write),
+    Reschedule(Write),
     /// The markers alone: a fresh one takes the place of the visited ones and of the record's own.
     Tidy { fresh: Write, own: Write },
     /// The record, and its marker.
     Replace { old: Record, new: Record },
 }
 
-/// Makes a change: own marker, look, record, look, then the others' markers.
-fn apply(
-    actor: &mut Replay<'_>,
-    enrolment: Enrolment,
-    visited: &[Key],
-    change: &Change,
-) -> Next<()> {
-    let (own, former) = match change {
-        Change::Mark(fresh) => (*fresh, None),
-        Change::Tidy { fresh, own } => (*fresh, Some(*own)),
-        Change::Replace { old, new } => (new.write, Some(old.write)),
+/// Makes a change: own marker, check, record, check, then the others' markers.
+fn settle(actor: &mut Replay<'_>, enrolment: Enrolment, visited: &[Key], edit: &Edit) -> Next<()> {
+    let (own, former) = match edit {
+        Edit::Reschedule(fresh) => (*fresh, None),
+        Edit::Tidy { fresh, own } => (*fresh, Some(*own)),
+        Edit::Replace { old, new } => (new.write, Some(old.write)),
     };
     let own = Key::Marker(enrolment, own);
     if actor.makes(Mistake::OthersMarkersDeletedFirst) {
@@ -475,10 +487,10 @@ fn apply(
     if !actor.makes(Mistake::NoOwnMarker) {
         actor.twice(Step::Set(own, Value::Flag))?;
     }
-    if let Change::Replace { old, new } = change {
+    if let Edit::Replace { old, new } = edit {
         let record_key = actor.record_key(enrolment);
-        let looks = !actor.makes(Mistake::NoLooks);
-        if looks {
+        let checks = !actor.makes(Mistake::NoChecks);
+        if checks {
             let (head, stored) = actor.both(Key::Head, record_key)?;
             let is_as_before = stored.and_then(Value::record).is_some_and(|stored| {
                 stored.generation == old.generation
@@ -489,7 +501,7 @@ fn apply(
             }
         }
         actor.twice(Step::Set(record_key, Value::Record(*new)))?;
-        if looks {
+        if checks {
             let (head, off) = actor.both(Key::Head, Key::Off(enrolment))?;
             if head != Some(Value::Head(enrolment)) || off.is_some() {
                 actor.twice(Step::Delete(record_key))?;
@@ -513,6 +525,20 @@ fn delete_others(
     }
     if let Some(former) = former.filter(|former| !visited.contains(former)) {
         actor.twice(Step::Delete(former))?;
+    }
+    Ok(())
+}
+
+/// Says that access was removed for an enrolment, and clears its record.
+fn remove_token_of(actor: &mut Replay<'_>, enrolment: Enrolment) -> Next<()> {
+    // The commit.
+    if !actor.makes(Mistake::NoOff) {
+        actor.set(Key::Off(enrolment), Value::Flag)?;
+    }
+    let record = actor.record(enrolment)?;
+    actor.delete(actor.record_key(enrolment))?;
+    if let Some(record) = record {
+        actor.delete(Key::Marker(enrolment, record.write))?;
     }
     Ok(())
 }

@@ -66,8 +66,10 @@ pub enum Mistake {
     OthersMarkersDeletedFirst,
     /// A second marker is deleted, and the record's own one trusted to be there.
     SecondMarkerDeletedAlone,
-    /// A change is written without a look before and after. This breaks nothing, and leaves more litter.
-    NoLooks,
+    /// A change is written without a check before and after. This breaks nothing, and leaves more litter.
+    NoChecks,
+    /// A sweep removes a token that has expired of whichever enrolment the head names by then.
+    ExpiredByHead,
     /// Litter is cleared however young it is.
     LitterClearedWithoutAge,
     /// Litter is cleared as the listing showed it, without reading the head.
@@ -99,7 +101,8 @@ impl Mistake {
         Self::NoOwnMarker,
         Self::OthersMarkersDeletedFirst,
         Self::SecondMarkerDeletedAlone,
-        Self::NoLooks,
+        Self::NoChecks,
+        Self::ExpiredByHead,
         Self::LitterClearedWithoutAge,
         Self::LitterClearedWithoutHead,
         Self::BarNotReadAgain,
@@ -116,7 +119,8 @@ impl Scenario<'_> {
     #[must_use]
     pub fn never_writes(&self, key: Key) -> bool {
         match key {
-            Key::Off(_) => !self.actors.contains(&Program::RemoveToken),
+            Key::Off(_) => !(self.actors.iter())
+                .any(|program| matches!(program, Program::RemoveToken | Program::Expire)),
             Key::Bar => !self.actors.contains(&Program::RemoveTenant),
             Key::Head | Key::Record(_) | Key::Marker(..) => false,
         }

@@ -220,6 +220,11 @@ impl World {
         self.late.is_empty() && self.replication.under_way.is_empty()
     }
 
+    /// A bit for each sign-in that is revoked.
+    pub(crate) fn revoked(&self) -> u8 {
+        self.revoked
+    }
+
     /// Whether a sign-in is revoked.
     pub(crate) fn is_revoked(&self, enrolment: Enrolment) -> bool {
         self.revoked >> enrolment & 1 == 1
