@@ -1,4 +1,4 @@
-//! The protocol: what each operation does, step by step, as `PROTOCOL.md` has it and the keeper does it.
+//! The protocol: what each operation does, step by step, as `PROTOCOL.md` has it and the key-value ledger does it.
 //!
 //! Deliberate mistakes ([`Mistake`]) stand where they are made, so that it can be read what each step is there for.
 

@@ -62,6 +62,18 @@ fn each_mistake_breaks_a_promise() {
     }
 }
 
+/// Whoever reads what a step is there for can look for the mistake that leaves it out, and the other way round.
+#[test]
+fn the_protocol_tells_what_each_mistake_breaks() {
+    let protocol = include_str!("../../PROTOCOL.md");
+    for mistake in Mistake::ALL {
+        assert!(
+            protocol.contains(&format!("`{mistake:?}`")),
+            "{mistake:?} is not in PROTOCOL.md"
+        );
+    }
+}
+
 #[test]
 fn what_is_not_promised_is_not_kept() {
     for scenario in LIMITS {
@@ -71,7 +83,7 @@ fn what_is_not_promised_is_not_kept() {
 
 /// `off`, and when that has answered, the head. Every other order lets a token leave after an acknowledged removal.
 #[test]
-fn the_last_check_before_a_release_reads_off_and_then_the_head() {
+fn the_last_question_before_a_release_reads_off_and_then_the_head() {
     for actors in [
         [Program::Enrol(1), Program::RemoveToken, Program::Draw],
         [Program::RemoveToken, Program::Remove, Program::Draw],
