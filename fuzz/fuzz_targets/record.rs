@@ -2,10 +2,11 @@
 //! again by its name.
 #![no_main]
 
-use behalf_core::identity::User;
-use behalf_core::identity::{Nonce, StorageId};
-use behalf_core::ledger::key_value::layout::{Layout, Marker, Tag};
-use behalf_core::ledger::record::{Head, Record, Unreadable};
+use behalf_core::identity::{Nonce, StorageId, User};
+use behalf_core::ledger::key_value::head::Head;
+use behalf_core::ledger::key_value::layout::{Layout, Marker};
+use behalf_core::ledger::record::{Record, Unreadable};
+use behalf_core::ledger::schedule::State;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| {
@@ -26,7 +27,7 @@ fuzz_target!(|json: &[u8]| {
     let layout = Layout::new("");
     let marker = Marker {
         time: record.due_at,
-        tag: Tag::of(&record),
+        state: State::of(&record),
         key_version: record.key_version,
         user: User {
             tenant: record.tenant,

@@ -13,17 +13,18 @@ use serde_json::json;
 use crate::api::accept::{JSON, METRICS, prefers_second};
 use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
 use crate::identity::{Guid, TenantId};
-use crate::keeper::{Environment, Keeper, KeeperError, View};
-use crate::ledger::key_value::store::Store;
+use crate::journal::Journal as _;
+use crate::keeper::{Keeper, KeeperError, View};
 use crate::ledger::record::Status;
-use crate::port::{BodyError, Random, RequestBody};
+use crate::ledger::{Ledger, LedgerError};
+use crate::port::{BodyError, Environment, Random, RequestBody};
 use crate::secret::Bearer;
 use crate::vault::port::VaultPort;
 
 /// The id of a request, which its answer has, too, and the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// Answers a request. It never fails: errors are answers.
     pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
         let id = request_id(request, &self.env);
@@ -49,15 +50,16 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log.
     fn tell(&self, error: &ApiError, request_id: &str, reader: Reader) {
         let event = match error {
-            ApiError::Keeper(KeeperError::Store(_)) => "store_failed",
+            ApiError::Keeper(KeeperError::Ledger(LedgerError::Store(_))) => "store_failed",
             _ => "request_failed",
         };
         let reason = match error {
-            ApiError::Keeper(KeeperError::Store(reason)) => reason.to_string(),
+            ApiError::Keeper(KeeperError::Ledger(LedgerError::Store(reason))) => reason.to_string(),
             error => error.detail(Reader::Operator),
         };
         if reason != error.detail(reader) {
-            self.env.line(&json!({"event": event, "request_id": request_id, "code": error.code(), "reason": reason}).to_string());
+            let line = json!({"request_id": request_id, "code": error.code(), "reason": reason});
+            self.env.event(event, line);
         }
     }
 
@@ -133,7 +135,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             },
             "/v1/status" => match *method {
                 Method::GET => {
-                    let report = self.status(&bearer(request)).await?;
+                    let tenant = asked_tenant(request)?;
+                    let report = self.status(&bearer(request), tenant.as_ref()).await?;
                     Ok(if prefers_second(&request.headers, JSON, METRICS) {
                         text_response(report.to_prometheus())
                     } else {
@@ -176,6 +179,20 @@ fn request_id(request: &Parts, random: &impl Random) -> String {
         (_, _) => None,
     }
     .unwrap_or_else(|| Guid::random(random).as_str().into())
+}
+
+/// The tenant of the query, if it names one.
+fn asked_tenant(request: &Parts) -> Result<Option<TenantId>, ApiError> {
+    let query = request.uri.query().unwrap_or_default();
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let tenant = pairs.find(|(name, _)| name == "tenant");
+    let Some((_, tenant)) = tenant else {
+        return Ok(None);
+    };
+    let tenant = TenantId::parse(&tenant);
+    tenant
+        .map(Some)
+        .ok_or(ApiError::InvalidQuery("`tenant`, a tenant id"))
 }
 
 fn text_response(text: String) -> Response<Bytes> {

@@ -1,12 +1,9 @@
-//! The keeper: storage, step by step as facts/storage-protocol.md has it.
-//!
-//! Only enrolment writes a head and only removal deletes one. Everything else lives under keys private to one enrolment,
-//! so that a writer who was overtaken can only litter a place that nobody reads. The order of the steps is what makes it
-//! hold without compare-and-swap: do not reorder, retry or undo one without the checker of that page.
+//! The keeper: what is done for whom, over a vault and a ledger. It holds no secret, and knows nothing of how a ledger keeps
+//! what it keeps.
 
 pub(crate) mod course;
+mod fingerprint;
 pub(crate) mod holds;
-pub(crate) mod plan;
 pub mod report;
 pub(crate) mod rules;
 pub mod status;
@@ -15,40 +12,37 @@ pub(crate) mod turns;
 pub(crate) mod verdict;
 pub(crate) mod visit;
 
-use futures_util::future::join;
+use std::cell::RefCell;
+
 use serde_json::json;
 use thiserror::Error;
 
 use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
-use crate::identity::User;
-use crate::identity::{Nonce, StorageId};
+use crate::identity::{Nonce, User};
+use crate::journal::Journal as _;
+use crate::keeper::fingerprint::{ChangedSettings, Seen};
 use crate::keeper::rules::Rules;
-use crate::ledger::key_value::layout::{Layout, Marker, Tag};
-use crate::ledger::key_value::store::{Store, StoreError};
-use crate::ledger::key_value::wave::{Change, What};
-use crate::ledger::record::{Head, Record, Status, Unreadable};
+use crate::ledger::record::{Record, Status};
 use crate::ledger::schedule::refresh_due_at;
-use crate::port::{Clock, Log, Random, Timer};
+use crate::ledger::{Change, Edit, Enrolled, Ledger, LedgerError, StoreError};
+use crate::port::Environment;
 use crate::secret::Bearer;
 use crate::vault::port::{Draw, Issued, Policy, SealedToken, VaultPort};
 
 /// Age of a stored refresh token from which a successor is stored when one comes along with an access token, in seconds.
 const REPLACE_AFTER: u64 = 86_400;
-/// Times that a read starts again because the user enrolled meanwhile.
+/// Times that a draw starts again because the user enrolled meanwhile.
 const ATTEMPTS: u32 = 3;
 
-/// What a keeper needs besides a vault and a store.
-pub trait Environment: Clock + Timer + Random + Log {}
-impl<E: Clock + Timer + Random + Log> Environment for E {}
-
 /// Keeps the records of users: the HTTP component, without HTTP.
-pub struct Keeper<V, S, E> {
+pub struct Keeper<V, L, E> {
     pub(crate) vault: V,
-    pub(crate) store: S,
+    ledger: L,
     pub(crate) env: E,
     /// How it sweeps.
     pub(crate) rules: Rules,
+    seen: RefCell<Option<Seen>>,
 }
 
 /// Why an operation failed.
@@ -57,30 +51,18 @@ pub enum KeeperError {
     /// The vault refused or failed.
     #[error(transparent)]
     Vault(#[from] VaultError),
-    /// Storage failed. What was asked for may have happened.
-    #[error("storage does not answer as it should; try again later")]
-    Store(#[from] StoreError),
-    /// The user is not enrolled, or is none of the caller's: the two are not told apart.
-    #[error("this user is not enrolled: enrol with PUT /v1/me")]
-    NotEnrolled,
-    /// Application access was removed for this enrolment.
-    #[error("application access was removed for this user: enrol again with PUT /v1/me")]
-    NoRefreshToken,
-    /// What is stored cannot be read. It was kept.
-    #[error("the stored record cannot be read; it was kept")]
-    RecordDamaged,
-    /// A newer version of behalf wrote it.
-    #[error("the stored record was written by a newer version of behalf: upgrade this one")]
-    RecordTooNew,
-    /// The head names a record that is not there.
-    #[error("the stored record is missing: enrol again with PUT /v1/me")]
-    RecordLost,
-    /// All users of the tenant are being removed.
-    #[error("all users of this tenant are being removed; enrol after that has ended")]
-    TenantRemoved,
-    /// The user kept enrolling while this was tried.
-    #[error("this user is being enrolled right now; try again")]
-    Busy,
+    /// The ledger refused or failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Settings are not those that what is stored was made with.
+    #[error(transparent)]
+    ChangedSettings(#[from] ChangedSettings),
+}
+
+impl From<StoreError> for KeeperError {
+    fn from(error: StoreError) -> Self {
+        Self::Ledger(error.into())
+    }
 }
 
 /// What a user may know of an enrolment. Never a token.
@@ -92,14 +74,15 @@ pub struct View {
     pub enrolled_at: u64,
 }
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
-    /// A keeper over a vault and a store.
-    pub const fn new(vault: V, store: S, env: E) -> Self {
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
+    /// A keeper over a vault and a ledger.
+    pub const fn new(vault: V, ledger: L, env: E) -> Self {
         Self {
             vault,
-            store,
+            ledger,
             env,
             rules: Rules::SHIPPED,
+            seen: RefCell::new(None),
         }
     }
 
@@ -108,7 +91,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// A failed exchange leaves the former enrolment as it was: nothing is written before the vault has answered.
     ///
     /// # Errors
-    /// [`KeeperError`]. After [`KeeperError::Store`] the user may be enrolled or not; the caller tries again.
+    /// [`KeeperError`]. After [`LedgerError::Store`] the user may be enrolled or not; the caller tries again.
     pub async fn enrol(
         &self,
         bearer: &Bearer,
@@ -117,7 +100,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
         let enrolment = self.vault.enrol(bearer, &nonce, scope, LONGEST).await?;
-        let (user, layout) = (&enrolment.user, Layout::new(&enrolment.policy.store_prefix));
+        let (user, policy) = (&enrolment.user, &enrolment.policy);
         let record = Record {
             tenant: user.tenant.clone(),
             sealed: enrolment.sealed.token,
@@ -128,55 +111,16 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             write: Nonce::for_write(&self.env),
             enrolled_at: now,
             refreshed_at: now,
-            due_at: refresh_due_at(now, enrolment.policy.refresh_after_seconds, &user.id),
+            due_at: refresh_due_at(now, policy.refresh_after_seconds, &user.id),
         };
-
-        let (head_key, bar_key) = (layout.head(user), layout.bar(&user.tenant));
-        if self.store.get(&bar_key).await?.is_some() {
-            return Err(KeeperError::TenantRemoved);
-        }
-        let former = match self
-            .store
-            .get(&head_key)
-            .await?
-            .map(|json| Head::from_json(&json))
-        {
-            None => None,
-            Some(Ok(head)) => Some(Some(head.nonce)),
-            // A head that cannot be read names nothing any more. Enrolling is what mends it.
-            Some(Err(Unreadable::Damaged)) => Some(None),
-            Some(Err(Unreadable::Newer)) => return Err(KeeperError::RecordTooNew),
-        };
-        self.store
-            .set(&layout.marker(&marker_of(user, &nonce, &record)), &[])
-            .await?;
-        self.store
-            .set(&layout.record(&user.id, &nonce), &record.to_json())
-            .await?;
-        // The commit. Never retried and never undone: it may have happened.
-        let head = Head {
-            nonce,
-            tenant: user.tenant.clone(),
-            created_at: now,
-        };
-        self.store.set(&head_key, &head.to_json()).await?;
-        // Again, because a removal of the tenant lists the heads once. This is a removal of its own.
-        if self.store.get(&bar_key).await?.is_some() {
-            self.remove_user(&layout, user).await?;
-            return Err(KeeperError::TenantRemoved);
-        }
-        let created = former.is_none();
-        if let Some(former) = former.flatten() {
-            self.forget(&layout, user, &former).await;
-        }
+        let ledger = self.open(policy).await?;
+        let is_new = ledger.enrol(user, &nonce, &record).await?;
         self.audit("enrolled", user);
-        Ok((
-            View {
-                enrolled_at: now,
-                record: Some(record),
-            },
-            created,
-        ))
+        let view = View {
+            enrolled_at: now,
+            record: Some(record),
+        };
+        Ok((view, is_new))
     }
 
     /// What is stored of the caller's user.
@@ -185,18 +129,17 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// [`KeeperError`].
     pub async fn show(&self, bearer: &Bearer) -> Result<View, KeeperError> {
         let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let layout = Layout::new(&policy.store_prefix);
-        let (head, current) = self.current(&layout, &user).await?;
-        let record = match current {
+        let enrolled = self.open(&policy).await?.find(&user).await?;
+        let record = match enrolled.record {
             Ok(record) => Some(record),
-            Err(KeeperError::NoRefreshToken) => None,
-            Err(error) => return Err(error),
+            Err(LedgerError::NoRefreshToken) => None,
+            Err(error) => return Err(error.into()),
         };
+        let enrolled_at =
+            (record.as_ref()).map_or(enrolled.enrolled_at, |record| record.enrolled_at);
         Ok(View {
-            enrolled_at: record
-                .as_ref()
-                .map_or(head.created_at, |record| record.enrolled_at),
             record,
+            enrolled_at,
         })
     }
 
@@ -212,10 +155,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<Issued, KeeperError> {
         let deadline = Deadline::within(&self.env, LONGEST);
         let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let layout = Layout::new(&policy.store_prefix);
+        let ledger = self.open(&policy).await?;
         for _ in 0..ATTEMPTS {
-            let (head, current) = self.current(&layout, &user).await?;
-            let record = current?;
+            let Enrolled { nonce, record, .. } = ledger.find(&user).await?;
+            let record = record?;
             let age = self.env.now().saturating_sub(record.refreshed_at);
             let draw = Draw {
                 scope: scope.clone(),
@@ -223,55 +166,34 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 replace: age >= REPLACE_AFTER,
             };
             let within = deadline.left(&self.env);
-            let mut issued = match self
+            let drawn = self
                 .vault
-                .access_token(bearer, &head.nonce, &record.sealed, draw, within)
-                .await
-            {
-                Ok(issued) => issued,
-                Err(error) => {
-                    if matches!(error, VaultError::Stored(_)) {
-                        self.alarm("sealed_token_does_not_open", &user);
-                    }
-                    return Err(error.into());
-                }
-            };
-            if let Some(sealed) = issued.replacement.take() {
-                let change = Change {
-                    user: user.clone(),
-                    nonce: head.nonce.clone(),
-                    visited: Vec::new(),
-                    what: What::Replace {
-                        new: Box::new(self.refreshed(&user, &record, sealed, &policy)),
-                        old: Box::new(record),
-                    },
-                };
-                // Written, overtaken or failed: the access token is as good, and so is the stored token. The next draw
-                // brings another successor.
-                for made in self.apply(&layout, &[&change]).await {
-                    if let Err(error) = made {
-                        self.env.line(&json!({"event": "replacement_not_stored", "tenant": user.tenant.as_str(), "user": user.id.as_str(), "reason": error.to_string()}).to_string());
-                    }
-                }
+                .access_token(bearer, &nonce, &record.sealed, draw, within)
+                .await;
+            if let Err(VaultError::Stored(_)) = drawn {
+                self.env.alarm_about("sealed_token_does_not_open", &user);
             }
-            if self.is_still_current(&layout, &user, &head.nonce).await? {
+            let mut issued = drawn?;
+            if let Some(sealed) = issued.replacement.take() {
+                let new = self.refreshed(&user, &record, sealed, &policy);
+                self.store_successor(&ledger, &user, &nonce, record, new)
+                    .await;
+            }
+            if ledger.still_current(&user, &nonce).await? {
                 self.audit("access_token_drawn", &user);
                 return Ok(issued);
             }
         }
-        Err(KeeperError::Busy)
+        Err(LedgerError::Busy.into())
     }
 
     /// Removes application access: the refresh token goes, the user stays enrolled without one. Idempotent.
     ///
     /// # Errors
-    /// [`KeeperError`]. After [`KeeperError::Store`] it may have happened; repeat until it succeeds.
+    /// [`KeeperError`]. After [`LedgerError::Store`] it may have happened; repeat until it succeeds.
     pub async fn remove_refresh_token(&self, bearer: &Bearer) -> Result<(), KeeperError> {
         let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let layout = Layout::new(&policy.store_prefix);
-        if let Some(head) = self.head(&layout, &user).await? {
-            self.remove_token(&layout, &user, &head.nonce).await?;
-        }
+        self.open(&policy).await?.remove_token(&user).await?;
         self.audit("refresh_token_removed", &user);
         Ok(())
     }
@@ -279,129 +201,21 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// Removes the caller's user. Idempotent.
     ///
     /// # Errors
-    /// [`KeeperError`]. After [`KeeperError::Store`] it may have happened; repeat until it succeeds.
+    /// [`KeeperError`]. After [`LedgerError::Store`] it may have happened; repeat until it succeeds.
     pub async fn remove(&self, bearer: &Bearer) -> Result<(), KeeperError> {
         let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let layout = Layout::new(&policy.store_prefix);
-        self.remove_user(&layout, &user).await
+        self.open(&policy).await?.remove(&user).await?;
+        self.audit("user_removed", &user);
+        Ok(())
     }
 
     // ---- Steps that several operations share ----
 
-    /// The last look before anything of an enrolment is released, when the vault has answered. False: the user enrolled
-    /// again meanwhile.
-    ///
-    /// A removal that was acknowledged before this began is seen, because the two reads are one after the other in this
-    /// order: `off` is cleared only after the head has left the enrolment, so whoever finds no `off`, and then the head in
-    /// its place, has found both. Side by side, or the head first, a removal and the enrolment after it can pass between.
-    async fn is_still_current(
-        &self,
-        layout: &Layout,
-        user: &User,
-        nonce: &Nonce,
-    ) -> Result<bool, KeeperError> {
-        let off = self.store.get(&layout.off(&user.id, nonce)).await?;
-        match self.head(layout, user).await? {
-            None => Err(KeeperError::NotEnrolled),
-            Some(head) if head.nonce == *nonce => match off {
-                None => Ok(true),
-                Some(_) => Err(KeeperError::NoRefreshToken),
-            },
-            Some(_) => Ok(false),
-        }
-    }
-
-    /// Steps 2 and 3 of "Remove refresh token".
-    pub(crate) async fn remove_token(
-        &self,
-        layout: &Layout,
-        user: &User,
-        nonce: &Nonce,
-    ) -> Result<(), StoreError> {
-        // The commit. Its value is for whoever clears it away: whose head to look for.
-        let tenant = user.tenant.as_str().as_bytes();
-        self.store.set(&layout.off(&user.id, nonce), tenant).await?;
-        let key = layout.record(&user.id, nonce);
-        let record = self.store.get(&key).await?;
-        self.store.delete(&key).await?;
-        self.forget_marker(layout, user, nonce, record.as_deref())
-            .await
-    }
-
-    /// "Delete".
-    pub(crate) async fn remove_user(
-        &self,
-        layout: &Layout,
-        user: &User,
-    ) -> Result<(), KeeperError> {
-        let key = layout.head(user);
-        let head = self
-            .store
-            .get(&key)
-            .await?
-            .and_then(|json| Head::from_json(&json).ok());
-        // The commit; also when there seems to be none.
-        self.store.delete(&key).await?;
-        if let Some(head) = head {
-            self.forget(layout, user, &head.nonce).await;
-        }
-        self.audit("user_removed", user);
-        Ok(())
-    }
-
-    pub(crate) async fn head(
-        &self,
-        layout: &Layout,
-        user: &User,
-    ) -> Result<Option<Head>, KeeperError> {
-        let json = self.store.get(&layout.head(user)).await?;
-        json.map(|json| Head::from_json(&json))
-            .transpose()
-            .map_err(Into::into)
-    }
-
-    /// The head, and the record that it names or why there is none to use, which is an alarm where it should not be.
-    pub(crate) async fn current(
-        &self,
-        layout: &Layout,
-        user: &User,
-    ) -> Result<(Head, Result<Record, KeeperError>), KeeperError> {
-        for _ in 0..ATTEMPTS {
-            let head = self
-                .head(layout, user)
-                .await?
-                .ok_or(KeeperError::NotEnrolled)?;
-            let (off_key, record_key) = (
-                layout.off(&user.id, &head.nonce),
-                layout.record(&user.id, &head.nonce),
-            );
-            let (off, record) = join(self.store.get(&off_key), self.store.get(&record_key)).await;
-            if off?.is_some() {
-                return Ok((head, Err(KeeperError::NoRefreshToken)));
-            }
-            if let Some(json) = record? {
-                let record = Record::from_json(&json).map_err(|unreadable| {
-                    self.alarm("record_not_readable", user);
-                    unreadable.into()
-                });
-                return Ok((head, record));
-            }
-            // Gone between the reads, because the token was removed, the user enrolled again or was removed; or lost. A
-            // removal is looked for before the head, since nothing clears it away while the head names its enrolment.
-            let off = self.store.get(&off_key).await?;
-            match self.head(layout, user).await? {
-                None => return Err(KeeperError::NotEnrolled),
-                Some(again) if again.nonce == head.nonce => {
-                    if off.is_some() {
-                        return Ok((head, Err(KeeperError::NoRefreshToken)));
-                    }
-                    self.alarm("record_lost", user);
-                    return Ok((head, Err(KeeperError::RecordLost)));
-                }
-                Some(_) => {}
-            }
-        }
-        Err(KeeperError::Busy)
+    /// The ledger of the app with these settings, once it is seen that they are those that what it holds was made with.
+    pub(crate) async fn open(&self, policy: &Policy) -> Result<L, KeeperError> {
+        let ledger = self.ledger.under(&policy.store_prefix);
+        self.check_fingerprint(&ledger, policy).await?;
+        Ok(ledger)
     }
 
     /// A record with the successor of its refresh token.
@@ -425,72 +239,35 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
-    /// Clears what belongs to an enrolment that no head names any more. What fails here is litter for a sweep.
-    async fn forget(&self, layout: &Layout, user: &User, nonce: &Nonce) {
-        let outcome = async {
-            let key = layout.record(&user.id, nonce);
-            let record = self.store.get(&key).await?;
-            self.store.delete(&key).await?;
-            self.store.delete(&layout.off(&user.id, nonce)).await?;
-            self.forget_marker(layout, user, nonce, record.as_deref())
-                .await
-        };
-        if let Err(error) = outcome.await {
-            self.env.line(&json!({"event": "litter_left", "user": user.id.as_str(), "reason": error.to_string()}).to_string());
-        }
-    }
-
-    async fn forget_marker(
+    /// Stored, overtaken or failed: the access token that came along is as good, and so is the token that is stored. The
+    /// next draw brings another successor.
+    async fn store_successor(
         &self,
-        layout: &Layout,
+        ledger: &L,
         user: &User,
         nonce: &Nonce,
-        record: Option<&[u8]>,
-    ) -> Result<(), StoreError> {
-        match record.map(Record::from_json) {
-            Some(Ok(record)) => {
-                self.store
-                    .delete(&layout.marker(&marker_of(user, nonce, &record)))
-                    .await
+        old: Record,
+        new: Record,
+    ) {
+        let change = Change {
+            user: user.clone(),
+            nonce: nonce.clone(),
+            claims: Vec::new(),
+            edit: Edit::Replace {
+                old: Box::new(old),
+                new: Box::new(new),
+            },
+        };
+        for made in ledger.settle(&[&change]).await {
+            if let Err(error) = made {
+                let reason = json!({"reason": error.to_string()});
+                self.env.about("replacement_not_stored", user, reason);
             }
-            Some(Err(_)) | None => Ok(()),
         }
     }
 
     pub(crate) fn audit(&self, event: &str, user: &User) {
-        self.env.line(
-            &json!({"event": event, "tenant": user.tenant.as_str(), "user": user.id.as_str()})
-                .to_string(),
-        );
-    }
-
-    pub(crate) fn alarm(&self, event: &str, user: &User) {
-        self.env.line(&json!({"level": "alarm", "event": event, "tenant": user.tenant.as_str(), "user": user.id.as_str()}).to_string());
-    }
-}
-
-/// The marker that goes with a record.
-pub(crate) fn marker_of(user: &User, nonce: &Nonce, record: &Record) -> Marker {
-    let id: StorageId = user.id.clone();
-    Marker {
-        time: record.due_at,
-        tag: Tag::of(record),
-        key_version: record.key_version.clone(),
-        user: User {
-            tenant: user.tenant.clone(),
-            id,
-        },
-        nonce: nonce.clone(),
-        write: record.write.clone(),
-    }
-}
-
-impl From<Unreadable> for KeeperError {
-    fn from(unreadable: Unreadable) -> Self {
-        match unreadable {
-            Unreadable::Damaged => Self::RecordDamaged,
-            Unreadable::Newer => Self::RecordTooNew,
-        }
+        self.env.about(event, user, json!({}));
     }
 }
 
@@ -597,9 +374,9 @@ mod tests {
             );
         }
         assert!(
-            world.rows.borrow().is_empty(),
+            world.user_rows().is_empty(),
             "{:?}",
-            world.rows.borrow().keys()
+            world.user_rows().keys()
         );
     }
 
@@ -612,11 +389,12 @@ mod tests {
             world.advance(1);
         }
         let rows = world.rows.borrow();
+        let of_user = world.user_rows();
         assert_eq!(
-            rows.len(),
+            of_user.len(),
             3,
             "a former enrolment leaves nothing: {:?}",
-            rows.keys()
+            of_user.keys()
         );
         for value in rows.values() {
             let text = String::from_utf8_lossy(value);
@@ -934,7 +712,7 @@ mod tests {
             ask(&app, &world, "GET /v1/me", "").1["refreshed_at"],
             view["refreshed_at"]
         );
-        assert_eq!(world.rows.borrow().len(), 3);
+        assert_eq!(world.user_rows().len(), 3);
         world.redeemed.borrow_mut().clear();
         ask(&app, &world, "POST /v1/me/access-token", "");
         assert_ne!(*world.redeemed.borrow(), ["rt-canary-1"]);

@@ -28,6 +28,7 @@ pub mod deadline;
 pub mod doorbell;
 pub mod error;
 pub mod identity;
+mod journal;
 pub mod keeper;
 pub mod ledger;
 pub mod port;
@@ -38,6 +39,8 @@ pub mod vault;
 mod simulation;
 
 pub use keeper::Keeper;
+pub use ledger::Ledger;
+pub use ledger::key_value::KeyValueLedger;
 pub use ledger::key_value::store::Store;
 pub use port::{Clock, Config, Http, Log, Random, Timer};
 pub use vault::Vault;

@@ -73,6 +73,27 @@ pub trait Timer {
 pub trait Random {
     /// Fills the buffer.
     fn fill(&self, buffer: &mut [u8]);
+
+    /// A number.
+    fn number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// A number below a bound; 0 if that is 0.
+    fn below(&self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap_or(u64::MAX);
+        let number = self.number().checked_rem(bound).unwrap_or(0);
+        usize::try_from(number).unwrap_or(0)
+    }
+
+    /// Puts things in an order by chance.
+    fn shuffle<T>(&self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.below(at.saturating_add(1)));
+        }
+    }
 }
 
 /// The settings (README, "Settings").
@@ -94,6 +115,10 @@ pub trait Log {
     /// Writes one line: a JSON object. The core never puts a token, a key or another system's text into it.
     fn line(&self, line: &str);
 }
+
+/// What keeping records needs besides where to keep them.
+pub trait Environment: Clock + Timer + Random + Log {}
+impl<E: Clock + Timer + Random + Log> Environment for E {}
 
 /// What an HTTP request's body is read through.
 pub trait RequestBody {

@@ -29,9 +29,13 @@ use zeroize::Zeroizing;
 use crate::error::{StoredError, VaultError};
 use crate::identity::{KeyVersion, TenantId, UserId};
 use crate::keeper::KeeperError;
-use crate::ledger::key_value::layout::{Layout, Marker, Tag};
-use crate::ledger::key_value::store::{Page, Store, StoreError};
-use crate::ledger::record::{Head, Record};
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::head::Head;
+use crate::ledger::key_value::layout::{Layout, Marker};
+use crate::ledger::key_value::store::{Page, Store};
+use crate::ledger::record::Record;
+use crate::ledger::schedule::State;
+use crate::ledger::{LedgerError, StoreError};
 use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
@@ -207,7 +211,7 @@ struct Sim {
     read: RefCell<HashMap<(usize, String), Option<Vec<u8>>>>,
 }
 
-type App = Keeper<Vault<Port>, Port, Port>;
+type App = Keeper<Vault<Port>, KeyValueLedger<Port, Port>, Port>;
 
 /// The ports of one replica.
 #[derive(Clone)]
@@ -895,7 +899,7 @@ impl Log for Port {
 
 fn is_put_off(key: &str) -> bool {
     let marker = Layout::new("").read_marker(key);
-    marker.is_some_and(|marker| matches!(marker.tag, Tag::Active { failures: 1.. }))
+    marker.is_some_and(|marker| matches!(marker.state, State::Active { failures: 1.. }))
 }
 
 fn storage_id(user: usize) -> String {
@@ -977,7 +981,8 @@ impl Run {
             sim: Rc::clone(&self.sim),
             skew,
         };
-        Rc::new(Keeper::new(Vault::new(port.clone()), port.clone(), port))
+        let ledger = KeyValueLedger::new(port.clone(), port.clone());
+        Rc::new(Keeper::new(Vault::new(port.clone()), ledger, port))
     }
 
     fn begin(&mut self, what: What, user: usize, app: &Rc<App>) -> usize {
@@ -1248,7 +1253,12 @@ impl Run {
             .filter(|key| !key.starts_with("ver."))
             .cloned()
             .collect();
-        if strangers != ["sweep.state"] {
+        let is_summary = |key: &String| Layout::new("").read_summary_page(key).is_some();
+        let (pages, strangers): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_summary);
+        if pages.len() > 1 {
+            sim.violation(format!("left over: {pages:?}"));
+        }
+        if strangers != ["settings.seen", "sweep.state", "sweep.summary"] {
             sim.violation(format!("left over: {strangers:?}"));
         }
         sim.check_bars();
@@ -1422,14 +1432,16 @@ async fn ask(sim: Rc<Sim>, app: Rc<App>, act: usize, what: What, user: usize) {
     };
     let end = match outcome {
         Ok(end) => end,
-        Err(KeeperError::NotEnrolled) => End::Saw(View::Absent),
-        Err(KeeperError::NoRefreshToken) => End::Saw(View::NoToken),
+        Err(KeeperError::Ledger(LedgerError::NotEnrolled)) => End::Saw(View::Absent),
+        Err(KeeperError::Ledger(LedgerError::NoRefreshToken)) => End::Saw(View::NoToken),
         Err(error) => {
             if matches!(
                 error,
-                KeeperError::RecordLost
-                    | KeeperError::RecordDamaged
-                    | KeeperError::RecordTooNew
+                KeeperError::Ledger(
+                    LedgerError::RecordLost
+                        | LedgerError::RecordDamaged
+                        | LedgerError::RecordTooNew
+                ) | KeeperError::ChangedSettings(_)
                     | KeeperError::Vault(VaultError::Stored(
                         StoredError::Damaged | StoredError::NotBound
                     ))

@@ -7,10 +7,11 @@ mod vault;
 
 use std::io::Write as _;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use behalf_core::Keeper;
 use behalf_core::port::{BodyError, Clock, Log, Random, RequestBody, Timer};
+use behalf_core::{Keeper, KeyValueLedger};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -22,12 +23,21 @@ use spin_sdk::wasip3::http_compat::IncomingRequestBody;
 use crate::storage::SpinStore;
 use crate::vault::ImportedVault;
 
-static KEEPER: Keeper<ImportedVault, SpinStore, Wasi> = Keeper::new(ImportedVault, SpinStore, Wasi);
+type App = Keeper<ImportedVault, KeyValueLedger<SpinStore, Wasi>, Wasi>;
+
+thread_local! {
+    static APP: Rc<App> = Rc::new(Keeper::new(
+        ImportedVault,
+        KeyValueLedger::new(SpinStore, Wasi),
+        Wasi,
+    ));
+}
 
 #[http_service]
 async fn handle(request: Request) -> Response<Full<Bytes>> {
     let (request, body) = request.into_parts();
-    KEEPER.handle(&request, Body(body)).await.map(Full::new)
+    let app = APP.with(Rc::clone);
+    app.handle(&request, Body(body)).await.map(Full::new)
 }
 
 struct Body(IncomingRequestBody);
@@ -47,6 +57,7 @@ impl RequestBody for Body {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Wasi;
 
 impl Clock for Wasi {

@@ -2,12 +2,14 @@
 //! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (PLATFORMS.md,
 //! "Spin", "Key-value").
 
-use behalf_core::ledger::key_value::store::{Page, Store, StoreError};
+use behalf_core::ledger::StoreError;
+use behalf_core::ledger::key_value::store::{Page, Store};
 use spin_sdk::key_value;
 
 use crate::bindings::wasi::keyvalue::{batch, store as draft};
 
 /// The store with the label `default`.
+#[derive(Clone, Copy)]
 pub(crate) struct SpinStore;
 
 impl Store for SpinStore {

@@ -15,6 +15,7 @@ use crate::error::{
     VaultError,
 };
 use crate::keeper::KeeperError;
+use crate::ledger::LedgerError;
 
 /// Longest request body accepted, in bytes.
 pub const LONGEST_BODY: usize = 64 * 1024;
@@ -58,6 +59,12 @@ pub enum ApiError {
         /// Column of the first error, from 1.
         column: usize,
     },
+    /// The query is not what this path takes.
+    #[error("the query may have {0}")]
+    InvalidQuery(
+        /// What it takes.
+        &'static str,
+    ),
     /// The body is JSON, but not what this path takes.
     #[error("the body must be a JSON object with {0}")]
     InvalidBody(
@@ -116,6 +123,9 @@ impl ApiError {
     pub fn detail(&self, reader: Reader) -> String {
         match (self, reader) {
             (Self::Keeper(KeeperError::Vault(error)), Reader::Caller) => error.for_caller(),
+            (Self::Keeper(KeeperError::ChangedSettings(_)), Reader::Caller) => {
+                "this app is not set up as it should be: whoever operates this app finds why in its log, under the request id".into()
+            }
             (error, Reader::Caller | Reader::Operator) => error.to_string(),
         }
     }
@@ -137,7 +147,9 @@ impl ApiError {
             Self::BodyTooSlow => Row::new(S::REQUEST_TIMEOUT, "body_too_slow"),
             Self::BodyBrokenOff => Row::new(S::BAD_REQUEST, "body_broken_off"),
             Self::InvalidJson { .. } => Row::new(S::BAD_REQUEST, "invalid_json"),
-            Self::InvalidBody(_) => Row::new(S::BAD_REQUEST, "invalid_request"),
+            Self::InvalidBody(_) | Self::InvalidQuery(_) => {
+                Row::new(S::BAD_REQUEST, "invalid_request")
+            }
             Self::Keeper(error) => of_keeper(error),
         }
     }
@@ -249,17 +261,25 @@ impl<'a> More<'a> {
 fn of_keeper(error: &KeeperError) -> Row<'_> {
     use StatusCode as S;
     match error {
-        KeeperError::Store(_) => {
+        KeeperError::Ledger(error) => of_ledger(error),
+        KeeperError::ChangedSettings(_) => Row::new(S::INTERNAL_SERVER_ERROR, "settings_changed"),
+        KeeperError::Vault(error) => of_vault(error),
+    }
+}
+
+fn of_ledger(error: &LedgerError) -> Row<'_> {
+    use StatusCode as S;
+    match error {
+        LedgerError::Store(_) => {
             Row::new(S::SERVICE_UNAVAILABLE, "store_unavailable").with(More::RetryAfter(1))
         }
-        KeeperError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(More::RetryAfter(1)),
-        KeeperError::NotEnrolled => Row::new(S::NOT_FOUND, "not_enrolled"),
-        KeeperError::NoRefreshToken => Row::new(S::CONFLICT, "no_refresh_token"),
-        KeeperError::RecordDamaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
-        KeeperError::RecordTooNew => Row::new(S::INTERNAL_SERVER_ERROR, "record_too_new"),
-        KeeperError::RecordLost => Row::new(S::INTERNAL_SERVER_ERROR, "record_lost"),
-        KeeperError::TenantRemoved => Row::new(S::FORBIDDEN, "tenant_being_removed"),
-        KeeperError::Vault(error) => of_vault(error),
+        LedgerError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(More::RetryAfter(1)),
+        LedgerError::NotEnrolled => Row::new(S::NOT_FOUND, "not_enrolled"),
+        LedgerError::NoRefreshToken => Row::new(S::CONFLICT, "no_refresh_token"),
+        LedgerError::RecordDamaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
+        LedgerError::RecordTooNew => Row::new(S::INTERNAL_SERVER_ERROR, "record_too_new"),
+        LedgerError::RecordLost => Row::new(S::INTERNAL_SERVER_ERROR, "record_lost"),
+        LedgerError::TenantRemoved => Row::new(S::FORBIDDEN, "tenant_being_removed"),
     }
 }
 

@@ -9,19 +9,24 @@ use serde_json::json;
 
 use crate::error::VaultError;
 use crate::identity::{KeyVersion, TenantId};
-use crate::keeper::plan::Plan;
+use crate::journal::Journal as _;
+use crate::keeper::Keeper;
 use crate::keeper::report::SweepReport;
 use crate::keeper::turns::{Job, Receipt, Share, Turns};
 use crate::keeper::verdict::{Verdict, Work};
-use crate::keeper::visit::{Found, Outcome, Pass, Visit, Visited};
-use crate::keeper::{Environment, Keeper, marker_of};
-use crate::ledger::key_value::layout::{Marker, Tag};
-use crate::ledger::key_value::store::Store;
-use crate::ledger::key_value::wave::{Change, WAVE, What};
+use crate::keeper::visit::{Next, Outcome, Pass, Visited};
 use crate::ledger::record::Status;
-use crate::ledger::schedule::random_number;
+use crate::ledger::schedule::State;
+use crate::ledger::{
+    Change, Claimed, Edit, Kind, Ledger, Outlook, Settled, StoreError, Survey, Visit,
+};
+use crate::port::Environment;
 use crate::vault::port::VaultPort;
 
+/// Changes that are settled together: as many as keep the answers of other systems from waiting long for each other.
+const WAVE: usize = 25;
+/// Visits of a tenant that are claimed at once.
+const CLAIMS: usize = 500;
 /// Refreshes of a tenant from which on it is an alarm that most have the same outcome.
 const MANY: u64 = 4;
 
@@ -29,38 +34,30 @@ const MANY: u64 = 4;
 pub(crate) type Asked = BTreeMap<TenantId, Result<KeyVersion, VaultError>>;
 
 /// What a sweep has in hand.
-pub(crate) struct Course<'a> {
-    pub(crate) plan: Plan<'a>,
-    pub(crate) turns: Turns,
+pub(crate) struct Course<'a, L: Ledger> {
+    pub(crate) survey: &'a Survey<L::Found>,
+    pub(crate) turns: Turns<L::Claim>,
+    /// Answers of Key Vault that are there already.
+    pub(crate) asked: Asked,
     pub(crate) report: SweepReport,
     pub(crate) tally: BTreeMap<TenantId, Tally>,
     /// When the first of the records is due that were put off or refreshed.
     pub(crate) next_due: Option<u64>,
 }
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
-    /// Gives every tenant its first turn: to have its newest key asked for, unless that was done already.
-    pub(crate) fn line_up(
-        &self,
-        pass: &Pass<'_>,
-        course: &mut Course<'_>,
-        first: Option<String>,
-        mut asked: Asked,
-    ) {
-        let tenants: Vec<_> = course.plan.tenants().cloned().collect();
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
+    /// Gives every tenant its first turn: to have its newest key asked for.
+    pub(crate) fn line_up(&self, course: &mut Course<'_, L>, first: Option<String>) {
+        let tenants: Vec<_> = course.survey.tenants.iter().collect();
         // The questions go round: where the last sweep had no time left, this one begins.
         let start = match first {
-            Some(first) => tenants.partition_point(|tenant| tenant.as_str() < first.as_str()),
-            None => usize::try_from(self.below(tenants.len())).unwrap_or_default(),
+            Some(first) => tenants.partition_point(|(tenant, _)| tenant.as_str() < first.as_str()),
+            None => self.env.below(tenants.len()),
         };
         let (before, from) = tenants.split_at(start.min(tenants.len()));
-        for (rank, tenant) in from.iter().chain(before).enumerate() {
-            if let Some(answer) = asked.remove(tenant) {
-                self.heed_answer(pass, course, tenant, answer);
-                continue;
-            }
-            if course.plan.has_due(tenant) {
-                let tie = random_number(&self.env);
+        for (rank, (tenant, outlook)) in from.iter().chain(before).enumerate() {
+            if outlook.due > 0 {
+                let tie = self.env.number();
                 course.turns.ask(tenant, Share::Refresh, tie);
             } else {
                 course.turns.ask(tenant, Share::Check, count(rank));
@@ -70,7 +67,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     /// Gives turns until there is nothing left to do, or no time. As many records are in hand as the settings allow, from
     /// their turn until they are written. What is ready meanwhile is written together.
-    pub(crate) async fn work(&self, pass: &Pass<'_>, course: &mut Course<'_>, most: usize) {
+    pub(crate) async fn work(&self, pass: &Pass<'_, L>, course: &mut Course<'_, L>, most: usize) {
+        let survey = course.survey;
         let mut flights = FuturesUnordered::new();
         let mut in_hand = 0_usize;
         loop {
@@ -81,20 +79,24 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 };
                 let (tenant, share) = (turn.tenant.clone(), turn.share);
                 let (job, receipt) = turn.split();
-                let job = match job {
-                    Job::Visit(visit) => {
-                        let version = &visit.marker.key_version;
-                        if let Some(hold) = pass.holds.on(&tenant, version, share.work()) {
-                            course.report.add(hold.into());
-                            course.turns.over(receipt, Duration::ZERO, false);
-                            continue;
-                        }
-                        Job::Visit(visit)
-                    }
-                    Job::Ask => Job::Ask,
+                if let Job::Visit(visit) = &job
+                    && let Some(hold) = pass.holds.on(&tenant, &visit.key_version, share.work())
+                {
+                    course.report.add(hold.into());
+                    course.turns.over(receipt, Duration::ZERO, false);
+                    continue;
+                }
+                let known = match job {
+                    Job::Ask => course.asked.remove(&tenant),
+                    Job::Claim | Job::Visit(_) => None,
                 };
                 in_hand = in_hand.saturating_add(1);
-                flights.push(self.fly(pass, tenant, share, job, receipt).boxed_local());
+                let flight = Flight {
+                    tenant,
+                    share,
+                    receipt,
+                };
+                flights.push(self.fly(pass, survey, flight, job, known).boxed_local());
             }
             let Some(first) = flights.next().await else {
                 break;
@@ -118,46 +120,91 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     async fn fly(
         &self,
-        pass: &Pass<'_>,
-        tenant: TenantId,
-        share: Share,
-        job: Job,
-        receipt: Receipt,
-    ) -> Landing {
+        pass: &Pass<'_, L>,
+        survey: &Survey<L::Found>,
+        flight: Flight,
+        job: Job<L::Claim>,
+        known: Option<Result<KeyVersion, VaultError>>,
+    ) -> Landing<L::Claim> {
         let start = self.env.elapsed();
+        let (tenant, share) = (&flight.tenant, flight.share);
         let done = match job {
             Job::Ask => {
-                let within = pass.until.left(&self.env).min(self.rules.longest_question);
-                Done::Asked(self.vault.newest_key_version(&tenant, within).await)
+                let is_known = known.is_some();
+                let answer = if let Some(answer) = known {
+                    answer
+                } else {
+                    let within = pass.until.left(&self.env).min(self.rules.longest_question);
+                    self.vault.newest_key_version(tenant, within).await
+                };
+                let claimed = match &answer {
+                    Ok(newest) => {
+                        let outdated = Kind::Outdated(newest);
+                        let outdated = self.claim(pass, survey, tenant, outdated).await;
+                        let due = self.claim(pass, survey, tenant, Kind::Due(newest)).await;
+                        [outdated, due]
+                    }
+                    Err(_) => [Ok(Claimed::none()), Ok(Claimed::none())],
+                };
+                Done::Asked {
+                    answer,
+                    is_known,
+                    claimed,
+                }
+            }
+            Job::Claim => {
+                let newest = pass.holds.newest_of(tenant);
+                let kind = newest.as_ref().map(|newest| match share {
+                    Share::Reseal => Kind::Outdated(newest),
+                    Share::Check | Share::Refresh => Kind::Due(newest),
+                });
+                Done::Claimed(match kind {
+                    Some(kind) => self.claim(pass, survey, tenant, kind).await,
+                    None => Ok(Claimed::none()),
+                })
             }
             Job::Visit(mut visit) => {
-                let version = visit.marker.key_version.clone();
+                let version = visit.key_version.clone();
                 let due = visit.due.take();
                 let visited = self.visit(pass, *visit, share.work()).await;
                 Done::Visited(version, Box::new(visited), due)
             }
         };
         Landing::Flown {
-            tenant,
+            flight,
             took: self.env.elapsed().saturating_sub(start),
-            receipt,
             done,
         }
     }
 
+    async fn claim(
+        &self,
+        pass: &Pass<'_, L>,
+        survey: &Survey<L::Found>,
+        tenant: &TenantId,
+        kind: Kind<'_>,
+    ) -> Result<Claimed<L::Claim>, StoreError> {
+        let ledger = pass.ledger;
+        ledger
+            .claim(survey, tenant, kind, CLAIMS, pass.lease_until)
+            .await
+    }
+
     /// Makes changes, if there still is time.
-    async fn write(&self, pass: &Pass<'_>, wave: Vec<Written>) -> Landing {
+    async fn write(&self, pass: &Pass<'_, L>, wave: Vec<Written<L::Claim>>) -> Landing<L::Claim> {
         if pass.end.is_over(&self.env) {
             let late = wave.into_iter().map(|mut written| {
                 written.outcome = Outcome::Remaining;
-                (written, Ok(false))
+                (written, Ok(None))
             });
             return Landing::Written(late.collect());
         }
         let changes: Vec<_> = wave.iter().map(|written| &written.change).collect();
-        let made = self.apply(pass.layout, &changes).await;
+        let made = pass.ledger.settle(&changes).await;
         let written = wave.into_iter().zip(made).map(|(written, made)| {
-            let made = made.map_err(|error| self.storage_failed(&written.change.user, &error));
+            let made = made.inspect_err(|error| {
+                self.storage_failed(&written.change.user, error);
+            });
             (written, made)
         });
         Landing::Written(written.collect())
@@ -166,18 +213,13 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// Takes note of what is done, and returns how many are no longer in hand.
     fn land(
         &self,
-        pass: &Pass<'_>,
-        course: &mut Course<'_>,
-        landing: Landing,
-        wave: &mut Vec<Written>,
+        pass: &Pass<'_, L>,
+        course: &mut Course<'_, L>,
+        landing: Landing<L::Claim>,
+        wave: &mut Vec<Written<L::Claim>>,
     ) -> usize {
-        let (tenant, took, receipt, done) = match landing {
-            Landing::Flown {
-                tenant,
-                took,
-                receipt,
-                done,
-            } => (tenant, took, receipt, done),
+        let (flight, took, done) = match landing {
+            Landing::Flown { flight, took, done } => (flight, took, done),
             Landing::Written(written) => {
                 let number = written.len();
                 for (written, made) in written {
@@ -186,16 +228,36 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 return number;
             }
         };
+        let Flight {
+            tenant,
+            share,
+            receipt,
+        } = flight;
         match done {
-            Done::Asked(answer) => {
-                course.report.checked = course.report.checked.saturating_add(1);
+            Done::Asked {
+                answer,
+                is_known,
+                claimed,
+            } => {
+                if !is_known {
+                    course.report.checked = course.report.checked.saturating_add(1);
+                }
                 self.heed_answer(pass, course, &tenant, answer);
+                let tie = self.env.number();
+                for (share, claimed) in [Share::Reseal, Share::Refresh].into_iter().zip(claimed) {
+                    self.heed_claim(pass, course, (&tenant, share, tie), claimed);
+                }
+                course.turns.over(receipt, took, false);
+                1
+            }
+            Done::Claimed(claimed) => {
+                self.heed_claim(pass, course, (&tenant, share, 0), claimed);
                 course.turns.over(receipt, took, false);
                 1
             }
             Done::Visited(version, visited, due) => {
                 let Visited {
-                    found,
+                    next,
                     failure,
                     tried,
                 } = *visited;
@@ -209,19 +271,19 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                     }
                 }
                 course.turns.over(receipt, took, tried == Some(version));
-                match found {
-                    Found::Over(outcome) => {
+                match next {
+                    Next::Nothing(outcome) => {
                         if outcome == Outcome::Failed {
                             pass.holds.store(false, &self.env);
                         }
                         course.report.add(outcome);
                         // One that waits or is set aside is counted once.
                         if let (Some(due), Outcome::Nothing) = (due, outcome) {
-                            course.turns.visit(&tenant, Share::Refresh, 0, vec![*due]);
+                            course.turns.visit_next(&tenant, Share::Refresh, *due);
                         }
                         1
                     }
-                    Found::Write(change, outcome) => {
+                    Next::Settle(change, outcome) => {
                         wave.push(Written {
                             change: *change,
                             outcome,
@@ -236,10 +298,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     fn land_written(
         &self,
-        pass: &Pass<'_>,
-        course: &mut Course<'_>,
-        written: Written,
-        made: Result<bool, ()>,
+        pass: &Pass<'_, L>,
+        course: &mut Course<'_, L>,
+        written: Written<L::Claim>,
+        made: Settled<L::Claim>,
     ) {
         let Written {
             change,
@@ -247,11 +309,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             due,
         } = written;
         let tenant = &change.user.tenant;
-        let (is_made, outcome) = match made {
-            Ok(true) => (true, outcome),
-            Ok(false) if outcome == Outcome::Remaining => (false, outcome),
-            Ok(false) => (false, Outcome::Nothing),
-            Err(()) => (false, Outcome::Failed),
+        let (claim, outcome) = match made {
+            Ok(Some(claim)) => (Some(claim), outcome),
+            Ok(None) if outcome == Outcome::Remaining => (None, outcome),
+            Ok(None) => (None, Outcome::Nothing),
+            Err(_) => (None, Outcome::Failed),
         };
         pass.holds.store(outcome != Outcome::Failed, &self.env);
         course.report.add(outcome);
@@ -259,29 +321,23 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             pass.holds.is_accepted();
             course.tally(tenant).refreshed();
         }
-        let mut fresh = match &change.what {
-            What::Mark(marker) | What::Tidy { fresh: marker, .. } => marker.clone(),
-            What::Replace { new, .. } => marker_of(&change.user, &change.nonce, new),
-        };
         // One that waits, fails or is set aside is counted once.
         let is_next = matches!(outcome, Outcome::Resealed | Outcome::Nothing);
         if let Some(mut due) = due.filter(|_| is_next) {
-            if is_made {
-                due.keys.push(pass.layout.marker(&fresh));
-                fresh.time = fresh.time.min(due.marker.time);
-                due.marker = fresh;
+            if let Some(claim) = claim {
+                due.moved_on(claim, &change.edit);
             }
-            course.turns.visit(tenant, Share::Refresh, 0, vec![*due]);
-        } else if is_made && outcome != Outcome::Waiting {
-            course.is_due_at(fresh.time);
+            course.turns.visit_next(tenant, Share::Refresh, *due);
+        } else if claim.is_some() && outcome != Outcome::Waiting {
+            course.is_due_at(change.edit.time());
         }
     }
 
     /// A tenant's newest key, or why there is none; and what follows for its records.
     fn heed_answer(
         &self,
-        pass: &Pass<'_>,
-        course: &mut Course<'_>,
+        pass: &Pass<'_, L>,
+        course: &mut Course<'_, L>,
         tenant: &TenantId,
         answer: Result<KeyVersion, VaultError>,
     ) {
@@ -289,23 +345,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             Ok(newest) => {
                 pass.holds.has_newest(tenant, &newest);
                 course.turns.is_usable(tenant, &newest);
-                let (mut outdated, mut due) = course.plan.visits(tenant, &newest);
-                self.shuffle(&mut outdated);
-                self.shuffle(&mut due);
-                // The last one has the next turn: those that are due, and before that those that have not failed yet.
-                let has_failed = |marker: &Marker| marker.tag != Tag::Active { failures: 0 };
-                outdated.sort_by_key(|visit| (visit.due.is_some(), !has_failed(&visit.marker)));
-                due.sort_by_key(|visit| !has_failed(&visit.marker));
-                let tie = random_number(&self.env);
-                course.turns.visit(tenant, Share::Reseal, tie, outdated);
-                course.turns.visit(tenant, Share::Refresh, tie, due);
             }
             Err(error) => {
                 let verdict = (self.rules.verdict)(&error, Work::NewestKey);
                 let now = self.env.now();
                 pass.holds
                     .heed((tenant, None), &verdict, &error, now, &self.env);
-                let due = course.plan.due_of(tenant);
+                let outlook = course.survey.tenants.get(tenant);
+                let due = outlook.map_or(0, |outlook| outlook.due);
                 match verdict {
                     // Counted whole, at the end.
                     Verdict::NotServed => {}
@@ -326,18 +373,38 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
+    /// Work that was claimed, or not.
+    fn heed_claim(
+        &self,
+        pass: &Pass<'_, L>,
+        course: &mut Course<'_, L>,
+        (tenant, share, tie): (&TenantId, Share, u64),
+        claimed: Result<Claimed<L::Claim>, StoreError>,
+    ) {
+        match claimed {
+            Ok(claimed) => course.turns.visit(tenant, share, tie, claimed),
+            Err(error) => {
+                let reason = json!({"tenant": tenant.as_str(), "reason": error.to_string()});
+                self.env.event("claim_failed", reason);
+                pass.holds.store(false, &self.env);
+                course.report.failed = course.report.failed.saturating_add(1);
+            }
+        }
+    }
+
     pub(crate) fn tell_not_served(
         &self,
-        pass: &Pass<'_>,
-        plan: &Plan<'_>,
+        pass: &Pass<'_, L>,
+        outlooks: &BTreeMap<TenantId, Outlook>,
         report: &mut SweepReport,
     ) {
-        for tenant in plan.tenants() {
+        for (tenant, outlook) in outlooks {
             if pass.holds.is_not_served(tenant) {
-                let enrolments = plan.enrolments_of(tenant);
+                let enrolments = outlook.enrolments;
                 report.not_served = report.not_served.saturating_add(enrolments);
                 let remove = format!("DELETE /v1/tenants/{tenant}");
-                self.env.line(&json!({"event": "tenant_not_served", "tenant": tenant.as_str(), "enrolments": enrolments, "reason": "the tenant is not among the setting `tenants`", "to_remove_them": remove}).to_string());
+                let line = json!({"tenant": tenant.as_str(), "enrolments": enrolments, "reason": "the tenant is not among the setting `tenants`", "to_remove_them": remove});
+                self.env.event("tenant_not_served", line);
             }
         }
     }
@@ -354,22 +421,30 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 let tenants: &mut usize = organisations.entry(number).or_default();
                 *tenants = tenants.saturating_add(1);
             } else if tally.attempts >= MANY {
-                self.env.line(&json!({"level": "alarm", "event": "tenant_refused", "tenant": tenant.as_str(), "aadsts": number, "refused": refused, "of": tally.attempts}).to_string());
+                let line = json!({"tenant": tenant.as_str(), "aadsts": number, "refused": refused, "of": tally.attempts});
+                self.env.alarm("tenant_refused", line);
             }
         }
         for (number, tenants) in organisations {
             if tenants > 1 && tenants == tallies.len() {
-                self.env.line(&json!({"level": "alarm", "event": "every_tenant_refused", "aadsts": number, "tenants": tenants}).to_string());
+                let line = json!({"aadsts": number, "tenants": tenants});
+                self.env.alarm("every_tenant_refused", line);
             }
         }
     }
 }
 
-impl<'a> Course<'a> {
-    pub(crate) fn new(plan: Plan<'a>, turns: Turns, report: SweepReport) -> Self {
+impl<'a, L: Ledger> Course<'a, L> {
+    pub(crate) fn new(
+        survey: &'a Survey<L::Found>,
+        turns: Turns<L::Claim>,
+        asked: Asked,
+        report: SweepReport,
+    ) -> Self {
         Self {
-            plan,
+            survey,
             turns,
+            asked,
             report,
             tally: BTreeMap::new(),
             next_due: None,
@@ -386,29 +461,58 @@ impl<'a> Course<'a> {
     }
 }
 
-/// Something that is done.
-enum Landing {
-    Flown {
-        tenant: TenantId,
-        took: Duration,
-        receipt: Receipt,
-        done: Done,
-    },
-    /// Changes, and whether each was made.
-    Written(Vec<(Written, Result<bool, ()>)>),
+/// A turn that was taken.
+struct Flight {
+    tenant: TenantId,
+    share: Share,
+    receipt: Receipt,
 }
 
-enum Done {
-    Asked(Result<KeyVersion, VaultError>),
-    /// By the key version that its marker named, and with the refresh that is due besides.
-    Visited(KeyVersion, Box<Visited>, Option<Box<Visit>>),
+/// Something that is done.
+enum Landing<C> {
+    Flown {
+        flight: Flight,
+        took: Duration,
+        done: Done<C>,
+    },
+    /// Changes, and what came of each.
+    Written(Vec<(Written<C>, Settled<C>)>),
+}
+
+enum Done<C> {
+    Asked {
+        answer: Result<KeyVersion, VaultError>,
+        /// Whether the answer was there already.
+        is_known: bool,
+        /// What is outdated, and what is due.
+        claimed: [Result<Claimed<C>, StoreError>; 2],
+    },
+    Claimed(Result<Claimed<C>, StoreError>),
+    /// By the key version that the schedule told, and with the refresh that is due besides.
+    Visited(KeyVersion, Box<Visited<C>>, Option<Box<Visit<C>>>),
 }
 
 /// A change, and what it comes to once it is written.
-struct Written {
-    change: Change,
+struct Written<C> {
+    change: Change<C>,
     outcome: Outcome,
-    due: Option<Box<Visit>>,
+    due: Option<Box<Visit<C>>>,
+}
+
+impl<C> Visit<C> {
+    /// The enrolment was changed before its visit: what the schedule tells of it now.
+    fn moved_on(&mut self, claim: C, edit: &Edit) {
+        self.claims.push(claim);
+        self.time = self.time.min(edit.time());
+        match edit {
+            Edit::Reschedule {
+                state, key_version, ..
+            } => (self.state, self.key_version) = (*state, key_version.clone()),
+            Edit::Tidy(record) | Edit::Replace { new: record, .. } => {
+                (self.state, self.key_version) = (State::of(record), record.key_version.clone());
+            }
+        }
+    }
 }
 
 /// Refreshes of one tenant, and how Entra ID refused them.

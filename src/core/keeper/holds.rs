@@ -186,6 +186,11 @@ impl Holds {
         self.0.borrow().newest.clone()
     }
 
+    /// The newest key of a tenant, if it was had.
+    pub(crate) fn newest_of(&self, tenant: &TenantId) -> Option<KeyVersion> {
+        self.0.borrow().newest.get(tenant).cloned()
+    }
+
     /// Tenants without a newest key that can be used, and why.
     pub(crate) fn without_key(&self) -> BTreeMap<TenantId, &'static str> {
         self.0.borrow().without_key.clone()

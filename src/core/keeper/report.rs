@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::TenantId;
-use crate::keeper::plan::Plan;
-use crate::keeper::turns::{Job, Share, Turns};
+use crate::keeper::turns::{Share, Turns};
 use crate::keeper::visit::Outcome;
+use crate::ledger::Outlook;
 
 /// What one call of a sweep did.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -81,18 +81,37 @@ impl SweepReport {
         *counter = counter.saturating_add(1);
     }
 
+    /// Whether anything is stored otherwise than it was.
+    pub(crate) fn has_changed_anything(&self) -> bool {
+        [
+            self.refreshed,
+            self.resealed,
+            self.interaction_required,
+            self.organisation_required,
+            self.quarantined,
+            self.expired,
+            self.retrying,
+            self.refused,
+            self.damaged,
+            self.cleared,
+        ] != [0; 10]
+    }
+
     /// Counts what had no turn, and returns the tenant at which the next round of questions is to begin.
-    pub(crate) fn add_left(&mut self, turns: Turns, plan: &Plan<'_>) -> Option<TenantId> {
+    pub(crate) fn add_left<C>(
+        &mut self,
+        turns: Turns<C>,
+        outlooks: &BTreeMap<TenantId, Outlook>,
+    ) -> Option<TenantId> {
         let mut first = None;
-        for (tenant, share, job) in turns.left() {
-            match job {
-                Job::Visit(_) => self.remaining = self.remaining.saturating_add(1),
-                Job::Ask => {
-                    self.unchecked = self.unchecked.saturating_add(1);
-                    self.remaining = self.remaining.saturating_add(plan.due_of(&tenant));
-                    if share == Share::Check {
-                        first.get_or_insert(tenant);
-                    }
+        for left in turns.left() {
+            self.remaining = self.remaining.saturating_add(left.visits);
+            if left.asks {
+                let due = outlooks.get(&left.tenant).map_or(0, |outlook| outlook.due);
+                self.unchecked = self.unchecked.saturating_add(1);
+                self.remaining = self.remaining.saturating_add(due);
+                if left.share == Share::Check {
+                    first.get_or_insert(left.tenant);
                 }
             }
         }

@@ -19,6 +19,9 @@ pub(crate) struct Rules {
     pub(crate) remembers_slow: bool,
     /// Whether nothing is deleted or noted by a clock that no other system has confirmed.
     pub(crate) needs_clock: bool,
+    /// Users of a store that are worth a second without a survey: the more there are, the longer one takes, and the older
+    /// is what an operator sees. 0: any number is worth the longest time without one.
+    pub(crate) users_a_second: u64,
     /// Whether times that no sweep can have left are passed over.
     pub(crate) doubts_state: bool,
 }
@@ -46,6 +49,7 @@ impl Rules {
         longest_question: Duration::from_secs(5),
         remembers_slow: true,
         needs_clock: true,
+        users_a_second: 80,
         doubts_state: true,
     };
 }

@@ -1,38 +1,40 @@
-//! What an operator sees, and the removal of a tenant. Both from one listing of keys: no record is read.
+//! What an operator sees, and the removal of a tenant.
+//!
+//! What is seen is what a sweep has summed up: nothing is listed for whoever asks.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Not;
+use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::deadline::LONGEST;
-use crate::identity::{Nonce, TenantId};
+use crate::deadline::{Deadline, LONGEST};
+use crate::identity::{TenantId, User};
+use crate::journal::Journal as _;
 use crate::keeper::report::SweepReport;
-use crate::keeper::{Environment, Keeper, KeeperError};
-use crate::ledger::key_value::layout::{Layout, Marker, Tag};
-use crate::ledger::key_value::listing::Listing;
-use crate::ledger::key_value::store::Store;
-use crate::ledger::schedule::DAILY;
+use crate::keeper::{Keeper, KeeperError};
+use crate::ledger::summary::{Due, Numbers, States, Summary, TenantSummary, increase};
+use crate::ledger::{Ledger, Remaining};
+use crate::port::Environment;
 use crate::secret::Bearer;
 use crate::vault::port::{Operator, Role, VaultPort};
 
-/// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (facts/spin.md §4).
+/// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (PLATFORMS.md,
+/// "Key-value backends").
 const MOST_USERS: u64 = 300_000;
 /// Users from which the status warns.
 const WARN_USERS: u64 = 250_000;
-/// Seconds after which a removal of a tenant admits no further user.
-const REMOVAL_SECONDS: u64 = 15;
-/// Users removed at once.
-const REMOVALS_AT_ONCE: usize = 8;
+/// How long a removal of a tenant admits further users.
+const REMOVAL_TIME: Duration = Duration::from_secs(15);
 
-/// What is stored, as one listing tells it.
+/// What is stored, as the last sweep that looked has seen it.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Report {
-    /// Unix time in seconds of the listing.
-    pub observed_at: u64,
+    /// Unix time in seconds at which it was so. None: no sweep has looked yet, and nothing is known.
+    pub observed_at: Option<u64>,
+    /// How long ago that was, in seconds.
+    pub age_seconds: Option<u64>,
     /// Users that are enrolled, with a refresh token or without.
     pub users: u64,
     /// Users that one store is made for.
@@ -44,6 +46,8 @@ pub struct Report {
     pub states: States,
     /// Enrolments by when they are looked at next.
     pub due: Due,
+    /// Tenants of which something is stored; `tenants` has 5,000 of them, those with the most users.
+    pub tenant_count: u64,
     /// The same by tenant.
     pub tenants: BTreeMap<String, Tenant>,
     /// The last sweep; none: none ended yet, or what it left is lost.
@@ -51,52 +55,13 @@ pub struct Report {
     pub last_sweep: Option<LastSweep>,
 }
 
-/// Enrolments by state.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
-pub struct States {
-    /// Refreshed when due.
-    pub active: u64,
-    /// Active, but the last refresh failed.
-    pub retrying: u64,
-    /// The user has to act.
-    pub interaction_required: u64,
-    /// The refresh token was called dead.
-    pub quarantined: u64,
-    /// The record cannot be read.
-    pub not_readable: u64,
-}
-
-/// Enrolments by when they are looked at next.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
-pub struct Due {
-    /// Now, or before.
-    pub now: u64,
-    /// Within an hour.
-    pub hour: u64,
-    /// Within a day.
-    pub day: u64,
-    /// Within a week.
-    pub week: u64,
-    /// Later.
-    pub later: u64,
-}
-
 /// What is stored of one tenant.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Tenant {
-    /// Whether a removal of its users has begun and not ended: nobody of it can enrol. Until it is repeated, that stays so.
-    #[serde(skip_serializing_if = "Not::not")]
-    pub being_removed: bool,
-    /// Users that are enrolled.
-    pub users: u64,
-    /// Enrolments by state.
-    pub states: States,
-    /// Markers by the key version that they name.
-    pub key_versions: BTreeMap<String, u64>,
-    /// Key versions that no marker names any more, and the Unix time in seconds of the first listing that named them
-    /// nowhere. A version can be retired when that is a day ago: a writer that was under way then has shown by now what
-    /// it wrote (README, "Rotation").
-    pub unused_key_versions: BTreeMap<String, u64>,
+    /// What a sweep has summed up. A version that is not used any more can be retired when that is a day ago: a writer that
+    /// was under way then has shown by now what it wrote (README, "Rotation").
+    #[serde(flatten)]
+    pub summary: TenantSummary,
     /// Why the tenant had no newest key to seal under at the last sweep, a code of the API's errors; none: it had one, or
     /// was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -121,75 +86,43 @@ pub struct Removal {
     pub remaining: u64,
 }
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
-    /// What is stored: of every tenant for the operator tenant, of the caller's own for another.
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
+    /// What is stored: of every tenant for the operator tenant, of the caller's own for another. Of one tenant, the
+    /// caller's own or the one that is asked for, some of the users who have to act are named.
     ///
     /// # Errors
     /// [`KeeperError`].
-    pub async fn status(&self, bearer: &Bearer) -> Result<Report, KeeperError> {
+    pub async fn status(
+        &self,
+        bearer: &Bearer,
+        asked: Option<&TenantId>,
+    ) -> Result<Report, KeeperError> {
         let Operator { policy, tenant } = self
             .vault
-            .authorize_operator(bearer, Role::Read, None, LONGEST)
+            .authorize_operator(bearer, Role::Read, asked, LONGEST)
             .await?;
-        let layout = Layout::new(&policy.store_prefix);
-        let state = self.sweep_state(&layout).await?;
-        let listing = Listing::read(&layout, &self.store).await?;
+        let ledger = self.open(&policy).await?;
+        let state = self.sweep_state(&ledger).await?;
+        let of_all = tenant.is_none() && asked.is_none();
+        let summary = ledger.summary(tenant.as_ref().or(asked)).await?;
         let mut report = Report {
-            observed_at: self.env.now(),
             most_users: MOST_USERS,
             ..Report::default()
         };
-        let is_visible = |of: &TenantId| tenant.as_ref().is_none_or(|tenant| tenant == of);
-        for user in listing.users().filter(|user| is_visible(&user.tenant)) {
-            increase(&mut report.users);
-            increase(&mut report.tenant(&user.tenant).users);
-        }
-        for tenant in listing.bars().filter(is_visible) {
-            report.tenant(&tenant).being_removed = true;
-        }
-        for ((tenant, version), of) in listing.versions() {
-            if !is_visible(&tenant) {
-                continue;
-            }
-            let name = version.as_str().to_owned();
-            if let Some(since) = of.unused_since() {
-                let unused = &mut report.tenant(&tenant).unused_key_versions;
-                unused.insert(name, since);
-            } else if of.markers > 0 {
-                report.tenant(&tenant).key_versions.insert(name, of.markers);
-            }
-        }
-        let mut first: BTreeMap<Nonce, Marker> = BTreeMap::new();
-        for (_, marker) in listing.markers() {
-            if !is_visible(&marker.user.tenant) {
-                continue;
-            }
-            // Of two markers of one enrolment, the one that leads there first.
-            let known = first
-                .entry(marker.nonce.clone())
-                .or_insert_with(|| marker.clone());
-            if marker.time < known.time {
-                *known = marker;
-            }
-        }
-        for marker in first.into_values() {
-            let now = report.observed_at;
-            report.due.add(marker.time.saturating_sub(now));
-            report.states.add(marker.tag);
-            report.tenant(&marker.user.tenant).states.add(marker.tag);
-        }
+        let Some(summary) = summary else {
+            report.warning = Some(
+                "no sweep has looked at what is stored yet: see to it that POST /v1/sweep is called, once a minute",
+            );
+            return Ok(report);
+        };
+        report.tell(summary, of_all, self.env.now());
         for (name, code) in &state.report.without_key {
-            let tenant = TenantId::parse(name).filter(|tenant| is_visible(tenant));
-            let known = tenant.and_then(|tenant| report.tenants.get_mut(tenant.as_str()));
-            if let Some(of) = known {
+            if let Some(of) = report.tenants.get_mut(name) {
                 of.without_key = Some(code.clone());
             }
         }
-        report.warning = (report.users >= WARN_USERS).then_some(
-            "one store is made for 300,000 users: divide the tenants among two apps before that",
-        );
         // What a sweep did is about every tenant.
-        let has_swept = tenant.is_none() && state.ended_at > 0;
+        let has_swept = of_all && state.ended_at > 0;
         report.last_sweep = has_swept.then_some(LastSweep {
             ended_at: state.ended_at,
             report: state.report,
@@ -210,51 +143,52 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .vault
             .authorize_operator(bearer, Role::Admin, Some(tenant), LONGEST)
             .await?;
-        let until = self.env.now().saturating_add(REMOVAL_SECONDS);
-        let layout = Layout::new(&operator.policy.store_prefix);
-        // Before the listing: whoever enrols looks for it after the head is written, and so is either listed, or sees it.
-        self.store.set(&layout.bar(tenant), &[]).await?;
-        let listing = Listing::read(&layout, &self.store).await?;
-        let users: Vec<_> = listing
-            .users()
-            .filter(|user| user.tenant == *tenant)
-            .collect();
-        drop(listing);
-        let layout = &layout;
-        let outcomes: Vec<Result<bool, KeeperError>> = stream::iter(users)
-            .map(|user| async move {
-                if self.env.now() >= until {
-                    return Ok(false);
-                }
-                self.remove_user(layout, &user).await?;
-                Ok(true)
-            })
-            .buffer_unordered(REMOVALS_AT_ONCE)
-            .collect()
-            .await;
-        let mut removal = Removal {
-            removed: 0,
-            remaining: 0,
+        let ledger = self.open(&operator.policy).await?;
+        let until = Deadline::within(&self.env, REMOVAL_TIME);
+        let mut removed = 0;
+        let mut tell = |user: &User| {
+            increase(&mut removed);
+            self.audit("user_removed", user);
         };
-        for outcome in outcomes {
-            increase(if outcome? {
-                &mut removal.removed
-            } else {
-                &mut removal.remaining
-            });
-        }
-        if removal.remaining == 0 {
-            self.store.delete(&layout.bar(tenant)).await?;
-        }
-        self.env.line(
-            &json!({"event": "tenant_removed", "tenant": tenant.as_str(), "removed": removal.removed, "remaining": removal.remaining})
-                .to_string(),
-        );
-        Ok(removal)
+        let Remaining(remaining) = ledger.remove_tenant(tenant, until, &mut tell).await?;
+        let line = json!({"tenant": tenant.as_str(), "removed": removed, "remaining": remaining});
+        self.env.event("tenant_removed", line);
+        Ok(Removal { removed, remaining })
     }
 }
 
 impl Report {
+    fn tell(&mut self, summary: Summary, of_all: bool, now: u64) {
+        let numbers = if of_all {
+            self.tenant_count = summary.tenant_count;
+            summary.totals
+        } else {
+            self.tenant_count = u64::try_from(summary.tenants.len()).unwrap_or(u64::MAX);
+            let mut numbers = Numbers::default();
+            for of in summary.tenants.values() {
+                numbers.add_all(&of.numbers);
+            }
+            numbers
+        };
+        self.observed_at = Some(summary.observed_at);
+        self.age_seconds = Some(now.saturating_sub(summary.observed_at));
+        (self.users, self.states, self.due) = (numbers.users, numbers.states, numbers.due);
+        let tenants = summary.tenants.into_iter().map(|(name, summary)| {
+            let without_key = None;
+            (
+                name,
+                Tenant {
+                    summary,
+                    without_key,
+                },
+            )
+        });
+        self.tenants = tenants.collect();
+        self.warning = (self.users >= WARN_USERS).then_some(
+            "one store is made for 300,000 users: divide the tenants among two apps before that",
+        );
+    }
+
     /// As Prometheus reads it (text format 0.0.4).
     #[must_use]
     pub fn to_prometheus(&self) -> String {
@@ -265,7 +199,9 @@ impl Report {
             // Writing to a `String` does not fail.
             let _ = writeln!(lines, "behalf_{name}{labels} {value}");
         };
-        metric("observed_at_seconds", "", self.observed_at);
+        if let Some(observed_at) = self.observed_at {
+            metric("observed_at_seconds", "", observed_at);
+        }
         metric("users", "", self.users);
         metric("users_most", "", self.most_users);
         for (due, number) in [
@@ -277,18 +213,27 @@ impl Report {
         ] {
             metric("enrolments_due", &format!("{{within=\"{due}\"}}"), number);
         }
-        for (tenant, of) in &self.tenants {
+        metric("tenants", "", self.tenant_count);
+        for (
+            tenant,
+            Tenant {
+                summary: of,
+                without_key,
+            },
+        ) in &self.tenants
+        {
+            let states = of.numbers.states;
             metric(
                 "tenant_users",
                 &format!("{{tenant=\"{tenant}\"}}"),
-                of.users,
+                of.numbers.users,
             );
             for (state, number) in [
-                ("active", of.states.active),
-                ("retrying", of.states.retrying),
-                ("interaction_required", of.states.interaction_required),
-                ("quarantined", of.states.quarantined),
-                ("not_readable", of.states.not_readable),
+                ("active", states.active),
+                ("retrying", states.retrying),
+                ("interaction_required", states.interaction_required),
+                ("quarantined", states.quarantined),
+                ("not_readable", states.not_readable),
             ] {
                 let labels = format!("{{tenant=\"{tenant}\",state=\"{state}\"}}");
                 metric("enrolments", &labels, number);
@@ -305,7 +250,11 @@ impl Report {
                 let labels = format!("{{tenant=\"{tenant}\"}}");
                 metric("tenant_being_removed", &labels, 1);
             }
-            if let Some(code) = &of.without_key {
+            if of.must_act.total > 0 {
+                let labels = format!("{{tenant=\"{tenant}\"}}");
+                metric("users_who_must_act", &labels, of.must_act.total);
+            }
+            if let Some(code) = without_key {
                 let labels = format!("{{tenant=\"{tenant}\",code=\"{code}\"}}");
                 metric("tenant_without_key", &labels, 1);
             }
@@ -324,38 +273,6 @@ impl Report {
         }
         text
     }
-
-    fn tenant(&mut self, tenant: &TenantId) -> &mut Tenant {
-        self.tenants.entry(tenant.as_str().into()).or_default()
-    }
-}
-
-impl States {
-    fn add(&mut self, tag: Tag) {
-        increase(match tag {
-            Tag::Active { failures: 0 } => &mut self.active,
-            Tag::Active { .. } => &mut self.retrying,
-            Tag::InteractionRequired { .. } => &mut self.interaction_required,
-            Tag::Quarantined { .. } => &mut self.quarantined,
-            Tag::NotReadable { .. } => &mut self.not_readable,
-        });
-    }
-}
-
-impl Due {
-    fn add(&mut self, wait: u64) {
-        increase(match wait {
-            0 => &mut self.now,
-            1..=3600 => &mut self.hour,
-            3601..=DAILY => &mut self.day,
-            wait if wait <= DAILY.saturating_mul(7) => &mut self.week,
-            _ => &mut self.later,
-        });
-    }
-}
-
-fn increase(counter: &mut u64) {
-    *counter = counter.saturating_add(1);
 }
 
 #[cfg(test)]
@@ -365,7 +282,10 @@ mod tests {
 
     use super::*;
     use crate::error::{CallerError, VaultError};
-    use crate::ledger::schedule::RETENTION;
+    use crate::ledger::LedgerError;
+    use crate::ledger::key_value::layout::Layout;
+    use crate::ledger::schedule::{DAILY, RETENTION};
+    use crate::ledger::summary::MustAct;
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
     use crate::vault::caller::tests::{claims, sign};
     use crate::vault::settings::tests::TENANT;
@@ -423,10 +343,17 @@ mod tests {
         // No JSON, which is neither asked again at once nor anybody else's business.
         let answers = [(400, json!("<html>"))];
         world.entra_answers.borrow_mut().extend(answers);
-        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
+        assert_eq!(sweep(&app).refreshed, 1);
+        let before = status(&world, &app);
+        assert_eq!((before.users, before.due.now), (3, 3), "as the sweep began");
+        world.advance(30);
+        sweep(&app);
         world.listings.set(0);
+        world.advance(10);
         let report = status(&world, &app);
-        assert_eq!(world.listings.get(), 1);
+        assert_eq!(world.listings.get(), 0);
+        assert_eq!(report.observed_at, Some(world.now.get() - 10));
+        assert_eq!(report.age_seconds, Some(10));
         let states = States {
             active: 1,
             retrying: 1,
@@ -439,9 +366,16 @@ mod tests {
             (1, 1, 1)
         );
         let tenant = &report.tenants[TENANT];
-        assert_eq!((tenant.users, tenant.states), (3, states));
-        assert_eq!(tenant.key_versions, [(World::version(0), 3)].into());
-        assert_eq!(report.last_sweep.as_ref().unwrap().report.refreshed, 1);
+        assert_eq!(
+            (tenant.summary.numbers.users, tenant.summary.numbers.states),
+            (3, states)
+        );
+        assert_eq!(tenant.summary.key_versions, [(World::version(0), 3)].into());
+        assert_eq!(tenant.summary.must_act, MustAct::default());
+        assert_eq!(
+            report.last_sweep.as_ref().unwrap().ended_at,
+            world.now.get() - 10
+        );
         assert_eq!(report.warning, None);
 
         let text = report.to_prometheus();
@@ -482,12 +416,14 @@ mod tests {
         let (world, app) = enrolled();
         let bar = Layout::new("").bar(&TenantId::parse(OTHER_TENANT).unwrap());
         world.rows.borrow_mut().insert(bar.clone(), Vec::new());
+        sweep(&app);
         let report = status(&world, &app);
-        assert!(report.tenants[OTHER_TENANT].being_removed);
-        assert!(!report.tenants[TENANT].being_removed);
+        assert!(report.tenants[OTHER_TENANT].summary.being_removed);
+        assert!(!report.tenants[TENANT].summary.being_removed);
         let line = format!("behalf_tenant_being_removed{{tenant=\"{OTHER_TENANT}\"}} 1\n");
         assert!(report.to_prometheus().contains(&line));
         world.rows.borrow_mut().remove(&bar);
+        sweep(&app);
         assert!(!status(&world, &app).tenants.contains_key(OTHER_TENANT));
     }
 
@@ -499,7 +435,7 @@ mod tests {
             claims["nbf"] = json!(world.now.get());
             claims["exp"] = json!(world.now.get() + 600);
         });
-        block_on(app.status(&operator)).unwrap()
+        block_on(app.status(&operator, None)).unwrap()
     }
 
     fn sweep(app: &App) -> SweepReport {
@@ -509,7 +445,10 @@ mod tests {
     /// Of the one tenant: markers by key version, and since when others are unused.
     fn versions(world: &World, app: &App) -> [BTreeMap<String, u64>; 2] {
         let tenant = status(world, app).tenants.remove(TENANT).unwrap();
-        [tenant.key_versions, tenant.unused_key_versions]
+        [
+            tenant.summary.key_versions,
+            tenant.summary.unused_key_versions,
+        ]
     }
 
     #[test]
@@ -521,15 +460,17 @@ mod tests {
         world.rotate();
         world.advance(3600);
         assert_eq!(sweep(&app).resealed, 3);
+        let began = [used(&old, 3), BTreeMap::new()];
+        assert_eq!(versions(&world, &app), began, "as the sweep began");
         let moved = [used(&new, 3), BTreeMap::new()];
-        assert_eq!(versions(&world, &app), moved, "no sweep has listed since");
-        world.advance(3600);
+        world.advance(60);
         sweep(&app);
         let since = world.now.get();
+        assert_eq!(versions(&world, &app), moved, "noted for the first time");
         for _ in 0..2 {
-            assert_eq!(versions(&world, &app), [used(&new, 3), used(&old, since)]);
             world.advance(DAILY);
             sweep(&app);
+            assert_eq!(versions(&world, &app), [used(&new, 3), used(&old, since)]);
         }
         let line = format!(
             "behalf_key_version_unused_since_seconds{{tenant=\"{TENANT}\",key_version=\"{old}\"}} {since}"
@@ -541,17 +482,21 @@ mod tests {
         let marker = world.keys_of("due.").remove(0);
         let renamed = format!("{}x", marker.replace(&new, &old));
         world.rows.borrow_mut().insert(renamed, Vec::new());
+        world.advance(3600);
+        assert_eq!(sweep(&app).remaining, 0);
         let both = BTreeMap::from([(new.clone(), 3), (old.clone(), 1)]);
         assert_eq!(versions(&world, &app), [both, BTreeMap::new()]);
         world.advance(3600);
-        assert_eq!(sweep(&app).remaining, 0);
+        sweep(&app);
         assert_eq!(versions(&world, &app), moved);
+        let again = world.now.get();
         world.advance(3600);
         sweep(&app);
-        let again = world.now.get();
         assert_eq!(versions(&world, &app), [used(&new, 3), used(&old, again)]);
 
         world.advance(RETENTION);
+        sweep(&app);
+        world.advance(60);
         sweep(&app);
         assert_eq!(versions(&world, &app), moved, "forgotten");
         assert_eq!(world.keys_of("ver.").len(), 1);
@@ -617,6 +562,7 @@ mod tests {
         let report = sweep(&app);
         assert_eq!((report.waiting, report.refreshed), (1, 2), "{report:?}");
         assert_eq!(world.rows.borrow()[&record], stale);
+        world.advance(60);
         sweep(&app);
         let [used, unused] = versions(&world, &app);
         assert_eq!((used[&old], used[&new], unused), (1, 2, BTreeMap::new()));
@@ -636,16 +582,16 @@ mod tests {
         let tenant = TenantId::parse(TENANT).unwrap();
         let stranger = app_of(OTHER_TENANT, Role::Admin);
         assert!(is_refused(block_on(app.remove_tenant(&stranger, &tenant))));
-        assert!(is_refused(block_on(app.status(&stranger))));
+        assert!(is_refused(block_on(app.status(&stranger, None))));
         assert!(is_refused(block_on(
             app.remove_tenant(&app_of(TENANT, Role::Read), &tenant)
         )));
         let user = bearer_of(TENANT, |claims| claims["roles"] = json!(["Behalf.Read"]));
         assert!(
-            is_refused(block_on(app.status(&user))),
+            is_refused(block_on(app.status(&user, None))),
             "a user's token has no app role"
         );
-        let report = block_on(app.status(&app_of(OTHER_TENANT, Role::Read))).unwrap();
+        let report = block_on(app.status(&app_of(OTHER_TENANT, Role::Read), None)).unwrap();
         assert_eq!(
             (report.users, report.tenants.len(), report.last_sweep),
             (0, 0, None)
@@ -674,7 +620,11 @@ mod tests {
             world.store_fails_after.set(None);
             if outcome.is_err() && step > 0 {
                 let enrolment = block_on(app.enrol(&world.bearer(), None));
-                assert_eq!(enrolment, Err(KeeperError::TenantRemoved), "step {step}");
+                assert_eq!(
+                    enrolment,
+                    Err(KeeperError::Ledger(LedgerError::TenantRemoved)),
+                    "step {step}"
+                );
             }
             let removal = block_on(app.remove_tenant(&admin, &tenant)).unwrap();
             assert_eq!(removal.remaining, 0);

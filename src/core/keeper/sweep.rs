@@ -17,23 +17,21 @@ use serde_json::json;
 use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
 use crate::identity::TenantId;
+use crate::journal::Journal as _;
 use crate::keeper::course::{Asked, Course};
 use crate::keeper::holds::Holds;
-use crate::keeper::plan::Plan;
 use crate::keeper::report::SweepReport;
 use crate::keeper::turns::Turns;
 use crate::keeper::verdict::{Verdict, Work};
-use crate::keeper::visit::{Horizon, Pass};
-use crate::keeper::{Environment, Keeper, KeeperError};
-use crate::ledger::key_value::layout::Layout;
-use crate::ledger::key_value::listing::Listing;
-use crate::ledger::key_value::retirement::not_noted;
-use crate::ledger::key_value::store::Store;
-use crate::ledger::schedule::{least_refresh_age, random_number};
+use crate::keeper::visit::Pass;
+use crate::keeper::{Keeper, KeeperError};
+use crate::ledger::schedule::{Horizon, least_refresh_age};
+use crate::ledger::{Ledger, StoreError};
+use crate::port::Environment;
 use crate::secret::Bearer;
 use crate::vault::port::{SweepLimits, VaultPort};
 
-/// Seconds for which a sweep may go without a listing because nothing is due.
+/// Seconds for which a sweep may go without a survey because nothing is due.
 const QUIET_AT_MOST: u64 = 3600;
 /// Tenants that a sweep remembers; with more, every sweep lists.
 const REMEMBERED_TENANTS: usize = 1000;
@@ -51,8 +49,6 @@ const LONGEST_PAUSE: u64 = 3600;
 const LONGEST_AUTHORIZATION: Duration = Duration::from_secs(5);
 /// How long another system may take to confirm the clock.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(3);
-/// Left-over enrolments that one sweep looks at.
-const LITTER_AT_ONCE: usize = 100;
 /// What a sweep leaves for the next.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -75,7 +71,7 @@ pub(crate) struct SweepState {
     pub(crate) report: SweepReport,
 }
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// Sweeps: one bounded call.
     ///
     /// # Errors
@@ -89,12 +85,12 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 .authorize_sweep(bearer, LONGEST_AUTHORIZATION)
                 .await?,
         };
-        let layout = Layout::new(&call.limits.policy.store_prefix);
-        let mut state = self.sweep_state(&layout).await?;
+        let ledger = &self.open(&call.limits.policy).await?;
+        let mut state = self.sweep_state(ledger).await?;
         if self.rules.doubts_state {
             state.forget_what_cannot_be(call.started);
         }
-        if call.started < state.lease_until {
+        if !L::LEASES && call.started < state.lease_until {
             return Ok(SweepReport::default());
         }
         let mut asked = Asked::new();
@@ -115,50 +111,45 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             return Ok(self.stopped(error));
         }
         if let Err(error) = &confirmed {
-            self.env.line(
-                &json!({"event": "clock_not_confirmed", "reason": error.to_string()}).to_string(),
-            );
+            let reason = json!({"reason": error.to_string()});
+            self.env.event("clock_not_confirmed", reason);
         }
         let is_clock_confirmed = confirmed.is_ok() || !self.rules.needs_clock;
         if is_clock_confirmed {
-            let seconds = u64::from(call.limits.seconds);
-            let lease = seconds.saturating_add(LEASE_MARGIN);
-            state.lease_until = call.started.saturating_add(lease);
+            state.lease_until = call.lease_until();
             state.quiet_until = 0;
-            self.remember(&layout, &state).await;
+            self.remember(ledger, &state).await;
         }
         let outcome = self
-            .pass(&layout, &call, is_clock_confirmed, &mut state, asked)
+            .pass(ledger, &call, is_clock_confirmed, &mut state, asked)
             .await;
         if let Ok(report) = &outcome {
-            self.env
-                .line(&json!({"event": "swept", "report": report}).to_string());
+            self.env.event("swept", json!({"report": report}));
             state.report = report.clone();
         }
         if is_clock_confirmed {
             state.lease_until = 0;
             state.ended_at = self.env.now();
-            self.remember(&layout, &state).await;
+            self.remember(ledger, &state).await;
         }
         outcome
     }
 
     /// What the last sweep left. What cannot be read is nothing.
-    pub(crate) async fn sweep_state(&self, layout: &Layout) -> Result<SweepState, KeeperError> {
-        let json = self.store.get(&layout.sweep_state()).await?;
+    pub(crate) async fn sweep_state(&self, ledger: &L) -> Result<SweepState, StoreError> {
+        let json = ledger.sweep_state().await?;
         Ok(json
             .and_then(|json| serde_json::from_slice(&json).ok())
             .unwrap_or_default())
     }
 
     /// Best effort: no sweep needs it.
-    async fn remember(&self, layout: &Layout, state: &SweepState) {
+    async fn remember(&self, ledger: &L, state: &SweepState) {
         if let Ok(json) = serde_json::to_vec(state)
-            && let Err(error) = self.store.set(&layout.sweep_state(), &json).await
+            && let Err(error) = ledger.keep_sweep_state(&json).await
         {
-            self.env.line(
-                &json!({"event": "sweep_state_lost", "reason": error.to_string()}).to_string(),
-            );
+            let reason = json!({"reason": error.to_string()});
+            self.env.event("sweep_state_lost", reason);
         }
     }
 
@@ -171,7 +162,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     fn stopped(&self, error: &VaultError) -> SweepReport {
         let (code, reason) = (error.code(), error.to_string());
         self.env
-            .line(&json!({"event": "sweep_stopped", "code": code, "reason": reason}).to_string());
+            .event("sweep_stopped", json!({"code": code, "reason": reason}));
         SweepReport {
             lease_held: true,
             stopped: Some(code.into()),
@@ -204,7 +195,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
 
     async fn pass(
         &self,
-        layout: &Layout,
+        ledger: &L,
         call: &Call,
         is_clock_confirmed: bool,
         state: &mut SweepState,
@@ -212,57 +203,54 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
         let policy = &call.limits.policy;
-        let listing = Listing::read(layout, &self.store).await?;
+        let horizon = Horizon::new(now, is_clock_confirmed);
+        let survey = ledger.survey(horizon).await?;
         let mut report = SweepReport {
             lease_held: true,
+            due: (survey.tenants.values()).fold(0, |due, outlook| due.saturating_add(outlook.due)),
             ..SweepReport::default()
         };
-        let (mut left, mut unnoted) = (0, BTreeSet::new());
+        let mut litter_left = 0;
+        let mut not_noted = survey.not_noted.clone();
         if is_clock_confirmed {
-            self.note_versions(layout, &listing, now, call.concurrency())
-                .await?;
-            let mut litter = listing.litter(now);
-            self.shuffle(&mut litter);
-            left = litter.len().saturating_sub(LITTER_AT_ONCE);
-            litter.truncate(LITTER_AT_ONCE);
             let until = Deadline::within(&self.env, call.part(10));
-            report.cleared = self.clear_all(layout, litter, until).await;
-        } else {
-            unnoted = not_noted(&listing);
+            let tended = ledger.tend(&survey, until).await?;
+            (report.cleared, litter_left) = (tended.cleared, tended.left);
+            not_noted.clear();
+            if let Err(error) = ledger.keep_summary(&survey).await {
+                let reason = json!({"reason": error.to_string()});
+                self.env.event("summary_not_kept", reason);
+            }
         }
         let paused = state.paused.iter().filter(|(_, until)| **until > now);
         let paused = paused.filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)));
-        let horizon = Horizon::new(now, is_clock_confirmed);
         let pass = Pass {
-            layout,
+            ledger,
             policy,
             rules: &self.rules,
             until: call.until(),
             end: call.end(),
+            lease_until: call.lease_until(),
             is_clock_confirmed,
             horizon,
-            holds: Holds::new(paused.collect(), unnoted),
+            holds: Holds::new(paused.collect(), not_noted),
         };
         let slow = std::mem::take(&mut state.slow).into_iter();
         let slow = slow.filter_map(|(tenant, milliseconds)| {
             let time = Duration::from_millis(milliseconds.into());
             Some((TenantId::parse(&tenant)?, time.min(LONGEST)))
         });
-        let mut course = Course::new(
-            Plan::new(&listing, horizon),
-            Turns::new(self.rules.order, slow.collect()),
-            report,
-        );
-        course.report.due = course.plan.due();
-        self.line_up(&pass, &mut course, state.next_tenant.take(), asked);
+        let turns = Turns::new(self.rules.order, slow.collect());
+        let mut course = Course::new(&survey, turns, asked, report);
+        self.line_up(&mut course, state.next_tenant.take());
         self.work(&pass, &mut course, call.concurrency()).await;
 
         let Course {
-            plan,
             turns,
             mut report,
             tally,
             next_due,
+            ..
         } = course;
         let remembered = if self.rules.remembers_slow {
             REMEMBERED_TENANTS
@@ -276,8 +264,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 (tenant.as_str().into(), milliseconds)
             })
             .collect();
-        let first_left = report.add_left(turns, &plan);
-        self.tell_not_served(&pass, &plan, &mut report);
+        let first_left = report.add_left(turns, &survey.tenants);
+        self.tell_not_served(&pass, &survey.tenants, &mut report);
         self.tell_refused(&tally);
         let without_key = pass.holds.without_key();
         report.tenants_without_key = count(without_key.len());
@@ -287,55 +275,33 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             .map(|(tenant, code)| (tenant.as_str().into(), code.into()))
             .collect();
         report.stopped = pass.holds.stopped().map(Into::into);
-        let is_served = |tenant: &TenantId| !pass.holds.is_not_served(tenant);
-        report.next_due_at = plan.next_due(is_served).into_iter().chain(next_due).min();
+        let outlooks = survey.tenants.iter();
+        let served = outlooks.filter(|(tenant, _)| !pass.holds.is_not_served(tenant));
+        let later = served.filter_map(|(_, outlook)| outlook.next_due);
+        report.next_due_at = later.chain(next_due).min();
 
-        let newest = pass.holds.newest();
-        let no_entra = pass.holds.no_entra();
         let is_done = [
             report.remaining,
             report.failed,
             report.unchecked,
-            count(left),
+            litter_left,
         ] == [0; 4]
             && report.stopped.is_none()
             && !pass.holds.is_open();
-        let is_remembered =
-            newest.len() <= REMEMBERED_TENANTS && report.tenants_without_key <= count(MOST_NAMED);
-        state.versions.clear();
-        if is_done && is_remembered {
-            // No record that is enrolled or refreshed from now on is due before that.
-            let least = least_refresh_age(policy.refresh_after_seconds).min(QUIET_AT_MOST);
-            let next = report.next_due_at.into_iter();
-            let next = next.chain(no_entra.values().copied());
-            let quiet = now.saturating_add(least);
-            state.quiet_until = next.fold(quiet, u64::min);
-            state.versions = newest
-                .into_iter()
-                .map(|(tenant, version)| (tenant.as_str().into(), version.as_str().into()))
-                .collect();
-        }
+        // What has changed is for the next survey to show.
+        let is_shown = is_clock_confirmed && !report.has_changed_anything();
+        state.keep_holds(&pass.holds, now);
         state.next_tenant = first_left.map(|tenant| tenant.as_str().into());
-        state.paused = no_entra
-            .into_iter()
-            .filter(|(_, until)| *until > now)
-            .map(|(tenant, until)| (tenant.as_str().into(), until))
-            .take(REMEMBERED_TENANTS)
-            .collect();
-        Ok(report)
-    }
-
-    pub(crate) fn below(&self, bound: usize) -> u64 {
-        random_number(&self.env)
-            .checked_rem(count(bound))
-            .unwrap_or(0)
-    }
-
-    pub(crate) fn shuffle<T>(&self, items: &mut [T]) {
-        for at in (1..items.len()).rev() {
-            let other = self.below(at.saturating_add(1));
-            items.swap(at, usize::try_from(other).unwrap_or(at));
+        state.versions.clear();
+        if is_done && is_shown {
+            // No record that is enrolled or refreshed from now on is due before it is of this age.
+            let age = least_refresh_age(policy.refresh_after_seconds);
+            let users = survey.summary.totals.users;
+            let worth = users.checked_div(self.rules.users_a_second);
+            let longest = age.min(QUIET_AT_MOST).min(worth.unwrap_or(u64::MAX));
+            state.keep_quiet(&pass.holds, &report, now, longest);
         }
+        Ok(report)
     }
 }
 
@@ -368,12 +334,44 @@ impl Call {
         Deadline::after(self.start, self.window())
     }
 
+    /// In Unix seconds.
+    fn lease_until(&self) -> u64 {
+        let seconds = u64::from(self.limits.seconds).saturating_add(LEASE_MARGIN);
+        self.started.saturating_add(seconds)
+    }
+
     fn concurrency(&self) -> usize {
         usize::try_from(self.limits.concurrency).unwrap_or(1).max(1)
     }
 }
 
 impl SweepState {
+    /// Until when tenants stay away from Entra ID.
+    fn keep_holds(&mut self, holds: &Holds, now: u64) {
+        let paused = holds.no_entra().into_iter();
+        self.paused = paused
+            .filter(|(_, until)| *until > now)
+            .map(|(tenant, until)| (tenant.as_str().into(), until))
+            .take(REMEMBERED_TENANTS)
+            .collect();
+    }
+
+    /// Until when there is nothing to do, if every tenant's newest key stays the one that it is; for so long at most.
+    fn keep_quiet(&mut self, holds: &Holds, report: &SweepReport, now: u64, longest: u64) {
+        let newest = holds.newest();
+        if newest.len() > REMEMBERED_TENANTS || report.tenants_without_key > count(MOST_NAMED) {
+            return;
+        }
+        let quiet = now.saturating_add(longest);
+        let next = report.next_due_at.into_iter();
+        let next = next.chain(holds.no_entra().into_values());
+        self.quiet_until = next.fold(quiet, u64::min);
+        self.versions = newest
+            .into_iter()
+            .map(|(tenant, version)| (tenant.as_str().into(), version.as_str().into()))
+            .collect();
+    }
+
     /// Times further ahead than any sweep can have left them, be it by a clock that was wrong or by hand.
     fn forget_what_cannot_be(&mut self, now: u64) {
         let latest = |most: u64| now.saturating_add(most).saturating_add(CLOCK_TOLERANCE);
@@ -431,6 +429,7 @@ mod tests {
 
     use super::*;
     use crate::error::{Interaction, Reason};
+    use crate::ledger::LedgerError;
     use crate::ledger::key_value::listing::LITTER_AFTER;
     use crate::ledger::record::{Record, Status};
     use crate::ledger::schedule::{DAILY, MONTHLY, RETENTION};
@@ -469,7 +468,8 @@ mod tests {
 
     #[test]
     fn nothing_due_costs_one_listing_an_hour_and_one_question_a_tenant() {
-        let (world, app) = enrolled(20);
+        let (world, mut app) = enrolled(20);
+        app.rules.users_a_second = 0;
         let report = sweep(&app);
         let next_due_at = report.next_due_at;
         assert!(
@@ -500,6 +500,25 @@ mod tests {
         assert_eq!(world.listings.get(), 0);
         world.advance(1);
         assert_eq!(sweep(&app), listed);
+        assert_eq!(world.listings.get(), 1);
+    }
+
+    #[test]
+    fn the_fewer_users_the_sooner_the_next_survey() {
+        let (world, mut app) = enrolled(20);
+        app.rules.users_a_second = 2;
+        sweep(&app);
+        for (later, listings) in [(9, 0), (1, 1), (1, 0), (9, 1)] {
+            world.listings.set(0);
+            world.advance(later);
+            sweep(&app);
+            assert_eq!(world.listings.get(), listings);
+        }
+        // What a sweep has changed is seen at the next tick.
+        world.rotate();
+        assert_eq!(sweep(&app).resealed, 20);
+        world.listings.set(0);
+        sweep(&app);
         assert_eq!(world.listings.get(), 1);
     }
 
@@ -694,7 +713,8 @@ mod tests {
 
     #[test]
     fn a_tenant_whose_key_vault_fails_is_left_alone() {
-        let (world, app) = enrolled(3);
+        let (world, mut app) = enrolled(3);
+        app.rules.users_a_second = 0;
         world.advance(WEEK);
         world.down.borrow_mut().push("key vault");
         let report = sweep(&app);
@@ -733,7 +753,8 @@ mod tests {
             .borrow_mut()
             .insert("tenants", TENANT.to_owned());
         world.advance(WEEK);
-        let app = world.app();
+        let mut app = world.app();
+        app.rules.users_a_second = 0;
         let report = sweep(&app);
         assert_eq!(
             (report.not_served, report.refreshed, report.remaining),
@@ -743,7 +764,8 @@ mod tests {
         let line = format!("DELETE /v1/tenants/{other}");
         let log = world.log.borrow().join("\n");
         assert_eq!(log.matches(&line).count(), 1, "{log}");
-        // It does not keep listings going.
+        // It does not keep listings going, once what was refreshed has been seen.
+        sweep(&app);
         world.listings.set(0);
         let again = sweep(&app);
         assert_eq!((again.not_served, world.listings.get()), (3, 0));
@@ -1120,8 +1142,9 @@ mod tests {
             .settings
             .borrow_mut()
             .insert("sweep_seconds", "1".into());
-        // What is remembered is read and written, then comes the listing; a visit reads three rows.
-        *world.before_store.borrow_mut() = Some((9, Box::new(|world: &World| world.advance(1))));
+        // The settings that were seen and what is remembered are read, the latter is written; then come the listing, the key
+        // version's note and the summary; a visit reads three rows.
+        *world.before_store.borrow_mut() = Some((14, Box::new(|world: &World| world.advance(1))));
         let app = {
             drop(app);
             world.app()
@@ -1151,7 +1174,7 @@ mod tests {
             }
             assert_eq!(
                 draw(&world, &app, 0),
-                Err(KeeperError::NotEnrolled),
+                Err(KeeperError::Ledger(LedgerError::NotEnrolled)),
                 "step {step}"
             );
             world.advance(2 * LITTER_AFTER + WEEK);

@@ -10,12 +10,12 @@
 //! A key version that was not tried yet is tried with one record before others follow: a version that cannot be had is
 //! asked for once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::identity::{KeyVersion, TenantId};
 use crate::keeper::rules::Order;
-use crate::keeper::visit::Visit;
+use crate::ledger::{Claimed, Visit};
 
 /// What a lane's first turn counts as while it is under way.
 const EXPECTED: Duration = Duration::from_secs(1);
@@ -37,9 +37,9 @@ const SLOW: Duration = Duration::from_secs(1);
 const SHARES: [Share; 3] = [Share::Check, Share::Reseal, Share::Refresh];
 
 /// The turns of one sweep.
-pub(crate) struct Turns {
+pub(crate) struct Turns<C> {
     order: Order,
-    lanes: Vec<Lane>,
+    lanes: Vec<Lane<C>>,
     places: BTreeMap<(TenantId, Share), usize>,
     accounts: BTreeMap<Share, Account>,
     /// Tenants that were slow, and how long a turn took.
@@ -60,7 +60,7 @@ struct Ready {
     lane: usize,
 }
 
-struct Lane {
+struct Lane<C> {
     tenant: TenantId,
     share: Share,
     account: Account,
@@ -68,28 +68,42 @@ struct Lane {
     tie: u64,
     /// Whether the tenant's newest key is to be asked for.
     asks: bool,
-    /// By the key version that they are under; the last one has the next turn.
-    visits: BTreeMap<KeyVersion, Vec<Visit>>,
+    /// Work that is not claimed yet. It is when none of that is left which was.
+    unclaimed: u64,
+    /// By the key version that they are under.
+    visits: BTreeMap<KeyVersion, VecDeque<Visit<C>>>,
     /// As it is among those that are ready.
     ready: Option<Ready>,
 }
 
 /// A turn.
-pub(crate) struct Turn {
+pub(crate) struct Turn<C> {
     lane: usize,
     /// The version that it tries out.
     tries: Option<KeyVersion>,
     pub(crate) tenant: TenantId,
     pub(crate) share: Share,
-    pub(crate) job: Job,
+    pub(crate) job: Job<C>,
 }
 
 /// What there is to do.
-pub(crate) enum Job {
+pub(crate) enum Job<C> {
     /// Ask for the tenant's newest key.
     Ask,
+    /// Claim more of the tenant's work.
+    Claim,
     /// Visit a record.
-    Visit(Box<Visit>),
+    Visit(Box<Visit<C>>),
+}
+
+/// What had no turn.
+pub(crate) struct Left {
+    pub(crate) tenant: TenantId,
+    pub(crate) share: Share,
+    /// Whether the tenant's newest key was not asked for.
+    pub(crate) asks: bool,
+    /// Records that were not visited.
+    pub(crate) visits: u64,
 }
 
 /// What is to be told when a turn is over.
@@ -106,7 +120,7 @@ struct Account {
     expected: Duration,
 }
 
-impl Turns {
+impl<C> Turns<C> {
     /// With the tenants that were slow before, and how long a turn of theirs took.
     pub(crate) fn new(order: Order, slow: BTreeMap<TenantId, Duration>) -> Self {
         Self {
@@ -130,14 +144,25 @@ impl Turns {
         self.line_up(at);
     }
 
-    /// Has records visited, the last one first.
-    pub(crate) fn visit(&mut self, tenant: &TenantId, share: Share, tie: u64, visits: Vec<Visit>) {
+    /// Has records visited, in this order, and after them those that are left to claim.
+    pub(crate) fn visit(&mut self, tenant: &TenantId, share: Share, tie: u64, claimed: Claimed<C>) {
         let at = self.lane(tenant, share, tie);
         if let Some(lane) = self.lanes.get_mut(at) {
-            for visit in visits {
-                let version = visit.marker.key_version.clone();
-                lane.visits.entry(version).or_default().push(visit);
+            lane.unclaimed = claimed.left;
+            for visit in claimed.visits {
+                let version = visit.key_version.clone();
+                lane.visits.entry(version).or_default().push_back(visit);
             }
+        }
+        self.line_up(at);
+    }
+
+    /// Has one more record visited, before the others.
+    pub(crate) fn visit_next(&mut self, tenant: &TenantId, share: Share, visit: Visit<C>) {
+        let at = self.lane(tenant, share, 0);
+        if let Some(lane) = self.lanes.get_mut(at) {
+            let version = visit.key_version.clone();
+            lane.visits.entry(version).or_default().push_front(visit);
         }
         self.line_up(at);
     }
@@ -148,7 +173,7 @@ impl Turns {
     }
 
     /// Whoever's turn it is; none: nobody's, until one that is under way is over.
-    pub(crate) fn next(&mut self) -> Option<Turn> {
+    pub(crate) fn next(&mut self) -> Option<Turn<C>> {
         let ready = SHARES
             .into_iter()
             .filter_map(|share| {
@@ -204,15 +229,17 @@ impl Turns {
         &self.slow
     }
 
-    /// Whatever had no turn: the tenants that were not asked for, and the visits.
-    pub(crate) fn left(self) -> impl Iterator<Item = (TenantId, Share, Job)> {
-        self.lanes.into_iter().flat_map(|lane| {
-            let asks = lane.asks.then_some(Job::Ask);
-            let visits = lane.visits.into_values().flatten();
-            let visits = visits.map(|visit| Job::Visit(Box::new(visit)));
-            let jobs: Vec<_> = asks.into_iter().chain(visits).collect();
-            jobs.into_iter()
-                .map(move |job| (lane.tenant.clone(), lane.share, job))
+    /// What had no turn, by lane.
+    pub(crate) fn left(self) -> impl Iterator<Item = Left> {
+        self.lanes.into_iter().map(|lane| {
+            let queued = lane.visits.values().map(VecDeque::len).sum::<usize>();
+            let queued = u64::try_from(queued).unwrap_or(u64::MAX);
+            Left {
+                tenant: lane.tenant,
+                share: lane.share,
+                asks: lane.asks,
+                visits: queued.saturating_add(lane.unclaimed),
+            }
         })
     }
 
@@ -231,6 +258,7 @@ impl Turns {
                 account,
                 tie,
                 asks: false,
+                unclaimed: 0,
                 visits: BTreeMap::new(),
                 ready: None,
             });
@@ -249,15 +277,19 @@ impl Turns {
         (first.share == share).then_some(first)
     }
 
-    fn take(&mut self, at: usize) -> Option<Turn> {
+    fn take(&mut self, at: usize) -> Option<Turn<C>> {
         let version = self.open_version(at).cloned();
         let lane = self.lanes.get_mut(at)?;
         let (job, tries) = if std::mem::take(&mut lane.asks) {
             (Job::Ask, None)
+        } else if lane.claims() {
+            // What is left is told with what comes of it.
+            lane.unclaimed = 0;
+            (Job::Claim, None)
         } else {
             let version = version?;
             let visits = lane.visits.get_mut(&version)?;
-            let visit = visits.pop()?;
+            let visit = visits.pop_front()?;
             if visits.is_empty() {
                 lane.visits.remove(&version);
             }
@@ -297,7 +329,7 @@ impl Turns {
         if let Some(ready) = lane.ready.take() {
             self.ready.remove(&ready);
         }
-        if lane.asks || has_visit {
+        if lane.asks || has_visit || lane.claims() {
             let ready = Ready {
                 share: lane.share,
                 weight: if self.order.lanes_by_time {
@@ -314,9 +346,15 @@ impl Turns {
     }
 }
 
-impl Turn {
+impl<C> Lane<C> {
+    fn claims(&self) -> bool {
+        self.unclaimed > 0 && self.visits.is_empty()
+    }
+}
+
+impl<C> Turn<C> {
     /// What there is to do, and what to give back when it is done.
-    pub(crate) fn split(self) -> (Job, Receipt) {
+    pub(crate) fn split(self) -> (Job<C>, Receipt) {
         let receipt = Receipt {
             lane: self.lane,
             tries: self.tries,
@@ -358,7 +396,7 @@ mod tests {
     use crate::identity::User;
     use crate::identity::{Nonce, StorageId};
     use crate::keeper::rules::Rules;
-    use crate::ledger::key_value::layout::{Marker, Tag};
+    use crate::ledger::schedule::State;
 
     const QUICK: Duration = Duration::from_millis(100);
     const SLOW: Duration = Duration::from_secs(10);
@@ -371,30 +409,32 @@ mod tests {
         KeyVersion::parse(&format!("{number:032x}")).unwrap()
     }
 
-    fn visits(of: u32, version_of_key: u8, number: u32) -> Vec<Visit> {
-        let visit = |at: u32| {
-            Visit::new(Marker {
-                time: 0,
-                tag: Tag::Active { failures: 0 },
-                key_version: version(version_of_key),
-                user: User {
-                    tenant: tenant(of),
-                    id: StorageId::parse(&format!("{at:032}")).unwrap(),
-                },
-                nonce: Nonce::parse(&format!("{at}")).unwrap(),
-                write: Nonce::parse("w").unwrap(),
-            })
+    fn visits(of: u32, version_of_key: u8, number: u32) -> Claimed<()> {
+        let visit = |at: u32| Visit {
+            user: User {
+                tenant: tenant(of),
+                id: StorageId::parse(&format!("{at:032}")).unwrap(),
+            },
+            nonce: Nonce::parse(&format!("{at}")).unwrap(),
+            key_version: version(version_of_key),
+            state: State::Active { failures: 0 },
+            time: 0,
+            claims: vec![()],
+            due: None,
         };
-        (0..number).map(visit).collect()
+        Claimed {
+            visits: (0..number).map(visit).collect(),
+            left: 0,
+        }
     }
 
-    fn turns() -> Turns {
+    fn turns() -> Turns<()> {
         Turns::new(Rules::SHIPPED.order, BTreeMap::new())
     }
 
     /// Who had how many turns, one at a time, when each takes as long as `took` says.
     fn run(
-        turns: &mut Turns,
+        turns: &mut Turns<()>,
         number: usize,
         took: impl Fn(u32) -> Duration,
     ) -> BTreeMap<(u32, Share), u32> {
@@ -508,15 +548,40 @@ mod tests {
         let mut had = 0;
         for _ in 0..2 {
             let turn = turns.next().unwrap();
-            had += u32::from(matches!(turn.job, Job::Visit(_)));
+            had += u64::from(matches!(turn.job, Job::Visit(_)));
             let (_, receipt) = turn.split();
             turns.over(receipt, QUICK, true);
         }
         let left: Vec<_> = turns.left().collect();
-        assert_eq!(left.len(), 3);
-        let visits = left
-            .iter()
-            .filter(|(_, _, job)| matches!(job, Job::Visit(_)));
-        assert_eq!(visits.count(), 3 - usize::try_from(had).unwrap());
+        let asks = left.iter().filter(|left| left.asks).count();
+        let visits: u64 = left.iter().map(|left| left.visits).sum();
+        assert_eq!(visits, 3 - had);
+        assert_eq!(u64::try_from(asks).unwrap() + visits, 3);
+    }
+
+    #[test]
+    fn more_is_claimed_when_what_was_claimed_is_done() {
+        let mut turns = turns();
+        let claimed = Claimed {
+            left: 7,
+            ..visits(0, 0, 2)
+        };
+        turns.visit(&tenant(0), Share::Refresh, 0, claimed);
+        for _ in 0..2 {
+            let (job, receipt) = turns.next().unwrap().split();
+            assert!(matches!(job, Job::Visit(_)));
+            turns.over(receipt, QUICK, true);
+        }
+        let (job, receipt) = turns.next().unwrap().split();
+        assert!(matches!(job, Job::Claim));
+        assert!(turns.next().is_none(), "once at a time");
+        let claimed = Claimed {
+            left: 4,
+            ..visits(0, 0, 3)
+        };
+        turns.visit(&tenant(0), Share::Refresh, 0, claimed);
+        turns.over(receipt, QUICK, false);
+        let left: u64 = turns.left().map(|left| left.visits).sum();
+        assert_eq!(left, 3 + 4);
     }
 }

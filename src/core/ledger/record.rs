@@ -1,29 +1,21 @@
-//! What is stored: the head of a user and the record of an enrolment, as JSON.
+//! What is stored of an enrolment, and its form as JSON.
 //!
-//! Both carry a version, `"v":1`. A version that is not known is refused, never guessed at or overwritten.
+//! It carries a version, `"v":1`. A version that is not known is refused, never guessed at or overwritten.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Interaction, OrganisationError, Reason, Suberror};
 use crate::identity::{KeyVersion, Nonce, TenantId};
-use crate::ledger::key_value::layout::LATEST;
 use crate::vault::sealing::object;
 
-const VERSION: u32 = 1;
+/// The version of everything that is stored as JSON.
+pub(crate) const VERSION: u32 = 1;
+
+/// The latest time that a record can be due at, in Unix seconds: twelve digits.
+pub const LATEST: u64 = 999_999_999_999;
 
 /// The `turn` of a record whose user's organisation has to act.
 const ORGANISATION: &str = "organisation";
-
-/// Names the current enrolment of a user. Only enrolment writes it, only removal deletes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Head {
-    /// The enrolment.
-    pub nonce: Nonce,
-    /// The user's tenant.
-    pub tenant: TenantId,
-    /// Unix time in seconds.
-    pub created_at: u64,
-}
 
 /// The record of one enrolment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,36 +84,6 @@ pub enum Unreadable {
     Damaged,
     /// A newer version of behalf wrote it.
     Newer,
-}
-
-impl Head {
-    /// As it is stored.
-    #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
-        let raw = RawHead {
-            v: VERSION,
-            n: self.nonce.as_str().into(),
-            tenant: self.tenant.to_string(),
-            created_at: self.created_at,
-        };
-        to_json(&raw)
-    }
-
-    /// Reads one.
-    ///
-    /// # Errors
-    /// [`Unreadable`].
-    pub fn from_json(json: &[u8]) -> Result<Self, Unreadable> {
-        let raw: RawHead = from_json(json)?;
-        let read = || {
-            Some(Self {
-                nonce: Nonce::parse(&raw.n)?,
-                tenant: TenantId::parse(&raw.tenant)?,
-                created_at: raw.created_at,
-            })
-        };
-        read().ok_or(Unreadable::Damaged)
-    }
 }
 
 impl Record {
@@ -208,12 +170,14 @@ impl Record {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Vec<u8> {
+/// A value as it is stored.
+pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
     // Plain structs of texts and numbers: serialising them to memory does not fail.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
+/// A value as it was stored, if it is of the version that this one writes.
+pub(crate) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
     let version: RawVersion = object(json).ok_or(Unreadable::Damaged)?;
     match version.v {
         VERSION => object(json).ok_or(Unreadable::Damaged),
@@ -225,14 +189,6 @@ fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unreadable> {
 #[derive(Deserialize)]
 struct RawVersion {
     v: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RawHead {
-    v: u32,
-    n: String,
-    tenant: String,
-    created_at: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -385,14 +341,5 @@ mod tests {
                 "{damaged}"
             );
         }
-        assert_eq!(Head::from_json(br#"{"v":2,"n":7}"#), Err(Unreadable::Newer));
-        assert_eq!(
-            Head::from_json(br#"{"v":1,"n":"a.b","tenant":"11111111-2222-3333-4444-555555555555","created_at":1}"#),
-            Err(Unreadable::Damaged)
-        );
-        assert_eq!(
-            Head::from_json(br#"[1,"n","11111111-2222-3333-4444-555555555555",1]"#),
-            Err(Unreadable::Damaged)
-        );
     }
 }

@@ -1,6 +1,7 @@
 //! When a record is looked at next. Pure functions of the time and of what has happened.
 
 use crate::identity::StorageId;
+use crate::ledger::record::{Record, Status};
 use crate::port::Random;
 
 /// Seconds until a user who has to act, a dead token or an unreadable record is looked at again.
@@ -22,6 +23,90 @@ pub const MOST_FAILURES: u8 = 9;
 
 const SHORTEST_RETRY: u64 = 60;
 const LONGEST_RETRY: u64 = 6 * 3600;
+
+/// The state of an enrolment, as the schedule tells it without its record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// The record's status is active.
+    Active {
+        /// Refreshes that failed since the last that worked, at most [`MOST_FAILURES`]. It is here because a failed refresh
+        /// writes no record.
+        failures: u8,
+    },
+    /// The user has to act, or the user's organisation: versions up to 0.1.0 do not tell the two apart.
+    InteractionRequired {
+        /// Day, from the Unix epoch, of which the refresh token is.
+        since: u32,
+    },
+    /// The refresh token was called dead.
+    Quarantined {
+        /// Day, from the Unix epoch, of which the refresh token is.
+        since: u32,
+    },
+    /// The record or its sealed token cannot be read.
+    NotReadable {
+        /// Day, from the Unix epoch, on which that was noticed.
+        since: u32,
+    },
+}
+
+impl State {
+    /// The state that goes with a record.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        let since = day(record.refreshed_at);
+        match record.status {
+            Status::Active => Self::Active { failures: 0 },
+            Status::InteractionRequired(_) | Status::OrganisationRequired(_) => {
+                Self::InteractionRequired { since }
+            }
+            Status::Quarantined(_) => Self::Quarantined { since },
+        }
+    }
+
+    /// The state of what cannot be read, noticed now or before.
+    #[must_use]
+    pub fn not_readable(self, now: u64) -> Self {
+        match self {
+            Self::NotReadable { .. } => self,
+            Self::Active { .. } | Self::InteractionRequired { .. } | Self::Quarantined { .. } => {
+                Self::NotReadable { since: day(now) }
+            }
+        }
+    }
+}
+
+/// What is due at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Horizon {
+    /// Now, in Unix seconds.
+    pub now: u64,
+    /// What seems to be due after this was written by a clock that was wrong, and so is due now.
+    latest: u64,
+}
+
+impl Horizon {
+    /// By a clock that nobody has confirmed, no other one was wrong.
+    #[must_use]
+    pub fn new(now: u64, is_clock_confirmed: bool) -> Self {
+        let latest = if is_clock_confirmed {
+            now.saturating_add(LATEST_AHEAD)
+        } else {
+            u64::MAX
+        };
+        Self { now, latest }
+    }
+
+    /// Whether something with this time is due.
+    #[must_use]
+    pub fn is_due(self, time: u64) -> bool {
+        time <= self.now || time > self.latest
+    }
+}
+
+fn day(time: u64) -> u32 {
+    u32::try_from(time.checked_div(DAILY).unwrap_or(0)).unwrap_or(u32::MAX)
+}
 
 /// When a refresh token that came at `now` is due: between three quarters of the refresh age and the whole of it, spread
 /// by the user's pseudonym, which is evenly distributed. So users who enrolled together are not due together.
@@ -51,7 +136,8 @@ pub fn retry_at(now: u64, failures: u8, retry_after: Option<u32>, random: &impl 
         .unwrap_or(LONGEST_RETRY)
         .min(LONGEST_RETRY)
         .max(retry_after.map_or(0, u64::from));
-    let jitter = random_number(random)
+    let jitter = random
+        .number()
         .checked_rem(wait.checked_div(4).unwrap_or(0))
         .unwrap_or(0);
     now.saturating_add(wait).saturating_add(jitter)
@@ -68,14 +154,7 @@ pub fn turn_again_at(now: u64, last_good_at: u64, random: &impl Random) -> u64 {
         DAILY
     };
     let earliest = now.saturating_add(period).saturating_sub(period / 8);
-    earliest.saturating_add(random_number(random).checked_rem(period / 4).unwrap_or(0))
-}
-
-/// A random number, for jitter and for shuffling.
-pub(crate) fn random_number(random: &impl Random) -> u64 {
-    let mut bytes = [0; 8];
-    random.fill(&mut bytes);
-    u64::from_le_bytes(bytes)
+    earliest.saturating_add(random.number().checked_rem(period / 4).unwrap_or(0))
 }
 
 #[cfg(test)]

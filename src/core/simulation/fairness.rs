@@ -25,14 +25,16 @@ use crate::doorbell::{Doorbell, DoorbellError, Next};
 use crate::error::VaultError;
 use crate::identity::User;
 use crate::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
-use crate::keeper::marker_of;
 use crate::keeper::report::SweepReport;
 use crate::keeper::rules::Rules;
 use crate::keeper::sweep::SweepState;
 use crate::keeper::verdict::{Verdict, Work, verdict};
-use crate::ledger::key_value::layout::Layout;
-use crate::ledger::key_value::store::{Page, Store, StoreError};
-use crate::ledger::record::{Head, Record, Status};
+use crate::ledger::StoreError;
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::head::Head;
+use crate::ledger::key_value::layout::{Layout, Marker};
+use crate::ledger::key_value::store::{Page, Store};
+use crate::ledger::record::{Record, Status};
 use crate::ledger::schedule::DAILY;
 use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
@@ -104,7 +106,7 @@ struct World {
 }
 
 type Shared = Rc<World>;
-type App = Keeper<Vault<Shared>, Shared, Shared>;
+type App = Keeper<Vault<Shared>, KeyValueLedger<Shared, Shared>, Shared>;
 
 fn tenant_id(index: usize) -> TenantId {
     TenantId::parse(&format!("{index:08x}-1111-1111-1111-111111111111")).unwrap()
@@ -222,19 +224,15 @@ impl World {
         };
         let mut rows = self.rows.borrow_mut();
         rows.insert(layout.head(&of), head.to_json());
-        rows.insert(layout.marker(&marker_of(&of, &nonce, &record)), Vec::new());
+        rows.insert(layout.marker(&Marker::of(&of, &nonce, &record)), Vec::new());
         rows.insert(layout.record(&of.id, &nonce), record.to_json());
     }
 
     fn app(self: &Rc<Self>, rules: Rules) -> App {
-        Keeper {
-            rules,
-            ..Keeper::new(
-                Vault::new(Rc::clone(self)),
-                Rc::clone(self),
-                Rc::clone(self),
-            )
-        }
+        let ledger = KeyValueLedger::new(Rc::clone(self), Rc::clone(self));
+        let mut app = Keeper::new(Vault::new(Rc::clone(self)), ledger, Rc::clone(self));
+        app.rules = rules;
+        app
     }
 
     fn next(&self) -> u64 {

@@ -13,7 +13,9 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::ledger::key_value::store::{Page, Store, StoreError};
+use crate::ledger::StoreError;
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::store::{Page, Store};
 use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
@@ -92,7 +94,7 @@ pub(crate) struct World {
 pub(crate) type Shared = Rc<World>;
 
 /// The app, with its caches.
-pub(crate) type App = Keeper<Vault<Shared>, Shared, Shared>;
+pub(crate) type App = Keeper<Vault<Shared>, KeyValueLedger<Shared, Shared>, Shared>;
 
 impl World {
     pub(crate) fn new() -> Shared {
@@ -139,7 +141,7 @@ impl World {
     pub(crate) fn app(self: &Rc<Self>) -> App {
         Keeper::new(
             Vault::new(Rc::clone(self)),
-            Rc::clone(self),
+            KeyValueLedger::new(Rc::clone(self), Rc::clone(self)),
             Rc::clone(self),
         )
     }
@@ -206,7 +208,8 @@ impl World {
     /// What is stored, without what sweeps remember.
     pub(crate) fn user_rows(&self) -> BTreeMap<String, Vec<u8>> {
         let mut rows = self.rows.borrow().clone();
-        rows.retain(|key, _| key != "sweep.state" && !key.starts_with("ver."));
+        let of_all = ["sweep.", "ver.", "sum.", "settings."];
+        rows.retain(|key, _| !of_all.iter().any(|kind| key.starts_with(kind)));
         rows
     }
 

@@ -1,5 +1,5 @@
-//! Names of keys in storage (facts/storage-protocol.md §2). Every name matches `[A-Za-z0-9._-]+`, the one set that every
-//! backend of Spin takes (facts/spin.md §4).
+//! Names of keys in storage. Every name matches `[A-Za-z0-9._-]+`, the one set that every
+//! backend of Spin takes (PLATFORMS.md, "Key-value backends").
 //!
 //! | Key | Value |
 //! |---|---|
@@ -10,6 +10,8 @@
 //! | `ver.{tenant}.{key version}.{since}` | since when no marker has named that version; 0: one did |
 //! | `bar.{tenant}` | the tenant is being removed: nobody of it enrols |
 //! | `sweep.state` | what sweeps remember; no sweep needs it |
+//! | `sweep.summary` | what a sweep has counted; names the pages `sum.{w}.{page}` of it that tell of tenants |
+//! | `settings.seen` | the fingerprint of the settings that records depend on |
 //!
 //! `{state}` is a letter and a number: `a3` is active, with three failed refreshes since the last that worked; `q19874` is
 //! quarantined, with a refresh token from day 19,874 of the Unix epoch. A number costs one to five bytes a user, and one
@@ -20,11 +22,8 @@
 
 use crate::identity::User;
 use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
-use crate::ledger::record::{Record, Status};
-use crate::ledger::schedule::{DAILY, MOST_FAILURES};
-
-/// The latest time that a marker can name, in Unix seconds: its twelve digits.
-pub const LATEST: u64 = 999_999_999_999;
+use crate::ledger::record::Record;
+use crate::ledger::schedule::{MOST_FAILURES, State};
 
 /// Makes key names under the setting `store_prefix`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +70,7 @@ impl Layout {
             "{}due.{:012}.{}.{}.{}.{}.{}.{}",
             self.prefix,
             marker.time,
-            marker.tag.text(),
+            state_text(marker.state),
             marker.key_version.as_str(),
             marker.user.tenant.digits(),
             marker.user.id.as_str(),
@@ -101,6 +100,33 @@ impl Layout {
     #[must_use]
     pub fn sweep_state(&self) -> String {
         format!("{}sweep.state", self.prefix)
+    }
+
+    /// Key of the summary's first page, which names the others.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}sweep.summary", self.prefix)
+    }
+
+    /// Key of a further page of the summary that a write made.
+    #[must_use]
+    pub fn summary_page(&self, write: &Nonce, page: usize) -> String {
+        format!("{}sum.{}.{page:04}", self.prefix, write.as_str())
+    }
+
+    /// Key of the fingerprint of the settings that the records depend on.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        format!("{}settings.seen", self.prefix)
+    }
+
+    /// Reads the write in what [`Layout::summary_page`] makes; none if it is another key.
+    #[must_use]
+    pub fn read_summary_page(&self, key: &str) -> Option<Nonce> {
+        let mut parts = self.parts("sum", key)?;
+        let write = Nonce::parse(parts.next()?)?;
+        parts.next()?;
+        parts.next().is_none().then_some(write)
     }
 
     /// Reads the name of a head; none if it is another key.
@@ -151,7 +177,7 @@ impl Layout {
         let mut parts = self.parts("due", key)?;
         let marker = Marker {
             time: read_time(parts.next()?)?,
-            tag: Tag::parse(parts.next()?)?,
+            state: read_state(parts.next()?)?,
             key_version: KeyVersion::parse(parts.next()?)?,
             user: User {
                 tenant: TenantId::from_digits(parts.next()?)?,
@@ -177,7 +203,7 @@ pub struct Marker {
     /// Unix time in seconds.
     pub time: u64,
     /// State of the record when this was set.
-    pub tag: Tag,
+    pub state: State,
     /// Version of the key that the record was sealed under when this was set.
     pub key_version: KeyVersion,
     /// Whose it is.
@@ -188,103 +214,53 @@ pub struct Marker {
     pub write: Nonce,
 }
 
-/// State of a record, as a marker tells it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Tag {
-    /// The record's status is active.
-    Active {
-        /// Refreshes that failed since the last that worked, at most [`MOST_FAILURES`]. It is here because a failed refresh
-        /// writes no record.
-        failures: u8,
-    },
-    /// The user has to act, or the user's organisation: versions up to 0.1.0 do not tell the two apart.
-    InteractionRequired {
-        /// Day, from the Unix epoch, of which the refresh token is.
-        since: u32,
-    },
-    /// The refresh token was called dead.
-    Quarantined {
-        /// Day, from the Unix epoch, of which the refresh token is.
-        since: u32,
-    },
-    /// The record or its sealed token cannot be read.
-    NotReadable {
-        /// Day, from the Unix epoch, on which that was noticed.
-        since: u32,
-    },
+impl Marker {
+    /// The marker that goes with a record.
+    #[must_use]
+    pub fn of(user: &User, nonce: &Nonce, record: &Record) -> Self {
+        Self {
+            time: record.due_at,
+            state: State::of(record),
+            key_version: record.key_version.clone(),
+            user: user.clone(),
+            nonce: nonce.clone(),
+            write: record.write.clone(),
+        }
+    }
 }
 
-impl Tag {
-    /// The tag of a record.
-    #[must_use]
-    pub fn of(record: &Record) -> Self {
-        let since = day(record.refreshed_at);
-        match record.status {
-            Status::Active => Self::Active { failures: 0 },
-            Status::InteractionRequired(_) | Status::OrganisationRequired(_) => {
-                Self::InteractionRequired { since }
-            }
-            Status::Quarantined(_) => Self::Quarantined { since },
-        }
-    }
+/// A letter and a number.
+fn state_text(state: State) -> String {
+    let (letter, number) = match state {
+        State::Active { failures } => ('a', failures.into()),
+        State::InteractionRequired { since } => ('i', since),
+        State::Quarantined { since } => ('q', since),
+        State::NotReadable { since } => ('n', since),
+    };
+    format!("{letter}{number}")
+}
 
-    /// The tag of what cannot be read, noticed now or before.
-    #[must_use]
-    pub fn not_readable(self, now: u64) -> Self {
-        match self {
-            Self::NotReadable { .. } => self,
-            Self::Active { .. } | Self::InteractionRequired { .. } | Self::Quarantined { .. } => {
-                Self::NotReadable { since: day(now) }
-            }
-        }
-    }
-
-    /// The first letter of [`Tag::text`].
-    fn letter(self) -> char {
-        match self {
-            Self::Active { .. } => 'a',
-            Self::InteractionRequired { .. } => 'i',
-            Self::Quarantined { .. } => 'q',
-            Self::NotReadable { .. } => 'n',
-        }
-    }
-
-    fn text(self) -> String {
-        let number = match self {
-            Self::Active { failures } => failures.into(),
-            Self::InteractionRequired { since }
-            | Self::Quarantined { since }
-            | Self::NotReadable { since } => since,
-        };
-        format!("{}{number}", self.letter())
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (letter, digits) = text.split_at_checked(1)?;
-        let since = digits.parse().ok()?;
-        let tag = match letter {
-            "a" => Self::Active {
-                failures: u8::try_from(since)
-                    .ok()
-                    .filter(|number| *number <= MOST_FAILURES)?,
-            },
-            "i" => Self::InteractionRequired { since },
-            "q" => Self::Quarantined { since },
-            "n" => Self::NotReadable { since },
-            _ => return None,
-        };
-        // One name a tag: no sign, no leading zero.
-        (tag.text() == text).then_some(tag)
-    }
+fn read_state(text: &str) -> Option<State> {
+    let (letter, digits) = text.split_at_checked(1)?;
+    let since = digits.parse().ok()?;
+    let state = match letter {
+        "a" => State::Active {
+            failures: u8::try_from(since)
+                .ok()
+                .filter(|number| *number <= MOST_FAILURES)?,
+        },
+        "i" => State::InteractionRequired { since },
+        "q" => State::Quarantined { since },
+        "n" => State::NotReadable { since },
+        _ => return None,
+    };
+    // One name a state: no sign, no leading zero.
+    (state_text(state) == text).then_some(state)
 }
 
 fn read_time(digits: &str) -> Option<u64> {
     let is_time = digits.len() == 12 && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_time.then(|| digits.parse().ok()).flatten()
-}
-
-fn day(time: u64) -> u32 {
-    u32::try_from(time.checked_div(DAILY).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -294,7 +270,7 @@ mod tests {
     pub(crate) fn marker() -> Marker {
         Marker {
             time: 1_793_606_000,
-            tag: Tag::Active { failures: 0 },
+            state: State::Active { failures: 0 },
             key_version: KeyVersion::parse(&"0f".repeat(16)).unwrap(),
             user: User {
                 tenant: TenantId::parse("11111111-2222-3333-4444-555555555555").unwrap(),
@@ -309,14 +285,14 @@ mod tests {
     fn markers_survive_their_names() {
         for prefix in ["", "prod.eu-"] {
             let layout = Layout::new(prefix);
-            for tag in [
-                Tag::Active { failures: 0 },
-                Tag::Active { failures: 9 },
-                Tag::InteractionRequired { since: 19_874 },
-                Tag::Quarantined { since: u32::MAX },
-                Tag::NotReadable { since: 0 },
+            for state in [
+                State::Active { failures: 0 },
+                State::Active { failures: 9 },
+                State::InteractionRequired { since: 19_874 },
+                State::Quarantined { since: u32::MAX },
+                State::NotReadable { since: 0 },
             ] {
-                let marker = Marker { tag, ..marker() };
+                let marker = Marker { state, ..marker() };
                 assert_eq!(layout.read_marker(&layout.marker(&marker)), Some(marker));
             }
         }

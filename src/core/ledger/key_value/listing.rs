@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::User;
 use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
+use crate::ledger::StoreError;
 use crate::ledger::key_value::layout::{Layout, Marker};
-use crate::ledger::key_value::store::{Store, StoreError};
+use crate::ledger::key_value::store::Store;
 
 /// Age in seconds from which an enrolment that no head names is litter: younger, it may be one whose head is still to be
-/// written (facts/storage-protocol.md §2, "GC").
+/// written (PROTOCOL.md, "GC").
 pub(crate) const LITTER_AFTER: u64 = 86_400;
 
 /// Every key of the store. Names are kept as they came and read when they are needed: at 300,000 users they are 100 MiB.
-pub(crate) struct Listing<'a> {
-    layout: &'a Layout,
+pub(crate) struct Listing {
+    layout: Layout,
     keys: Vec<String>,
 }
 
@@ -47,9 +48,9 @@ impl Use {
     }
 }
 
-impl<'a> Listing<'a> {
+impl Listing {
     /// Lists the store, to the end: what is made of a part would take the rest for gone.
-    pub(crate) async fn read(layout: &'a Layout, store: &impl Store) -> Result<Self, StoreError> {
+    pub(crate) async fn read(layout: &Layout, store: &impl Store) -> Result<Self, StoreError> {
         let (mut keys, mut cursors) = (Vec::new(), BTreeSet::new());
         let mut cursor = None;
         loop {
@@ -72,12 +73,18 @@ impl<'a> Listing<'a> {
             keys.sort_unstable();
             keys.dedup();
         }
-        Ok(Self { layout, keys })
+        Ok(Self {
+            layout: layout.clone(),
+            keys,
+        })
     }
 
     #[cfg(test)]
-    fn new(layout: &'a Layout, keys: Vec<String>) -> Self {
-        Self { layout, keys }
+    fn new(layout: &Layout, keys: Vec<String>) -> Self {
+        Self {
+            layout: layout.clone(),
+            keys,
+        }
     }
 
     /// The markers, each with its key.
@@ -87,16 +94,23 @@ impl<'a> Listing<'a> {
             .filter_map(|key| Some((key, self.layout.read_marker(key)?)))
     }
 
-    /// The markers, each with its place in the listing.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Marker)> {
+    /// The markers, each with its position in the listing.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = (usize, Marker)> {
         let keys = self.keys.iter().enumerate();
-        keys.filter_map(|(place, key)| Some((place, self.layout.read_marker(key)?)))
+        keys.filter_map(|(at, key)| Some((at, self.layout.read_marker(key)?)))
     }
 
-    /// The marker at a place, with its key.
-    pub(crate) fn marker_at(&self, place: usize) -> Option<(&String, Marker)> {
-        let key = self.keys.get(place)?;
+    /// The marker at a position, with its key.
+    pub(crate) fn marker_at(&self, position: usize) -> Option<(&String, Marker)> {
+        let key = self.keys.get(position)?;
         Some((key, self.layout.read_marker(key)?))
+    }
+
+    /// The further pages of summaries, each with the write that made it.
+    pub(crate) fn summary_pages(&self) -> impl Iterator<Item = (&String, Nonce)> {
+        self.keys
+            .iter()
+            .filter_map(|key| Some((key, self.layout.read_summary_page(key)?)))
     }
 
     /// The tenants that are being removed.
@@ -234,7 +248,7 @@ fn litter_of(user: &[Part<'_>], now: u64) -> Vec<Litter> {
 mod tests {
     use super::*;
     use crate::identity::{Guid, KeyVersion};
-    use crate::ledger::key_value::layout::Tag;
+    use crate::ledger::schedule::State;
 
     #[test]
     fn what_is_not_as_it_should_be_is_litter_once_it_is_old() {
@@ -253,7 +267,7 @@ mod tests {
         let marker = |nonce: &Nonce| {
             layout.marker(&Marker {
                 time: NOW,
-                tag: Tag::Active { failures: 0 },
+                state: State::Active { failures: 0 },
                 key_version: KeyVersion::parse(&"0".repeat(32)).unwrap(),
                 user: user.clone(),
                 nonce: nonce.clone(),

@@ -5,47 +5,65 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 
 use crate::deadline::Deadline;
-use crate::identity::User;
-use crate::identity::{Nonce, TenantId};
-use crate::keeper::{Environment, Keeper, KeeperError, marker_of};
-use crate::ledger::key_value::layout::{Layout, Marker};
+use crate::identity::{Nonce, TenantId, User};
+use crate::journal::Journal as _;
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::layout::Marker;
 use crate::ledger::key_value::listing::Litter;
-use crate::ledger::key_value::store::{Store, StoreError};
+use crate::ledger::key_value::store::Store;
+use crate::ledger::key_value::survey::Found;
 use crate::ledger::record::{Record, Unreadable};
-use crate::vault::port::VaultPort;
+use crate::ledger::summary::increase;
+use crate::ledger::{LedgerError, Survey, Tended};
+use crate::port::Environment;
 
+/// Left-over enrolments that one sweep looks at.
+const MOST: usize = 100;
 /// Left-over enrolments that are cleared at once.
 const AT_ONCE: usize = 8;
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
-    /// Clears what there is time for. Returns how many were cleared.
-    pub(crate) async fn clear_all(
-        &self,
-        layout: &Layout,
-        litter: Vec<Litter>,
-        until: Deadline,
-    ) -> u64 {
-        let cleared: Vec<bool> = stream::iter(litter)
+impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
+    /// Clears of the litter that a survey shows what there is time for.
+    pub(super) async fn clear_litter(&self, survey: &Survey<Found>, until: Deadline) -> Tended {
+        let mut litter = survey.found.listing.litter(survey.summary.observed_at);
+        self.env.shuffle(&mut litter);
+        let beyond = litter.len().saturating_sub(MOST);
+        litter.truncate(MOST);
+        let mut tended = self.clear_all(litter, until).await;
+        let beyond = u64::try_from(beyond).unwrap_or(u64::MAX);
+        tended.left = tended.left.saturating_add(beyond);
+        tended
+    }
+
+    async fn clear_all(&self, litter: Vec<Litter>, until: Deadline) -> Tended {
+        let mut clearing = stream::iter(litter)
             .map(|litter| async move {
                 if until.is_over(&self.env) {
-                    return false;
+                    return None;
                 }
-                self.clear(layout, &litter).await.unwrap_or_else(|error| {
-                    self.env.line(&json!({"event": "litter_left", "user": litter.id.as_str(), "reason": error.to_string()}).to_string());
+                let is_cleared = self.clear(&litter).await;
+                Some(is_cleared.unwrap_or_else(|error| {
+                    let line = json!({"user": litter.id.as_str(), "reason": error.to_string()});
+                    self.env.event("litter_left", line);
                     false
-                })
+                }))
             })
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        let cleared = cleared.into_iter().filter(|cleared| *cleared);
-        u64::try_from(cleared.count()).unwrap_or(u64::MAX)
+            .buffer_unordered(AT_ONCE);
+        let mut tended = Tended::default();
+        while let Some(cleared) = clearing.next().await {
+            match cleared {
+                Some(true) => increase(&mut tended.cleared),
+                Some(false) => {}
+                None => increase(&mut tended.left),
+            }
+        }
+        tended
     }
 
     /// "GC" of the storage protocol. Its step 1, the age, is the listing's business. Nothing goes whose head was not read.
-    async fn clear(&self, layout: &Layout, litter: &Litter) -> Result<bool, KeeperError> {
-        let record_key = layout.record(&litter.id, &litter.nonce);
-        let off_key = layout.off(&litter.id, &litter.nonce);
+    async fn clear(&self, litter: &Litter) -> Result<bool, LedgerError> {
+        let record_key = self.layout.record(&litter.id, &litter.nonce);
+        let off_key = self.layout.off(&litter.id, &litter.nonce);
         let tenant = match &litter.tenant {
             Some(tenant) => Some(tenant.clone()),
             None => self.tenant_of(&record_key, &off_key).await?,
@@ -58,25 +76,27 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             id: litter.id.clone(),
         });
         let head = match &user {
-            Some(user) => self.head(layout, user).await?,
+            Some(user) => self.head(user).await?,
             None => None,
         };
         match (user, head) {
             (Some(user), Some(head)) if head.nonce == litter.nonce => {
                 if litter.is_off {
                     self.store.delete(&record_key).await?;
-                    self.delete_each(&litter.markers).await?;
+                    self.delete_each(litter.markers.iter().map(String::as_str))
+                        .await?;
                     return Ok(true);
                 }
                 if litter.has_record && litter.markers.is_empty() {
-                    self.mark_again(layout, user, litter).await?;
+                    self.mark_again(user, litter).await?;
                 }
                 Ok(false)
             }
             _ => {
                 self.store.delete(&record_key).await?;
                 self.store.delete(&off_key).await?;
-                self.delete_each(&litter.markers).await?;
+                self.delete_each(litter.markers.iter().map(String::as_str))
+                    .await?;
                 Ok(true)
             }
         }
@@ -87,59 +107,49 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         &self,
         record_key: &str,
         off_key: &str,
-    ) -> Result<Option<TenantId>, KeeperError> {
+    ) -> Result<Option<TenantId>, LedgerError> {
         if let Some(json) = self.store.get(record_key).await? {
             match Record::from_json(&json) {
                 Ok(record) => return Ok(Some(record.tenant)),
                 Err(Unreadable::Damaged) => {}
                 // What a newer version wrote may have its head elsewhere.
-                Err(Unreadable::Newer) => return Err(KeeperError::RecordTooNew),
+                Err(Unreadable::Newer) => return Err(LedgerError::RecordTooNew),
             }
         }
         let off = self.store.get(off_key).await?.unwrap_or_default();
         Ok(std::str::from_utf8(&off).ok().and_then(TenantId::parse))
     }
 
-    pub(crate) async fn delete_each(&self, keys: &[String]) -> Result<(), StoreError> {
-        for key in keys {
-            self.store.delete(key).await?;
-        }
-        Ok(())
-    }
-
     /// Gives a record that has lost its marker one that is due now.
-    async fn mark_again(
-        &self,
-        layout: &Layout,
-        user: User,
-        litter: &Litter,
-    ) -> Result<(), KeeperError> {
-        self.alarm("marker_lost", &user);
-        let key = layout.record(&litter.id, &litter.nonce);
+    async fn mark_again(&self, user: User, litter: &Litter) -> Result<(), LedgerError> {
+        self.env.alarm_about("marker_lost", &user);
+        let key = self.layout.record(&litter.id, &litter.nonce);
         let Some(json) = self.store.get(&key).await? else {
             return Ok(());
         };
         let Ok(record) = Record::from_json(&json) else {
-            self.alarm("record_not_readable", &user);
+            self.env.alarm_about("record_not_readable", &user);
             return Ok(());
         };
         let marker = Marker {
             time: self.env.now(),
             write: Nonce::for_write(&self.env),
-            ..marker_of(&user, &litter.nonce, &record)
+            ..Marker::of(&user, &litter.nonce, &record)
         };
-        Ok(self.store.set(&layout.marker(&marker), &[]).await?)
+        Ok(self.store.set(&self.layout.marker(&marker), &[]).await?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
     use std::time::Duration;
 
     use pollster::block_on;
 
     use super::*;
     use crate::keeper::KeeperError;
+    use crate::ledger::key_value::layout::Layout;
     use crate::ledger::schedule::DAILY;
     use crate::secret::Bearer;
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
@@ -163,34 +173,35 @@ mod tests {
         (world, app, litter)
     }
 
-    fn clear(world: &Shared, app: &App, litter: &Litter) -> u64 {
+    fn clear(world: &Shared, litter: &Litter) -> u64 {
         let until = Deadline::within(world, Duration::from_secs(9));
-        block_on(app.clear_all(&Layout::new(""), vec![litter.clone()], until))
+        let ledger = KeyValueLedger::new(Rc::clone(world), Rc::clone(world));
+        block_on(ledger.clear_all(vec![litter.clone()], until)).cleared
     }
 
     #[test]
     fn nothing_is_collected_whose_head_was_not_read() {
         let (world, app, litter) = enrolled();
         let rows = world.user_rows();
-        assert_eq!(clear(&world, &app, &litter), 0);
+        assert_eq!(clear(&world, &litter), 0);
         assert!(rows.keys().all(|key| world.rows.borrow().contains_key(key)));
         // Its token is removed: the removal says whose it is.
         block_on(app.remove_refresh_token(&world.bearer())).unwrap();
         let off = world.keys_of("off.").remove(0);
-        clear(&world, &app, &litter);
+        clear(&world, &litter);
         assert!(world.rows.borrow().contains_key(&off), "the head names it");
         let drawn = block_on(app.draw(&world.bearer(), None, None)).map(drop);
-        assert_eq!(drawn, Err(KeeperError::NoRefreshToken));
+        assert_eq!(drawn, Err(KeeperError::Ledger(LedgerError::NoRefreshToken)));
         // The user is gone.
         let head = world.keys_of("usr.").remove(0);
         world.rows.borrow_mut().remove(&head);
-        assert_eq!(clear(&world, &app, &litter), 1);
+        assert_eq!(clear(&world, &litter), 1);
         assert!(!world.rows.borrow().contains_key(&off));
     }
 
     #[test]
     fn what_a_newer_version_wrote_is_left() {
-        let (world, app, litter) = enrolled();
+        let (world, _app, litter) = enrolled();
         world
             .rows
             .borrow_mut()
@@ -198,10 +209,10 @@ mod tests {
         let key = world.keys_of("rec.").remove(0);
         let newer = br#"{"v":2}"#.to_vec();
         world.rows.borrow_mut().insert(key.clone(), newer);
-        assert_eq!(clear(&world, &app, &litter), 0);
+        assert_eq!(clear(&world, &litter), 0);
         assert_eq!(world.lines("litter_left"), 1);
         world.rows.borrow_mut().insert(key.clone(), b"{".to_vec());
-        assert_eq!(clear(&world, &app, &litter), 1);
+        assert_eq!(clear(&world, &litter), 1);
         assert!(!world.rows.borrow().contains_key(&key));
     }
 
@@ -228,7 +239,10 @@ mod tests {
         // A listing that never comes to its end is none.
         world.page.set(Some(0));
         world.advance(2 * 3600);
-        assert!(matches!(sweep(), Err(KeeperError::Store(_))));
+        assert!(matches!(
+            sweep(),
+            Err(KeeperError::Ledger(LedgerError::Store(_)))
+        ));
         assert!(world.rows.borrow().contains_key(&off));
         world.page.set(Some(1));
         assert_eq!(sweep(), Ok(1));

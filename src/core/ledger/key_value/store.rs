@@ -4,10 +4,9 @@
     reason = "callers are generic over one implementation; no future crosses a thread"
 )]
 
-use thiserror::Error;
+use crate::ledger::StoreError;
 
-/// Key-value storage with nothing but single-key operations: no compare-and-swap, no transaction, no order between keys
-/// (facts/storage-protocol.md).
+/// Key-value storage with nothing but single-key operations: no compare-and-swap, no transaction, no order between keys.
 pub trait Store {
     /// The value, or none if there is no such key.
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
@@ -31,11 +30,3 @@ pub struct Page {
     /// Where the next page begins; none: this was the last.
     pub cursor: Option<String>,
 }
-
-/// An operation on storage failed. It may have happened all the same.
-#[derive(Clone, PartialEq, Eq, Debug, Error)]
-#[error("key-value storage: {0}")]
-pub struct StoreError(
-    /// What the host says of it: a backend's message, which knows keys but no value.
-    pub String,
-);

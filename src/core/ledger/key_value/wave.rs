@@ -1,5 +1,5 @@
-//! Writes of several enrolments at once, phase by phase: steps 3 to 8 of "Refresh" and "Re-seal" of
-//! facts/storage-protocol.md, and its "Duplicate marker".
+//! Writes of several enrolments at once, phase by phase: steps 3 to 8 of "Refresh" and "Re-seal" of PROTOCOL.md, and its
+//! "Duplicate marker".
 //!
 //! Each phase is one batch and waits for the one before, so that every enrolment sees its steps in their order. Between
 //! two enrolments there is no order to keep.
@@ -7,33 +7,26 @@
 use futures_util::future::{join, join_all};
 
 use crate::identity::Nonce;
-use crate::identity::User;
-use crate::keeper::{Environment, Keeper, marker_of};
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::head::Head;
 use crate::ledger::key_value::layout::{Layout, Marker};
-use crate::ledger::key_value::store::{Store, StoreError};
-use crate::ledger::record::{Head, Record};
-use crate::vault::port::VaultPort;
+use crate::ledger::key_value::store::Store;
+use crate::ledger::key_value::survey::Place;
+use crate::ledger::record::Record;
+use crate::ledger::{Change, Edit, Settled, StoreError};
+use crate::port::Environment;
 
-/// Most keys of one batch: what `DynamoDB` takes (facts/spin.md §4).
-pub(crate) const WAVE: usize = 25;
+/// Most keys of one batch: what Amazon `DynamoDB` takes (`BatchWriteItem`).
+const BATCH: usize = 25;
 
-/// A change to what is stored of one enrolment.
-pub(crate) struct Change {
-    pub(crate) user: User,
-    pub(crate) nonce: Nonce,
-    /// Keys of the markers that led here; none when a caller did.
-    pub(crate) visited: Vec<String>,
-    pub(crate) what: What,
-}
-
-/// What is changed.
-pub(crate) enum What {
-    /// The marker alone: a fresh one takes the place of the visited ones.
-    Mark(Marker),
-    /// The markers alone: a fresh one takes the place of the visited ones and of the record's own.
-    Tidy { fresh: Marker, own: Marker },
-    /// The record, and its marker.
-    Replace { old: Box<Record>, new: Box<Record> },
+/// A change under way.
+struct Step<'a> {
+    change: &'a Change<Place>,
+    /// The marker that it sets.
+    fresh: Marker,
+    /// The key of that.
+    fresh_key: String,
+    progress: Progress,
 }
 
 /// How far a change came.
@@ -47,105 +40,115 @@ enum Progress {
     Failed(StoreError),
 }
 
-impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
-    /// Makes the changes. True: made; false: overtaken, and nothing changed. A change that fails stops where it is.
-    pub(crate) async fn apply(
-        &self,
-        layout: &Layout,
-        changes: &[&Change],
-    ) -> Vec<Result<bool, StoreError>> {
-        let mut progress = vec![Progress::UnderWay; changes.len()];
+impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
+    /// Makes the changes. A change that fails stops where it is.
+    pub(super) async fn apply(&self, changes: &[&Change<Place>]) -> Vec<Settled<Place>> {
+        let mut steps: Vec<_> = changes.iter().map(|change| self.step(change)).collect();
+        let layout = &self.layout;
 
-        let own = |change: &Change| layout.marker(&change.own_marker());
-        self.phase(changes, &mut progress, Progress::UnderWay, |change| {
-            vec![(own(change), Some(Vec::new()))]
+        self.write(&mut steps, Progress::UnderWay, |step| {
+            vec![(step.fresh_key.clone(), Some(Vec::new()))]
         })
         .await;
 
-        self.look_again(layout, changes, &mut progress, Look::Before)
-            .await;
-        self.phase(changes, &mut progress, Progress::UnderWay, |change| {
-            change
-                .replacement()
-                .map(|(_, new)| (change.record_key(layout), Some(new.to_json())))
-                .into_iter()
-                .collect()
+        self.check(&mut steps, Check::BeforeTheRecord).await;
+        self.write(&mut steps, Progress::UnderWay, |step| {
+            let new = step.replacement().map(|(_, new)| new.to_json());
+            let pair = new.map(|new| (step.record_key(layout), Some(new)));
+            pair.into_iter().collect()
         })
         .await;
-        self.look_again(layout, changes, &mut progress, Look::After)
-            .await;
+        self.check(&mut steps, Check::AfterTheRecord).await;
 
-        self.phase(changes, &mut progress, Progress::TooLate, |change| {
-            vec![(change.record_key(layout), None)]
+        self.write(&mut steps, Progress::TooLate, |step| {
+            vec![(step.record_key(layout), None)]
         })
         .await;
         for overtaken in [Progress::TooLate, Progress::Overtaken] {
-            self.phase(changes, &mut progress, overtaken, |change| {
-                vec![(own(change), None)]
+            self.write(&mut steps, overtaken, |step| {
+                vec![(step.fresh_key.clone(), None)]
             })
             .await;
         }
         // Others' markers only now that an own one is set.
-        self.phase(changes, &mut progress, Progress::UnderWay, |change| {
-            let mut keys = change.visited.clone();
-            let former = match &change.what {
-                What::Mark(_) => None,
-                What::Tidy { own, .. } => Some(layout.marker(own)),
-                What::Replace { old, .. } => {
-                    Some(layout.marker(&marker_of(&change.user, &change.nonce, old)))
-                }
-            };
-            keys.extend(former.filter(|former| !change.visited.contains(former)));
+        self.write(&mut steps, Progress::UnderWay, |step| {
+            let mut keys: Vec<_> = (step.change.claims.iter())
+                .map(|place| place.key.clone())
+                .collect();
+            let former = step.former().map(|former| layout.marker(&former));
+            keys.extend(former.filter(|former| !keys.contains(former)));
             keys.into_iter().map(|key| (key, None)).collect()
         })
         .await;
 
-        let outcome = |progress| match progress {
-            Progress::UnderWay => Ok(true),
-            Progress::Overtaken | Progress::TooLate => Ok(false),
+        let outcomes = steps.into_iter().map(|step| match step.progress {
+            Progress::UnderWay => Ok(Some(Place {
+                key: step.fresh_key,
+                write: step.fresh.write,
+            })),
+            Progress::Overtaken | Progress::TooLate => Ok(None),
             Progress::Failed(error) => Err(error),
-        };
-        progress.into_iter().map(outcome).collect()
+        });
+        outcomes.collect()
     }
 
-    /// Looks whether the enrolments are as they were, and notes which are not.
-    async fn look_again(
-        &self,
-        layout: &Layout,
-        changes: &[&Change],
-        progress: &mut [Progress],
-        look: Look,
-    ) {
-        let looks = changes
-            .iter()
-            .zip(progress)
-            .filter_map(|(change, progress)| {
-                let replacement = change.replacement()?;
-                (*progress == Progress::UnderWay).then_some((change, replacement, progress))
-            });
-        join_all(looks.map(async |(change, (old, new), progress)| {
-            let (head_key, other_key) = (
-                layout.head(&change.user),
-                match look {
-                    Look::Before => change.record_key(layout),
-                    Look::After => layout.off(&change.user.id, &change.nonce),
-                },
-            );
+    fn step<'a>(&self, change: &'a Change<Place>) -> Step<'a> {
+        let of = |record: &Record| Marker::of(&change.user, &change.nonce, record);
+        let fresh = match &change.edit {
+            Edit::Reschedule {
+                time,
+                state,
+                key_version,
+            } => Marker {
+                time: *time,
+                state: *state,
+                key_version: key_version.clone(),
+                user: change.user.clone(),
+                nonce: change.nonce.clone(),
+                write: Nonce::for_write(&self.env),
+            },
+            Edit::Tidy(record) => Marker {
+                write: Nonce::for_write(&self.env),
+                ..of(record)
+            },
+            Edit::Replace { new, .. } => of(new),
+        };
+        Step {
+            change,
+            fresh_key: self.layout.marker(&fresh),
+            fresh,
+            progress: Progress::UnderWay,
+        }
+    }
+
+    /// Looks whether the enrolments of replacements are as they were, and notes which are not.
+    async fn check(&self, steps: &mut [Step<'_>], check: Check) {
+        let checks = steps.iter_mut().filter_map(|step| {
+            let replacement = step.replacement()?;
+            (step.progress == Progress::UnderWay).then_some((replacement, step))
+        });
+        join_all(checks.map(async |((old, new), step)| {
+            let user = &step.change.user;
+            let head_key = self.layout.head(user);
+            let other_key = match check {
+                Check::BeforeTheRecord => step.record_key(&self.layout),
+                Check::AfterTheRecord => self.layout.off(&user.id, &step.change.nonce),
+            };
             let (head, other) = join(self.store.get(&head_key), self.store.get(&other_key)).await;
-            *progress = match (head, other) {
+            step.progress = match (head, other) {
                 (Err(error), _) | (_, Err(error)) => Progress::Failed(error),
                 (Ok(head), Ok(other)) => {
-                    let current = head
+                    let is_current = head
                         .and_then(|json| Head::from_json(&json).ok())
-                        .is_some_and(|head| head.nonce == change.nonce);
-                    let (holds, otherwise) = match look {
-                        Look::Before => (
+                        .is_some_and(|head| head.nonce == step.change.nonce);
+                    let (holds, otherwise) = match check {
+                        Check::BeforeTheRecord => (
                             other.is_some_and(|stored| is_as_before(&stored, old, new)),
                             Progress::Overtaken,
                         ),
-                        Look::After => (other.is_none(), Progress::TooLate),
+                        Check::AfterTheRecord => (other.is_none(), Progress::TooLate),
                     };
-                    if current && holds {
+                    if is_current && holds {
                         Progress::UnderWay
                     } else {
                         otherwise
@@ -157,28 +160,25 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 
     /// Writes what the changes that came so far have to write: a value to set, or none to delete.
-    async fn phase(
+    async fn write(
         &self,
-        changes: &[&Change],
-        progress: &mut [Progress],
-        of: Progress,
-        writes: impl Fn(&Change) -> Vec<(String, Option<Vec<u8>>)>,
+        steps: &mut [Step<'_>],
+        so_far: Progress,
+        writes: impl Fn(&Step<'_>) -> Vec<(String, Option<Vec<u8>>)>,
     ) {
-        let pairs: Vec<(usize, String, Option<Vec<u8>>)> = changes
+        let pairs: Vec<(usize, String, Option<Vec<u8>>)> = steps
             .iter()
-            .zip(&*progress)
             .enumerate()
-            .filter(|(_, (_, progress))| **progress == of)
-            .flat_map(|(at, (change, _))| {
-                writes(change)
-                    .into_iter()
-                    .map(move |(key, value)| (at, key, value))
+            .filter(|(_, step)| step.progress == so_far)
+            .flat_map(|(at, step)| {
+                let writes = writes(step).into_iter();
+                writes.map(move |(key, value)| (at, key, value))
             })
             .collect();
-        for pairs in pairs.chunks(WAVE) {
+        for pairs in pairs.chunks(BATCH) {
             for (at, error) in self.write_each(pairs).await {
-                if let Some(progress) = progress.get_mut(at) {
-                    *progress = Progress::Failed(error);
+                if let Some(step) = steps.get_mut(at) {
+                    step.progress = Progress::Failed(error);
                 }
             }
         }
@@ -222,30 +222,34 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 }
 
-impl Change {
-    fn own_marker(&self) -> Marker {
-        match &self.what {
-            What::Mark(fresh) | What::Tidy { fresh, .. } => fresh.clone(),
-            What::Replace { new, .. } => marker_of(&self.user, &self.nonce, new),
+impl<'a> Step<'a> {
+    fn replacement(&self) -> Option<(&'a Record, &'a Record)> {
+        match &self.change.edit {
+            Edit::Replace { old, new } => Some((old, new)),
+            Edit::Reschedule { .. } | Edit::Tidy(_) => None,
         }
     }
 
-    fn replacement(&self) -> Option<(&Record, &Record)> {
-        match &self.what {
-            What::Replace { old, new } => Some((old, new)),
-            What::Mark(_) | What::Tidy { .. } => None,
+    /// The marker that goes with the record as it was read; none if it was not.
+    fn former(&self) -> Option<Marker> {
+        match &self.change.edit {
+            Edit::Reschedule { .. } => None,
+            Edit::Tidy(record) | Edit::Replace { old: record, .. } => {
+                Some(Marker::of(&self.change.user, &self.change.nonce, record))
+            }
         }
     }
 
     fn record_key(&self, layout: &Layout) -> String {
-        layout.record(&self.user.id, &self.nonce)
+        layout.record(&self.change.user.id, &self.change.nonce)
     }
 }
 
+/// When it is looked whether an enrolment is as it was.
 #[derive(Clone, Copy)]
-enum Look {
-    Before,
-    After,
+enum Check {
+    BeforeTheRecord,
+    AfterTheRecord,
 }
 
 /// A re-seal keeps the generation, and must not be laid over a write that it has not seen.

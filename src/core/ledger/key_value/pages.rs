@@ -1,0 +1,197 @@
+//! The summary in storage: a first page with the totals, which names further ones with the tenants, each of at most
+//! 256 KiB.
+//!
+//! A write makes its own further pages, then the first page, and then deletes those of other writes. So whoever reads the
+//! first page finds its further ones, unless a newer summary has taken its place meanwhile, or two sweeps have written at
+//! once; a later sweep mends that.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{Fingerprint, Nonce, TenantId};
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::key_value::store::Store;
+use crate::ledger::key_value::survey::Found;
+use crate::ledger::record::{VERSION, from_json, to_json};
+use crate::ledger::summary::{Numbers, Summary, TenantSummary};
+use crate::ledger::{LedgerError, StoreError, Survey};
+use crate::port::Environment;
+
+/// Longest page, in bytes: what every backend takes as a value with room to spare (PLATFORMS.md, "Key-value backends").
+const LONGEST_PAGE: usize = 256 * 1024;
+/// Times that a reading starts again because a newer summary has taken the place of the one that it reads.
+const ATTEMPTS: u32 = 3;
+
+#[derive(Serialize, Deserialize)]
+struct FirstPage {
+    v: u32,
+    write: String,
+    observed_at: u64,
+    tenant_count: u64,
+    totals: Numbers,
+    /// The first tenant of each further page.
+    pages: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FurtherPage {
+    v: u32,
+    tenants: BTreeMap<String, TenantSummary>,
+}
+
+/// The settings that records depend on, by name.
+#[derive(Serialize, Deserialize)]
+struct SeenSettings {
+    v: u32,
+    seen: BTreeMap<String, String>,
+}
+
+impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
+    pub(super) async fn write_summary(&self, survey: &Survey<Found>) -> Result<(), StoreError> {
+        let summary = &survey.summary;
+        let write = Nonce::for_write(&self.env);
+        let pages = paginate(summary);
+        for (at, (_, page)) in pages.iter().enumerate() {
+            let key = self.layout.summary_page(&write, at);
+            self.store.set(&key, page).await?;
+        }
+        let first = FirstPage {
+            v: VERSION,
+            write: write.as_str().into(),
+            observed_at: summary.observed_at,
+            tenant_count: summary.tenant_count,
+            totals: summary.totals,
+            pages: pages.into_iter().map(|(first, _)| first).collect(),
+        };
+        let first = to_json(&first);
+        self.store.set(&self.layout.summary(), &first).await?;
+        for (key, other) in survey.found.listing.summary_pages() {
+            if other != write {
+                self.store.delete(key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read_summary(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> Result<Option<Summary>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let Some(json) = self.store.get(&self.layout.summary()).await? else {
+                return Ok(None);
+            };
+            let Ok(first) = from_json::<FirstPage>(&json) else {
+                return Ok(None);
+            };
+            let Some(write) = Nonce::parse(&first.write) else {
+                return Ok(None);
+            };
+            if let Some(tenants) = self.read_pages(&first, &write, tenant).await? {
+                return Ok(Some(Summary {
+                    observed_at: first.observed_at,
+                    tenant_count: first.tenant_count,
+                    totals: first.totals,
+                    tenants,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The tenants of further pages: all, or the one. None: a page is gone.
+    async fn read_pages(
+        &self,
+        first: &FirstPage,
+        write: &Nonce,
+        tenant: Option<&TenantId>,
+    ) -> Result<Option<BTreeMap<String, TenantSummary>>, StoreError> {
+        let mut tenants = BTreeMap::new();
+        let pages = match tenant {
+            None => 0..first.pages.len(),
+            Some(tenant) => {
+                let after =
+                    (first.pages).partition_point(|first| first.as_str() <= tenant.as_str());
+                after.saturating_sub(1)..after
+            }
+        };
+        for page in pages {
+            let key = self.layout.summary_page(write, page);
+            let Some(json) = self.store.get(&key).await? else {
+                return Ok(None);
+            };
+            let Ok(mut page) = from_json::<FurtherPage>(&json) else {
+                return Ok(None);
+            };
+            match tenant {
+                Some(tenant) => {
+                    let name = tenant.as_str();
+                    tenants.extend(page.tenants.remove_entry(name));
+                }
+                None => tenants.extend(page.tenants.into_iter().map(|(name, mut of)| {
+                    // Whoever wants the names asks for the tenant.
+                    of.must_act.users = Vec::new();
+                    (name, of)
+                })),
+            }
+        }
+        Ok(Some(tenants))
+    }
+
+    pub(super) async fn read_fingerprint(&self) -> Result<Option<Fingerprint>, LedgerError> {
+        let Some(json) = self.store.get(&self.layout.fingerprint()).await? else {
+            return Ok(None);
+        };
+        let SeenSettings { seen, .. } = from_json(&json)?;
+        let hashes =
+            Fingerprint::SETTINGS.map(|setting| seen.get(setting).map_or("", String::as_str));
+        let fingerprint = Fingerprint::parse(hashes);
+        fingerprint.map(Some).ok_or(LedgerError::RecordDamaged)
+    }
+
+    pub(super) async fn write_fingerprint(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Result<(), StoreError> {
+        let seen = fingerprint.parts().into_iter();
+        let seen = seen.map(|(setting, hash)| (setting.into(), hash.into()));
+        let seen = SeenSettings {
+            v: VERSION,
+            seen: seen.collect(),
+        };
+        let key = self.layout.fingerprint();
+        self.store.set(&key, &to_json(&seen)).await
+    }
+}
+
+/// Further pages, each with its first tenant.
+fn paginate(summary: &Summary) -> Vec<(String, Vec<u8>)> {
+    let mut pages = Vec::new();
+    let (mut tenants, mut length) = (BTreeMap::new(), 0_usize);
+    let mut turn_over = |tenants: &mut BTreeMap<String, TenantSummary>| {
+        let tenants = std::mem::take(tenants);
+        if let Some(first) = tenants.keys().next().cloned() {
+            let page = FurtherPage {
+                v: VERSION,
+                tenants,
+            };
+            pages.push((first, to_json(&page)));
+        }
+    };
+    for (name, of) in &summary.tenants {
+        // With its name and what stands between two tenants.
+        let longer = to_json(of)
+            .len()
+            .saturating_add(name.len())
+            .saturating_add(8);
+        if length.saturating_add(longer) > LONGEST_PAGE.saturating_sub(64) {
+            turn_over(&mut tenants);
+            length = 0;
+        }
+        length = length.saturating_add(longer);
+        tenants.insert(name.clone(), of.clone());
+    }
+    turn_over(&mut tenants);
+    pages
+}
