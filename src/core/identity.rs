@@ -141,7 +141,7 @@ impl StorageId {
 }
 
 /// A name that an enrolment or a write gives itself: a fresh random text that never recurs
-/// (`src/core/ledger/key_value/PROTOCOL.md`, "Keys").
+/// (PROTOCOL.md, "Keys").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 
