@@ -21,7 +21,11 @@
     reason = "callers are generic over one implementation; no future crosses a thread"
 )]
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod key_value;
+#[cfg(test)]
+pub(crate) mod memory;
 pub mod record;
 pub mod schedule;
 pub mod summary;
