@@ -26,8 +26,8 @@ struct Arguments {
     /// Only those that the tests run, too.
     #[arg(long)]
     small: bool,
-    /// Most moments of one scenario; beyond, it is cut. Ten million take some 6 GiB.
-    #[arg(long, default_value_t = 12_000_000)]
+    /// Most moments of one scenario; beyond, it is cut.
+    #[arg(long, default_value_t = 4_000_000)]
     most: u64,
     /// Shows the shortest way to each broken promise.
     #[arg(long)]
