@@ -10,8 +10,9 @@ use serde_json::Value;
 
 /// The key under which sweeps remember.
 const SWEEP_STATE: &str = "sweep.state";
-/// What the keys begin with under which they note the use of key versions.
-const VERSION_NOTES: &str = "ver.";
+/// What the keys begin with of what is kept of all users together: the settings that were seen, the summary, what sweeps
+/// remember, and notes of the use of key versions.
+const OF_ALL: [&str; 4] = ["settings.", "sum.", "sweep.", "ver."];
 
 /// The key-value rows of one state directory.
 #[derive(Clone, Debug)]
@@ -28,10 +29,10 @@ impl Store {
         }
     }
 
-    /// Every key with its value, in all stores, but for what sweeps remember. Empty before the app's first write.
+    /// Every key with its value, in all stores, of users alone. Empty before the first enrolment.
     pub fn rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         let mut rows = self.all_rows()?;
-        rows.retain(|key, _| key != SWEEP_STATE && !key.starts_with(VERSION_NOTES));
+        rows.retain(|key, _| !OF_ALL.iter().any(|kind| key.starts_with(kind)));
         Ok(rows)
     }
 

@@ -163,6 +163,8 @@ async fn a_status_is_json_or_for_prometheus() -> Result {
     }
     let bar = format!("bar.{}", OTHER_TENANT.replace('-', ""));
     scene.store().insert(&bar, b"")?;
+    // The status is what a sweep has seen.
+    scene.sweep().await?;
     let operator = scene.emulators.caller().app(&["Behalf.Read"]).mint();
     let status = async |accept: &str| -> anyhow::Result<Answer> {
         let request = scene.app.request(Method::GET, "/v1/status");

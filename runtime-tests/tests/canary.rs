@@ -87,7 +87,11 @@ const REFUSED: [&str; 23] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 9] = [
+    (
+        "settings_changed",
+        "runtime-tests/cases/settings-changed.toml code = \"settings_changed\"",
+    ),
     (
         "tenant_not_onboarded",
         "runtime-tests/cases/key-is-none.toml code = \"tenant_not_onboarded\"",

@@ -178,7 +178,7 @@ async fn keys_carry_the_prefix_that_is_set() -> Result {
     scene.draw().await?;
     let rows = scene.rows()?;
     assert!(
-        rows.len() == 3 && rows.keys().all(|key| key.starts_with("app-1.")),
+        rows.len() == 4 && rows.keys().all(|key| key.starts_with("app-1.")),
         "{:?}",
         rows.keys()
     );
