@@ -293,6 +293,11 @@ pub const LIMITS: &[Scenario<'static>] = &[
     )
     .late(1),
     Scenario::breaks(
+        Promise::TenantIsGone,
+        "of two removals of a tenant at once, the first to end lifts the bar of the other",
+        &[Enrol(1), RemoveTenant, RemoveTenant],
+    ),
+    Scenario::breaks(
         Promise::RemovedStaysAway,
         "in another region, removed access is that of the enrolment before",
         &[Enrol(1), RemoveToken],
@@ -519,12 +524,6 @@ pub const LARGE: &[Scenario<'static>] = &[
     Scenario::kept(
         "a removal of the tenant, an enrolment and a refresh",
         &[Enrol(1), RemoveTenant, Refresh],
-    )
-    .deaths(1)
-    .faults(1),
-    Scenario::kept(
-        "two removals of the tenant and an enrolment",
-        &[Enrol(1), RemoveTenant, RemoveTenant],
     )
     .deaths(1)
     .faults(1),
