@@ -15,115 +15,40 @@
 //!
 //! What a handle does, the control port does over HTTP: [`control`].
 
+mod bearer;
+mod caller;
 pub mod control;
 mod downstream;
 mod entra;
 mod fault;
+mod gate;
 mod journal;
 mod jwt;
 mod key_vault;
 mod managed_identity;
+mod options;
 mod proxy;
+mod random;
 mod server;
 mod signing;
-mod token_error;
+mod world;
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
+pub use caller::Caller;
 pub use fault::{Answer, Fault};
 pub use journal::{Entry, Target, fingerprint};
 pub use key_vault::SecretError;
+pub use options::{OTHER_TENANT, OTHER_USER, Options, TENANT, USER, key_name};
+pub use proxy::Proxy;
 pub use signing::Signature;
 
-use entra::{Entra, Mint};
+use entra::Entra;
+use gate::Gate;
 use key_vault::KeyVault;
-use server::{Server, Shared};
-
-/// The tenant of the demo user, and of the Key Vault.
-pub const TENANT: &str = "11111111-1111-4111-8111-111111111111";
-/// A second tenant.
-pub const OTHER_TENANT: &str = "22222222-2222-4222-8222-222222222222";
-/// The demo user.
-pub const USER: &str = "44444444-4444-4444-8444-444444444444";
-/// A second user.
-pub const OTHER_USER: &str = "55555555-5555-4555-8555-555555555555";
-
-/// What is emulated.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Port of the control server; 0: any.
-    pub control_port: u16,
-    /// Port of Entra ID; 0: any.
-    pub entra_port: u16,
-    /// Port of Key Vault; 0: any.
-    pub key_vault_port: u16,
-    /// Port of the downstream API; 0: any.
-    pub downstream_port: u16,
-    /// Port of the managed identity endpoint; 0: any.
-    pub identity_port: u16,
-    /// Tenants that exist. Each has an encryption key.
-    pub tenants: Vec<String>,
-    /// Tenant whose Key Vault it is.
-    pub key_vault_tenant: String,
-    /// The app's client id.
-    pub client_id: String,
-    /// The app's client secret.
-    pub client_secret: String,
-    /// Object id of the app's service principal.
-    pub service_principal_id: String,
-    /// Client id and object id of the platform's managed identity, which the app trusts as a federated credential.
-    pub managed_identity_id: String,
-    /// What the managed identity endpoint of App Service wants to see.
-    pub identity_header: String,
-    /// Client id of the application that calls the app.
-    pub front_end_id: String,
-    /// The demo user's object id; the first tenant is theirs.
-    pub demo_user: String,
-    /// The app's sweep key.
-    pub sweep_key: String,
-    /// Graph permissions that users have consented to.
-    pub consented: Vec<String>,
-    /// Whether tokens carry every consented permission, not only those asked for. Entra ID often does.
-    pub over_grant: bool,
-    /// Whether On-Behalf-Of yields a refresh token unasked, as Entra ID is said to do (facts §A.2, 1), too.
-    pub always_refreshable: bool,
-    /// Lifetime of access tokens.
-    pub access_token_seconds: u32,
-    /// `refresh_in` of token responses.
-    pub refresh_in: Option<u32>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            control_port: 0,
-            entra_port: 0,
-            key_vault_port: 0,
-            downstream_port: 0,
-            identity_port: 0,
-            tenants: vec![TENANT.to_owned(), OTHER_TENANT.to_owned()],
-            key_vault_tenant: TENANT.to_owned(),
-            client_id: "33333333-3333-4333-8333-333333333333".to_owned(),
-            // Random, so that a search for it finds nothing by chance.
-            client_secret: entra::random_text(30),
-            service_principal_id: "66666666-6666-4666-8666-666666666666".to_owned(),
-            managed_identity_id: "88888888-8888-4888-8888-888888888888".to_owned(),
-            identity_header: entra::random_text(24),
-            front_end_id: "77777777-7777-4777-8777-777777777777".to_owned(),
-            demo_user: USER.to_owned(),
-            sweep_key: entra::random_text(32),
-            consented: ["User.Read", "Mail.Read", "Files.Read"]
-                .map(str::to_owned)
-                .to_vec(),
-            over_grant: false,
-            always_refreshable: false,
-            access_token_seconds: 3599,
-            refresh_in: None,
-        }
-    }
-}
+use proxy::Upstreams;
+use server::Server;
+use world::World;
 
 /// The running emulators. They stop when this is dropped.
 pub struct Emulators {
@@ -138,58 +63,41 @@ pub struct Emulators {
 impl Emulators {
     /// Starts all five servers and gives each tenant an encryption key.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let directory = Arc::new(Entra::new(options.clone()));
-        let vault = Arc::new(KeyVault::new(options.clone(), directory.clone()));
-        let shared = Arc::new(Shared::default());
-
-        let entra = Server::start("Entra ID", options.entra_port, |address| {
-            let router = directory.clone().router(format!("http://{address}"));
-            server::guarded(router, shared.clone(), Entra::classify)
-        });
-        let key_vault = Server::start("Key Vault", options.key_vault_port, |_| {
-            server::guarded(vault.clone().router(), shared.clone(), |_| Target::KeyVault)
-        });
-        let downstream = Server::start("the downstream API", options.downstream_port, |_| {
-            server::guarded(
-                downstream::router(directory.clone()),
-                shared.clone(),
-                |_| Target::Downstream,
-            )
-        });
-        let identity = Server::start(
-            "the managed identity endpoint",
-            options.identity_port,
-            |_| {
-                server::guarded(
-                    managed_identity::router(options.clone(), directory.clone()),
-                    shared.clone(),
-                    |_| Target::ManagedIdentity,
-                )
-            },
-        );
-        let (entra, key_vault, downstream, identity) = (
-            entra.await?,
-            key_vault.await?,
-            downstream.await?,
-            identity.await?,
-        );
-
+        let entra = Arc::new(Entra::new(options.clone()));
         let world = Arc::new(World {
+            key_vault: Arc::new(KeyVault::new(&options, entra.clone())),
+            entra,
+            gate: Arc::new(Gate::default()),
             options,
-            entra: directory,
-            key_vault: vault,
-            shared,
         });
         for tenant in &world.options.tenants {
             world.rotate_key(tenant)?;
         }
+        let (options, here) = (&world.options, &world);
+        let (entra, key_vault, downstream, identity) = (
+            Server::start("Entra ID", options.entra_port, |address| {
+                here.login(format!("http://{address}"))
+            })
+            .await?,
+            Server::start("Key Vault", options.key_vault_port, |_| here.key_vault()).await?,
+            Server::start("the downstream API", options.downstream_port, |_| {
+                here.downstream()
+            })
+            .await?,
+            Server::start(
+                "the managed identity endpoint",
+                options.identity_port,
+                |_| here.identity(),
+            )
+            .await?,
+        );
         let urls = [
             ("entra", &entra),
             ("key_vault", &key_vault),
             ("downstream", &downstream),
         ]
         .map(|(name, server)| (name, server.origin()));
-        let control = Server::start("the control port", world.options.control_port, |_| {
+        let control = Server::start("the control port", options.control_port, |_| {
             control::router(world.clone(), urls)
         });
         Ok(Self {
@@ -204,26 +112,12 @@ impl Emulators {
 
     /// Starts a proxy that has the emulators under the real names, over TLS.
     pub async fn proxy(&self) -> anyhow::Result<Proxy> {
-        let World {
-            entra,
-            key_vault,
-            shared,
-            ..
-        } = &*self.world;
-        let upstreams = proxy::Upstreams {
-            login: server::guarded(
-                entra.clone().router(entra::LOGIN.to_owned()),
-                shared.clone(),
-                Entra::classify,
-            ),
-            key_vault: server::guarded(key_vault.clone().router(), shared.clone(), |_| {
-                Target::KeyVault
-            }),
-            graph: server::guarded(downstream::router(entra.clone()), shared.clone(), |_| {
-                Target::Downstream
-            }),
-        };
-        Ok(Proxy(proxy::Proxy::start(upstreams).await?))
+        Proxy::start(Upstreams {
+            login: self.world.login(entra::LOGIN.to_owned()),
+            key_vault: self.world.key_vault(),
+            graph: self.world.downstream(),
+        })
+        .await
     }
 
     /// Stops the servers, and waits until their ports are free.
@@ -422,29 +316,29 @@ impl Emulators {
 
     /// Lets requests fail.
     pub fn fault(&self, fault: Fault) {
-        self.world.shared.faults.add(fault);
+        self.world.gate.faults.add(fault);
     }
 
     /// Forgets faults that have not met a request.
     pub fn clear_faults(&self) {
-        self.world.shared.faults.clear();
+        self.world.gate.faults.clear();
     }
 
     /// How many requests faults can still meet.
     #[must_use]
     pub fn faults_left(&self) -> u32 {
-        self.world.shared.faults.left()
+        self.world.gate.faults.left()
     }
 
     /// What reached Entra ID, Key Vault and the downstream API, oldest first.
     #[must_use]
     pub fn journal(&self) -> Vec<Entry> {
-        self.world.shared.journal.read()
+        self.world.gate.journal.read()
     }
 
     /// Empties the journal.
     pub fn clear_journal(&self) {
-        self.world.shared.journal.clear();
+        self.world.gate.journal.clear();
     }
 
     /// Every secret there is, whole: tokens issued and minted, values of secrets, the app's credential, assertions and sweep
@@ -471,107 +365,4 @@ impl Emulators {
         secrets.retain(|secret| secret.len() >= 16);
         secrets
     }
-}
-
-/// A caller's token in the making.
-pub struct Caller<'a> {
-    entra: &'a Entra,
-    mint: Mint,
-}
-
-impl Caller<'_> {
-    /// Of another tenant.
-    #[must_use]
-    pub fn tenant(mut self, tenant: &str) -> Self {
-        tenant.clone_into(&mut self.mint.tenant);
-        self
-    }
-
-    /// Of another user.
-    #[must_use]
-    pub fn user(mut self, user: &str) -> Self {
-        user.clone_into(&mut self.mint.user);
-        self
-    }
-
-    /// A v1 token (facts §B).
-    #[must_use]
-    pub fn v1(mut self) -> Self {
-        self.mint.version = 1;
-        self
-    }
-
-    /// An app-only token with these roles, without `scp`.
-    #[must_use]
-    pub fn app(mut self, roles: &[&str]) -> Self {
-        self.mint.roles = Some(roles.iter().map(|role| (*role).to_owned()).collect());
-        self
-    }
-
-    /// With a claim of another value; `null` leaves the claim out.
-    #[must_use]
-    pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.mint.claims.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// Signed otherwise.
-    #[must_use]
-    pub fn signature(mut self, signature: Signature) -> Self {
-        self.mint.signature = signature;
-        self
-    }
-
-    /// The token.
-    #[must_use]
-    pub fn mint(self) -> String {
-        self.entra.mint(&self.mint)
-    }
-}
-
-/// A proxy for clients that insist on the real names; stops when dropped.
-pub struct Proxy(proxy::Proxy);
-
-impl Proxy {
-    /// What `HTTPS_PROXY` is to be.
-    #[must_use]
-    pub fn url(&self) -> String {
-        self.0.url()
-    }
-
-    /// Writes the certificate that the client under test, and nobody else, is to trust.
-    pub fn write_authority(&self, path: &std::path::Path) -> anyhow::Result<()> {
-        self.0.write_authority(path)
-    }
-}
-
-/// What the servers share.
-struct World {
-    options: Options,
-    entra: Arc<Entra>,
-    key_vault: Arc<KeyVault>,
-    shared: Arc<Shared>,
-}
-
-impl World {
-    fn mint(&self) -> Mint {
-        Mint {
-            tenant: self.options.tenants.first().cloned().unwrap_or_default(),
-            user: self.options.demo_user.clone(),
-            version: 2,
-            roles: None,
-            claims: Map::new(),
-            signature: Signature::Good,
-        }
-    }
-
-    fn rotate_key(&self, tenant: &str) -> Result<String, SecretError> {
-        self.key_vault.put_key(&key_name(tenant))
-    }
-}
-
-/// Name of a tenant's encryption key, as the setting `secret_id_template` has it by default.
-#[must_use]
-pub fn key_name(tenant: &str) -> String {
-    format!("obo-{tenant}")
 }

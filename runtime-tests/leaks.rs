@@ -17,7 +17,7 @@ pub fn none_in(
     places: impl IntoIterator<Item = String>,
 ) -> anyhow::Result<()> {
     let mut secrets = emulators.secrets();
-    // From Entra ID's descriptions of errors, which name users (design §3).
+    // From Entra ID's descriptions of errors, which name users.
     secrets.push("demo.user@contoso.example".to_owned());
     let secrets = Secrets::new(&secrets);
     for place in places {

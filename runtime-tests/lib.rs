@@ -1,8 +1,8 @@
 //! Test support for behalf: emulators of the three systems that it talks to, and a harness that runs the app.
 //!
 //! - [`emulators`]: Entra ID, Azure Key Vault and a downstream API, each on its own port of 127.0.0.1, with faults to
-//!   inject and a journal of what reached them. They follow what the project knows of the real systems
-//!   (`entra-and-key-vault`, cited here as "facts §…") and share no code with `behalf-core`.
+//!   inject and a journal of what reached them. They answer as the real systems do, as far as behalf relies on it
+//!   (PLATFORMS.md), and share no code with `behalf-core`.
 //! - [`app`]: the app itself, as a child process on a free port and a temporary state directory.
 //! - [`store`]: what the app stored, read from its `SQLite` file; rows can be damaged on purpose.
 //! - [`scene`]: what most cases need of the three.

@@ -1,4 +1,4 @@
-//! What the app stored, read behind its back from Spin's key-value table (facts/spin.md §4).
+//! What the app stored, read behind its back from Spin's key-value table (PLATFORMS.md, "Spin").
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

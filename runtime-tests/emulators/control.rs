@@ -1,4 +1,4 @@
-//! The control port: everything that [`Emulators`](super::Emulators) does, as JSON over HTTP.
+//! The control port: everything that a handle of the emulators does, as JSON over HTTP.
 //!
 //! | | |
 //! |---|---|
@@ -30,8 +30,9 @@ use super::entra::Mint;
 use super::fault::Fault;
 use super::journal::Entry;
 use super::key_vault::SecretError;
+use super::options::key_name;
 use super::signing::Signature;
-use super::{World, key_name};
+use super::world::World;
 
 pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Router {
     let index = index(&world, urls);
@@ -196,20 +197,20 @@ async fn rotate_signing_keys(State(world): Shared) -> StatusCode {
 }
 
 async fn add_fault(State(world): Shared, Json(fault): Json<Fault>) -> StatusCode {
-    world.shared.faults.add(fault);
+    world.gate.faults.add(fault);
     StatusCode::NO_CONTENT
 }
 
 async fn clear_faults(State(world): Shared) -> StatusCode {
-    world.shared.faults.clear();
+    world.gate.faults.clear();
     StatusCode::NO_CONTENT
 }
 
 async fn journal(State(world): Shared) -> Json<Vec<Entry>> {
-    Json(world.shared.journal.read())
+    Json(world.gate.journal.read())
 }
 
 async fn clear_journal(State(world): Shared) -> StatusCode {
-    world.shared.journal.clear();
+    world.gate.journal.clear();
     StatusCode::NO_CONTENT
 }

@@ -7,9 +7,11 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::entra::{Entra, GRAPH, now};
+use super::bearer::bearer;
+use super::entra::{Entra, GRAPH};
 
 pub(crate) fn router(entra: Arc<Entra>) -> Router {
     Router::new().route("/v1.0/me", get(me)).with_state(entra)
@@ -17,10 +19,7 @@ pub(crate) fn router(entra: Arc<Entra>) -> Router {
 
 /// The caller, for a valid Graph token with `User.Read`.
 async fn me(State(entra): State<Arc<Entra>>, headers: HeaderMap) -> Response {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let Some(token) = token else {
+    let Some(token) = bearer(&headers) else {
         return refuse(StatusCode::UNAUTHORIZED, None, "Access token is empty.");
     };
     let Some(claims) = entra.verify(token) else {
@@ -37,8 +36,9 @@ async fn me(State(entra): State<Arc<Entra>>, headers: HeaderMap) -> Response {
             "Access token validation failure. Invalid audience.",
         );
     }
+    let now = Timestamp::now().as_second();
     let time = |name: &str| claims[name].as_i64();
-    if time("exp").is_none_or(|exp| exp <= now()) || time("nbf").is_some_and(|nbf| nbf > now()) {
+    if time("exp").is_none_or(|exp| exp <= now) || time("nbf").is_some_and(|nbf| nbf > now) {
         return refuse(
             StatusCode::UNAUTHORIZED,
             Some("invalid_token"),
@@ -60,7 +60,7 @@ async fn me(State(entra): State<Arc<Entra>>, headers: HeaderMap) -> Response {
     .into_response()
 }
 
-/// Graph's challenge (facts §A.9).
+/// Graph's challenge, as its answers were recorded.
 fn refuse(status: StatusCode, error: Option<&str>, message: &str) -> Response {
     let mut challenge = "Bearer realm=\"\", authorization_uri=\"https://login.microsoftonline.com/common/oauth2/authorize\", \
                          client_id=\"00000003-0000-0000-c000-000000000000\""

@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
+use super::entra::error::TokenError;
 use super::journal::{Entry, Target};
+use super::key_vault::SecretError;
 use super::server::Close;
-use super::token_error::TokenError;
 
 /// A fault, and which requests it meets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub enum Answer {
         #[serde(default = "json_type")]
         content_type: String,
     },
-    /// An error of Entra ID's token endpoint (facts §A.6, §A.7).
+    /// An error of Entra ID's token endpoint (PLATFORMS.md, "Errors of the token endpoint").
     Entra {
         /// AADSTS code; `error`, status and `suberror` follow from it.
         code: u32,
@@ -71,7 +71,7 @@ pub enum Answer {
         #[serde(default)]
         status: Option<u16>,
     },
-    /// An error of Key Vault (facts §D.5).
+    /// An error of Key Vault (PLATFORMS.md, "Errors of Key Vault").
     KeyVault {
         /// HTTP status.
         status: u16,
@@ -169,11 +169,12 @@ impl Fault {
                 fault.response(correlation_id)
             }
             Answer::KeyVault { status, code, inner } => {
-                let mut error = json!({ "code": code, "message": format!("{code}: injected by a test.") });
-                if let Some(inner) = inner {
-                    error["innererror"] = json!({ "code": inner });
+                let message = format!("{code}: injected by a test.");
+                let error = SecretError::new(status_code(*status), code.clone(), message);
+                match inner {
+                    Some(inner) => error.inner(inner.clone()).into_response(),
+                    None => error.into_response(),
                 }
-                (status_code(*status), axum::Json(json!({ "error": error }))).into_response()
             }
         })
     }

@@ -1,10 +1,14 @@
 //! What reached the emulators, without a secret in it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
+use http::request::Parts;
 use ring::digest;
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
+
+use super::jwt;
 
 /// What a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,19 +59,62 @@ pub struct Entry {
     pub fault: bool,
 }
 
+impl Entry {
+    /// A request that is not answered yet.
+    pub(crate) fn of(target: Target, request: &Parts, body: &[u8]) -> Self {
+        let path = request.uri.path();
+        let form: HashMap<String, String> = match target {
+            Target::EntraToken => form_urlencoded::parse(body).into_owned().collect(),
+            Target::Jwks
+            | Target::EntraMetadata
+            | Target::KeyVault
+            | Target::ManagedIdentity
+            | Target::Downstream => HashMap::new(),
+        };
+        let field = |name: &str| form.get(name).cloned();
+        let has_tenant = matches!(
+            target,
+            Target::EntraToken | Target::Jwks | Target::EntraMetadata
+        );
+        let tenant = has_tenant.then(|| path.split('/').nth(1).unwrap_or_default().to_owned());
+        let proof = match (form.get("client_secret"), form.get("client_assertion")) {
+            (Some(_), _) => Some("secret".to_owned()),
+            (None, Some(assertion)) => {
+                jwt::header(assertion).map(|header| format!("{:?}", header.alg))
+            }
+            (None, None) => None,
+        };
+        Self {
+            target,
+            method: request.method.to_string(),
+            tenant,
+            path: path.to_owned(),
+            grant: field("grant_type"),
+            client_id: field("client_id"),
+            proof,
+            scope: field("scope"),
+            status: None,
+            aadsts: None,
+            redeemed: form.get("refresh_token").map(|token| fingerprint(token)),
+            issued: None,
+            fault: false,
+        }
+    }
+}
+
+/// In a response's extensions: what the journal should say about it.
+#[derive(Clone, Default)]
+pub(crate) struct Remarks {
+    pub(crate) aadsts: Option<u32>,
+    pub(crate) issued: Option<String>,
+}
+
 /// Enough of SHA-256 to tell two tokens apart, and nothing to redeem: 12 hexadecimal digits.
 #[must_use]
 pub fn fingerprint(secret: &str) -> String {
     let hash = digest::digest(&digest::SHA256, secret.as_bytes());
-    hex(&hash.as_ref()[..6])
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let first = hash.as_ref().first_chunk().expect("32 bytes");
+    format!("{:012x}", u64::from_be_bytes(*first) >> 16)
 }
 
 /// The newest 100,000 entries, oldest first.

@@ -25,7 +25,7 @@ pub(crate) fn sign(header: &Header, claims: &Value, key: &[u8]) -> String {
 
 /// The claims of a token whose signature verifies with this algorithm, whatever they say.
 ///
-/// The parts may be padded, as azure-identity's are (facts §A.3). The signature is over the text as it came.
+/// The parts may be padded, as those of Microsoft's `azure-identity` are. The signature is over the text as it came.
 pub(crate) fn verify(
     token: &str,
     algorithm: Algorithm,

@@ -1,4 +1,6 @@
-//! The platform's managed identity endpoint, of both kinds (facts §E).
+//! The platform's managed identity endpoint, of both kinds
+//! (<https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token>,
+//! <https://learn.microsoft.com/azure/app-service/overview-managed-identity>).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +10,11 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::Options;
-use super::entra::{Entra, FEDERATION, KEY_VAULT, now};
+use super::entra::{Entra, FEDERATION, KEY_VAULT};
+use super::options::Options;
 
 /// Path of the metadata service of virtual machines.
 pub(crate) const IMDS: &str = "/metadata/identity/oauth2/token";
@@ -53,7 +56,7 @@ async fn imds(State(state): Shared, query: Parameters, headers: HeaderMap) -> Re
     if is_stranger(options, &query) {
         return refuse("invalid_request", "Identity not found");
     }
-    let now = now();
+    let now = Timestamp::now().as_second();
     axum::Json(json!({
         "access_token": entra.identity_token(&resource), "refresh_token": "", "expires_in": "86399",
         "expires_on": (now + 86_399).to_string(), "not_before": (now - 300).to_string(), "resource": resource,
@@ -84,8 +87,9 @@ async fn app_service(State(state): Shared, query: Parameters, headers: HeaderMap
             "An unexpected error occured.",
         );
     };
+    let now = Timestamp::now().as_second();
     axum::Json(json!({
-        "access_token": entra.identity_token(&resource), "expires_on": (now() + 86_399).to_string(),
+        "access_token": entra.identity_token(&resource), "expires_on": (now + 86_399).to_string(),
         "resource": resource, "token_type": "Bearer", "client_id": options.managed_identity_id,
     }))
     .into_response()

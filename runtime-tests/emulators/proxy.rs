@@ -40,8 +40,8 @@ impl Upstreams {
     }
 }
 
-/// The proxy on a port of 127.0.0.1; stops when dropped.
-pub(crate) struct Proxy {
+/// A proxy for clients that insist on the real names, on a port of 127.0.0.1; stops when dropped.
+pub struct Proxy {
     address: SocketAddr,
     authority: String,
     task: JoinHandle<()>,
@@ -77,13 +77,14 @@ impl Proxy {
         })
     }
 
-    /// `HTTPS_PROXY` for the client under test.
-    pub(crate) fn url(&self) -> String {
+    /// What `HTTPS_PROXY` is to be.
+    #[must_use]
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Writes the certificate of the authority, in PEM: what the client under test is to trust.
-    pub(crate) fn write_authority(&self, path: &Path) -> anyhow::Result<()> {
+    /// Writes the certificate that the client under test, and nobody else, is to trust, in PEM.
+    pub fn write_authority(&self, path: &Path) -> anyhow::Result<()> {
         std::fs::write(path, &self.authority)
             .with_context(|| format!("cannot write {}", path.display()))
     }

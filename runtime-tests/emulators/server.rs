@@ -2,16 +2,12 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -19,11 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tower::ServiceExt as _;
-use url::form_urlencoded;
-
-use super::fault::Faults;
-use super::journal::{Entry, Journal, Target, fingerprint};
-use super::jwt;
 
 /// In a response's extensions: close the connection instead of sending it.
 #[derive(Clone, Copy)]
@@ -35,13 +26,6 @@ impl IntoResponse for Close {
         response.extensions_mut().insert(self);
         response
     }
-}
-
-/// In a response's extensions: what the journal should say about it.
-#[derive(Clone, Default)]
-pub(crate) struct Remarks {
-    pub(crate) aadsts: Option<u32>,
-    pub(crate) issued: Option<String>,
 }
 
 /// A server on a port of 127.0.0.1; stops when dropped.
@@ -81,100 +65,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// Puts the journal and the faults in front of a router.
-pub(crate) fn guarded(router: Router, shared: Arc<Shared>, classify: fn(&str) -> Target) -> Router {
-    router.layer(middleware::from_fn_with_state(
-        Gated { shared, classify },
-        pass,
-    ))
-}
-
-/// The journal and the faults, shared by all emulators.
-#[derive(Default)]
-pub(crate) struct Shared {
-    pub(crate) journal: Journal,
-    pub(crate) faults: Faults,
-}
-
-#[derive(Clone)]
-struct Gated {
-    shared: Arc<Shared>,
-    classify: fn(&str) -> Target,
-}
-
-async fn pass(State(gate): State<Gated>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    // Requests here are small; a test that sends more means to be refused.
-    let Ok(body) = http_body_util::Limited::new(body, 1 << 20)
-        .collect()
-        .await
-        .map(http_body_util::Collected::to_bytes)
-    else {
-        return StatusCode::PAYLOAD_TOO_LARGE.into_response();
-    };
-    let path = parts.uri.path().to_owned();
-    let target = (gate.classify)(&path);
-    let form: std::collections::HashMap<String, String> = match target {
-        Target::EntraToken => form_urlencoded::parse(&body).into_owned().collect(),
-        _ => std::collections::HashMap::new(),
-    };
-    let field = |name: &str| form.get(name).cloned();
-    let mut entry = Entry {
-        target,
-        method: parts.method.to_string(),
-        tenant: matches!(
-            target,
-            Target::EntraToken | Target::Jwks | Target::EntraMetadata
-        )
-        .then(|| path.split('/').nth(1).unwrap_or_default().to_owned()),
-        path,
-        grant: field("grant_type"),
-        client_id: field("client_id"),
-        proof: match (form.get("client_secret"), form.get("client_assertion")) {
-            (Some(_), _) => Some("secret".to_owned()),
-            (None, Some(assertion)) => {
-                jwt::header(assertion).map(|header| format!("{:?}", header.alg))
-            }
-            (None, None) => None,
-        },
-        scope: field("scope"),
-        status: None,
-        aadsts: None,
-        redeemed: form.get("refresh_token").map(|token| fingerprint(token)),
-        issued: None,
-        fault: false,
-    };
-    let correlation_id = parts
-        .headers
-        .get("client-request-id")
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
-
-    let fault = gate.shared.faults.take(&entry);
-    let mut injected = None;
-    if let Some(fault) = &fault {
-        tokio::time::sleep(fault.delay()).await;
-        injected = fault.response(correlation_id.as_deref());
-        entry.fault = true;
-    }
-    let mut response = match injected {
-        Some(response) => response,
-        None => next.run(Request::from_parts(parts, Body::from(body))).await,
-    };
-    if let Some(fault) = &fault {
-        fault.adorn(&mut response);
-    }
-    if response.extensions().get::<Close>().is_none() {
-        entry.status = Some(response.status().as_u16());
-    }
-    if let Some(remarks) = response.extensions().get::<Remarks>() {
-        entry.aadsts = remarks.aadsts;
-        entry.issued.clone_from(&remarks.issued);
-    }
-    gate.shared.journal.write(entry);
-    response
 }
 
 async fn serve(listener: TcpListener, router: Router) {

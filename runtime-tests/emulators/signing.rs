@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use jsonwebtoken::{Algorithm, Header};
+use pem::{EncodeConfig, LineEnding, Pem};
 use ring::rand::SystemRandom;
 use ring::{digest, hmac, signature};
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,7 @@ pub enum Signature {
     Hs256,
     /// RS256 with a key that no JWKS ever holds.
     UnknownKey,
-    /// RS256 with the published key that may sign for personal accounts only (facts §B, per-key issuer).
+    /// RS256 with the published key that may sign for personal accounts only: a key's `issuer` says for whom it signs.
     PersonalAccountsKey,
     /// As in tokens for Microsoft Graph: over a header with another `nonce` than the one that is sent, so that Graph alone,
     /// which knows how to make the one of the other, can verify it.
@@ -76,7 +77,7 @@ impl KeyRing {
         json!({ "keys": keys })
     }
 
-    /// Signs the claims. The header names the key; `version` 1 adds `x5t` (facts §B).
+    /// Signs the claims. The header names the key; `version` 1 adds `x5t`.
     pub(crate) fn sign(self, how: Signature, version: u8, claims: &Value) -> String {
         let current = self.current();
         let key = match how {
@@ -278,16 +279,8 @@ fn join(signed: &str, signature: &[u8]) -> String {
 }
 
 fn pem(label: &str, der: &[u8]) -> String {
-    let text = BASE64_STANDARD.encode(der);
-    let lines: Vec<_> = text
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).expect("ASCII"))
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
+    let lines = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(label, der), lines)
 }
 
 #[cfg(test)]

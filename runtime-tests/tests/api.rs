@@ -122,7 +122,7 @@ async fn what_is_stored_is_a_jwe_that_names_its_key() -> Result {
     );
     let version = record["key_version"].as_str().unwrap();
     assert_eq!(header["kid"], format!("{}/{version}", key_name(TENANT)));
-    // Neither the user's id nor a name that a directory knows (design §2).
+    // Neither the user's id nor a name that a directory knows.
     for (key, value) in scene.rows()? {
         assert!(
             !key.contains(USER) && !String::from_utf8_lossy(&value).contains(USER),

@@ -24,7 +24,7 @@ async fn a_pause_holds_up_whom_it_is_for() -> Result {
     let caller = || scene.emulators.caller();
     let enrol = async |token: String| scene.send(Method::PUT, "/v1/me", Some(&token), None).await;
 
-    // A loop that Entra ID broke holds up its user for five minutes (facts §A.7), and no other.
+    // A loop that Entra ID broke holds up its user for five minutes (PLATFORMS.md, "Throttling"), and no other.
     scene.emulators.fault(Fault::entra(50_196).grant(REFRESH));
     let answer = scene.call(Method::POST, "/v1/me/access-token").await?;
     assert_eq!(

@@ -320,7 +320,7 @@ async fn many_records_of_two_tenants_are_swept_in_one_call() -> Result {
         .filter(|entry| entry.redeemed.is_some())
         .count();
     assert_eq!(redeemed, 20, "each record once");
-    // The newest version is asked for once a tenant (design §3), by a path without a version.
+    // The newest version is asked for once a tenant, by a path without a version.
     let asked = scene
         .emulators
         .journal()

@@ -1,4 +1,4 @@
-//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::api::problem`]'s.
+//! The HTTP API: routes, bodies in and out. Errors are [`crate::api::problem`]'s.
 
 mod accept;
 pub mod problem;

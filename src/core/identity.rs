@@ -148,7 +148,8 @@ impl StorageId {
     }
 }
 
-/// A name that an enrolment or a write gives itself: a fresh random text that never recurs.
+/// A name that an enrolment or a write gives itself: a fresh random text that never recurs
+/// (PROTOCOL.md, "Keys").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Nonce(Box<str>);
 

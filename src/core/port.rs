@@ -30,7 +30,7 @@ pub struct Limits {
     /// To establish the connection.
     pub connect: Duration,
     /// From the start to the response head: what bounds a call, since Spin's covers pool, connect, TLS and head
-    /// (facts/spin.md §3).
+    /// (PLATFORMS.md, "Outbound HTTP").
     pub first_byte: Duration,
     /// Between two parts of the body.
     pub between_bytes: Duration,

@@ -1,6 +1,6 @@
 //! `allowed_outbound_hosts`: which origins a component may reach. Pure; nothing here touches the network.
 //!
-//! The grammar is Spin's (facts/spin.md §3): `scheme://host[:port]`, with
+//! The grammar is Spin's (PLATFORMS.md, "Outbound HTTP"): `scheme://host[:port]`, with
 //!
 //! - scheme: a name, or `*`;
 //! - host: a literal, `*.suffix`, an address range (`10.0.0.0/8`), or `*`;

@@ -1,4 +1,5 @@
-//! Composition: a component and the components that fill its imports in become one component (facts/spin.md §1).
+//! Composition: a component and the components that fill its imports in become one component, as in Spin
+//! (PLATFORMS.md, "Manifest and composition").
 //!
 //! Each dependency entry is one instance with a memory of its own. What the dependencies import from the host merges
 //! with what the component itself imports; only the component's own exports remain.

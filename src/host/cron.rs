@@ -1,5 +1,5 @@
-//! The cron trigger, as the plugin of Spin has it (facts/spin.md §6): six fields, UTC, a fresh instance for each tick.
-//! Ticks overlap, and one that was missed is not made up for.
+//! The cron trigger, as the plugin of Spin has it (PLATFORMS.md, "Cron plugin"): six fields, UTC, a fresh
+//! instance for each tick. Ticks overlap, and one that was missed is not made up for.
 //!
 //! It differs in one thing: a component that traps is reported like one that returns an error, where the plugin says
 //! nothing.

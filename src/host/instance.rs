@@ -1,7 +1,7 @@
 //! Instances: their state, how long they live, and what they write.
 //!
-//! An instance serves several requests, also at once (facts/spin.md §2). If it fails, so do all requests that it is
-//! serving; the next request gets a new instance.
+//! An instance serves several requests, also at once (PLATFORMS.md, "HTTP trigger"). If it fails, so do all requests
+//! that it is serving; the next request gets a new instance.
 
 use crate::console;
 use crate::engine::{self, Patience};

@@ -1,5 +1,5 @@
 //! The interfaces through which components use the store: Spin's two and `wasi:keyvalue`, one behaviour behind all
-//! (facts/spin.md §4).
+//! (PLATFORMS.md, "Key-value").
 
 use crate::bindings::fermyon::spin::key_value as spin2;
 use crate::bindings::spin::key_value::key_value as spin;

@@ -1,4 +1,5 @@
-//! Outbound HTTP: what a component sends through `wasi:http`, if its allow-list permits (facts/spin.md §3).
+//! Outbound HTTP: what a component sends through `wasi:http`, if its allow-list permits (PLATFORMS.md,
+//! "Outbound HTTP").
 //!
 //! One client with one pool of connections serves the whole process: HTTP/1.1 in clear, whatever ALPN agrees on over
 //! TLS. No redirects are followed, and nothing is decompressed.

@@ -1,4 +1,5 @@
-//! From a request's path to a component: an exact route beats the longest wildcard, as in Spin (facts/spin.md §2).
+//! From a request's path to a component: an exact route beats the longest wildcard, as in Spin (PLATFORMS.md,
+//! "HTTP trigger").
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::net::SocketAddr;

@@ -132,7 +132,7 @@ async fn connection(
     lifetime: Lifetime,
 ) {
     // A response's head and body are two writes; without this the second waits 40 ms for the client's delayed
-    // acknowledgement (facts/spin.md, "Measured").
+    // acknowledgement (RFC 1122 §4.2.3.2; PLATFORMS.md, "HTTP trigger").
     let _ = stream.set_nodelay(true);
     // What comes before the first request is given up at a stop.
     let opening = async {

@@ -1,5 +1,5 @@
 //! The key-value store: one `SQLite` file, in the place and the table that Spin uses, so that either host reads the
-//! other's data (facts/spin.md §4), or the same in memory.
+//! other's data (PLATFORMS.md, "Key-value"), or the same in memory.
 //!
 //! One thread owns the connection. Whoever waits for it waits without blocking a thread that serves requests. Writes
 //! that wait at the same time share a transaction: each is acknowledged when that is on disk, as Spin acknowledges one.
@@ -354,8 +354,8 @@ impl Bucket {
 
 /// A handle for `compare-and-swap`, as a component holds it.
 ///
-/// It is Spin's, with its gaps (facts/spin.md §4): a key that was absent, or was not looked at, is written whatever is
-/// there by then; and a value that was changed and changed back counts as unchanged.
+/// It is Spin's, with its gaps (PLATFORMS.md, "Key-value backends"): a key that was absent, or was not looked
+/// at, is written whatever is there by then; and a value that was changed and changed back counts as unchanged.
 #[derive(Debug, Clone)]
 #[allow(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct CompareAndSwap {

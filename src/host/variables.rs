@@ -1,8 +1,9 @@
 //! Variables: `{{ templates }}`, where values come from, and the interfaces through which a component reads them.
 //!
 //! An application variable is resolved at every lookup: the command line's value or file, the environment variable
-//! `SPIN_VARIABLE_<NAME>`, then `.env` in the working directory, then the default in the manifest (facts/spin.md §5). Components never see application
-//! variables, only their own, which are templates over them.
+//! `SPIN_VARIABLE_<NAME>`, then `.env` in the working directory, then the default in the manifest, as in Spin
+//! (PLATFORMS.md, "Manifest and composition"). Components never see application variables, only their own, which are
+//! templates over them.
 
 use crate::bindings::fermyon::spin::variables as spin2;
 use crate::bindings::spin::variables::variables as spin;
@@ -430,7 +431,7 @@ impl HasData for HasVariables {
 
 impl wasi::Host for ComponentVariables {
     async fn get(&mut self, name: String) -> wasmtime::Result<Result<Option<String>, wasi::Error>> {
-        // A name that no variable can have is absent, not an error (facts/spin.md §5).
+        // A name that no variable can have is absent, not an error, as in Spin (`factor-variables`).
         Ok(match ComponentVariables::get(self, &name) {
             Ok(value) => Ok(Some(value)),
             Err(LookupError::InvalidName(_) | LookupError::Undefined(_)) => Ok(None),

@@ -1,5 +1,5 @@
 //! Generated from `wit/`: the vault that this component imports, and the older key-value interface: its listing does not
-//! deadlock, and it writes many keys at once (facts/spin.md §4).
+//! deadlock, and it writes many keys at once (PLATFORMS.md, "Spin", "Key-value").
 #![allow(
     unsafe_code,
     missing_docs,

@@ -1,5 +1,6 @@
 //! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
-//! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (facts/spin.md §4).
+//! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (PLATFORMS.md,
+//! "Spin", "Key-value").
 
 use behalf_core::ledger::StoreError;
 use behalf_core::ledger::key_value::store::{Page, Store};
