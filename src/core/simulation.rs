@@ -162,7 +162,7 @@ struct Act {
     has_read_head: bool,
 }
 
-/// All refresh tokens that came of one sign-in: revoked together (facts/entra-and-key-vault.md §A.9).
+/// All refresh tokens that came of one sign-in: revoked together (PLATFORMS.md, "Refresh tokens").
 struct Lineage {
     user: usize,
     revoked: bool,
@@ -1515,7 +1515,7 @@ fn each_mistake_is_found() {
     }
 }
 
-/// Entra ID does not do this to confidential clients today (facts/entra-and-key-vault.md §A.9). If it did, a draw within
+/// Entra ID does not do this to confidential clients today (PLATFORMS.md, "Refresh tokens"). If it did, a draw within
 /// a day of the last refresh would lose the enrolment at the next, since its successor is not stored; sweeps would not.
 #[test]
 fn with_single_use_tokens_draws_lose_an_enrolment_and_sweeps_do_not() {

@@ -125,7 +125,7 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         Ok(is_new)
     }
 
-    /// "Delete".
+    /// "Remove a user".
     pub(super) async fn remove_user(&self, user: &User) -> Result<(), StoreError> {
         let key = self.layout.head(user);
         let head = self.store.get(&key).await?;
@@ -137,7 +137,7 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         Ok(())
     }
 
-    /// Steps 2 and 3 of "Remove refresh token".
+    /// Steps 2 to 4 of "Remove the token".
     pub(super) async fn remove_token_of(
         &self,
         user: &User,
@@ -195,7 +195,7 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         Ok(Remaining(left))
     }
 
-    /// Step 1 of "Refresh" and "Re-seal": what a place leads to, sorted out if it is no usable record.
+    /// "Open": what a place leads to, sorted out if it is no usable record.
     pub(super) async fn look_at(&self, visit: &Visit<Place>) -> Result<Opened, StoreError> {
         let (head, record) = match self.current(&visit.user).await {
             Ok(current) => current,

@@ -9,7 +9,7 @@ use crate::ledger::key_value::layout::{Layout, Marker};
 use crate::ledger::key_value::store::Store;
 
 /// Age in seconds from which an enrolment that no head names is litter: younger, it may be one whose head is still to be
-/// written (PROTOCOL.md, "GC").
+/// written (PROTOCOL.md, "Clear litter").
 pub(crate) const LITTER_AFTER: u64 = 86_400;
 
 /// Every key of the store. Names are kept as they came and read when they are needed: at 300,000 users they are 100 MiB.

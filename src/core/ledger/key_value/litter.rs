@@ -60,7 +60,8 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         tended
     }
 
-    /// "GC" of the storage protocol. Its step 1, the age, is the listing's business. Nothing goes whose head was not read.
+    /// "Clear litter" of PROTOCOL.md, from step 2: the age is the listing's business. Nothing goes whose head was not
+    /// read.
     async fn clear(&self, litter: &Litter) -> Result<bool, LedgerError> {
         let record_key = self.layout.record(&litter.id, &litter.nonce);
         let off_key = self.layout.off(&litter.id, &litter.nonce);

@@ -1,5 +1,4 @@
-//! Writes of several enrolments at once, phase by phase: steps 3 to 8 of "Refresh" and "Re-seal" of PROTOCOL.md, and its
-//! "Duplicate marker".
+//! Writes of several enrolments at once, phase by phase: "Settle" of PROTOCOL.md.
 //!
 //! Each phase is one batch and waits for the one before, so that every enrolment sees its steps in their order. Between
 //! two enrolments there is no order to keep.

@@ -146,7 +146,7 @@ pub enum SecretError {
 /// What Key Vault says of a token that it does not accept.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unauthorized {
-    /// What to ask for with the next one, as JSON text, if Key Vault says so (continuous access evaluation, §D.6).
+    /// What to ask for with the next one, as JSON text, if Key Vault says so (continuous access evaluation).
     pub claims: Option<String>,
     /// The tenant that the next one has to be of: a vault can move.
     pub tenant: Option<TenantId>,
