@@ -4,7 +4,9 @@
 //!
 //! - [`Vault`] holds every secret. It verifies callers, calls Entra ID and Key Vault, seals and opens refresh tokens,
 //!   and stores nothing.
-//! - [`Keeper`] holds none. It turns HTTP requests into calls of a [`VaultPort`] and steps on a [`Store`], and sweeps.
+//! - [`Keeper`] holds none. It turns HTTP requests into calls of a [`VaultPort`] and of a [`Ledger`], and sweeps.
+//!
+//! What is stored is a [`Ledger`]'s business: [`KeyValueLedger`] is one on a [`Store`].
 //!
 //! Both are generic over the small ports of [`port`], so the same code runs in a component and in a native test. The
 //! component crates only translate between WASI and these ports.

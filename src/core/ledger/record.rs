@@ -1,6 +1,18 @@
 //! What is stored of an enrolment, and its form as JSON.
 //!
 //! It carries a version, `"v":1`. A version that is not known is refused, never guessed at or overwritten.
+//!
+//! ```
+//! use behalf_core::ledger::record::{Record, Status, Unreadable};
+//!
+//! let json = br#"{"v":1,"tenant":"11111111-1111-1111-1111-111111111111","sealed":"eyJ...","key_version":
+//!     "7c9e6679f4b54b2e8f3a1d2c3b4a5968","scope":"https://graph.microsoft.com/.default","status":"active","generation":1,
+//!     "write":"PJcQzlnAbS4","enrolled_at":1793605200,"refreshed_at":1793605200,"due_at":1794112345}"#;
+//! let record = Record::from_json(json).unwrap();
+//! assert_eq!(record.status, Status::Active);
+//! assert_eq!(Record::from_json(&record.to_json()), Ok(record));
+//! assert_eq!(Record::from_json(br#"{"v":2}"#), Err(Unreadable::Newer));
+//! ```
 
 use serde::{Deserialize, Serialize};
 

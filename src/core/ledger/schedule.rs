@@ -77,6 +77,18 @@ impl State {
 }
 
 /// What is due at a time.
+///
+/// ```
+/// use behalf_core::ledger::schedule::{Horizon, LATEST_AHEAD};
+///
+/// let now = 1_793_605_200;
+/// let horizon = Horizon::new(now, true);
+/// assert!(horizon.is_due(now) && !horizon.is_due(now + 60));
+/// // Nothing is ever due that late: a clock that was wrong has written it.
+/// assert!(horizon.is_due(now + LATEST_AHEAD + 1));
+/// // By a clock that nobody has confirmed it may be this one that is wrong.
+/// assert!(!Horizon::new(now, false).is_due(now + LATEST_AHEAD + 1));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Horizon {
     /// Now, in Unix seconds.
