@@ -130,6 +130,7 @@ impl wasip3::exports::http::handler::Guest for Handler {
                     .map(utf8);
                 shown((spin, wasi))
             }
+            ["read", key] => shown(open().await.get(key.to_owned()).await.map(utf8)),
             ["exists", key] => {
                 let spin = open().await.exists(key.to_owned()).await;
                 shown((

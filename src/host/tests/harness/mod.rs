@@ -75,6 +75,7 @@ pub struct Setup {
     pub folder: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    through: Vec<String>,
 }
 
 impl Setup {
@@ -87,7 +88,14 @@ impl Setup {
                 .map(str::to_owned)
                 .to_vec(),
             environment: Vec::new(),
+            through: Vec::new(),
         }
+    }
+
+    /// Runs the host by this program with these arguments.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|it| (*it).to_owned()).collect();
+        self
     }
 
     /// Runs another command than `up`, with no arguments yet.
@@ -108,7 +116,18 @@ impl Setup {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_behalf"))
+        // Another may be named, to compare the two.
+        let program =
+            std::env::var_os("BEHALF_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_behalf").into());
+        let mut command = match self.through.as_slice() {
+            [] => Command::new(program),
+            [through, arguments @ ..] => {
+                let mut command = Command::new(through);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        command
             .current_dir(self.folder.path())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
