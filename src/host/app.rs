@@ -7,6 +7,7 @@ use crate::composition::{ComposeError, Dependency, compose};
 use crate::console;
 use crate::cron::{self, Job};
 use crate::engine;
+use crate::fate::Fate;
 use crate::instance::{Grants, Guest, Instances, Lifetime, ReuseLimits, cause};
 use crate::manifest::Manifest;
 use crate::outbound::{Outbound, OutboundClient};
@@ -23,7 +24,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use wasmtime::Trap;
@@ -248,8 +249,12 @@ impl App {
         found.add_headers(request.headers_mut(), &uri.to_string(), client);
 
         let _admitted = self.admission.acquire().await;
-        match handler.handle((), request).await {
-            Ok(response) => response,
+        let fate = Arc::<OnceLock<Fate>>::default();
+        match handler.handle(Arc::clone(&fate), request).await {
+            Ok(response) => match fate.get() {
+                Some(fate) => response.map(|body| fate.of_body(body)),
+                None => response,
+            },
             Err(error) => failure(&found.route.component, &error),
         }
     }
@@ -391,7 +396,7 @@ fn failure(component: &str, error: &wasmtime::Error) -> Response<WasiBody> {
             "component {component} returned {name} instead of a response"
         ));
         status(StatusCode::INTERNAL_SERVER_ERROR)
-    } else if let Some(error) = error.downcast_ref::<InstantiationError<()>>() {
+    } else if let Some(error) = error.downcast_ref::<InstantiationError<Arc<OnceLock<Fate>>>>() {
         // The pool was full for long, or the component's own start failed.
         console::warn(format_args!(
             "component {component} cannot be instantiated: {}",

@@ -256,7 +256,8 @@ struct Up {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     idle_instance_timeout: Duration,
 
-    /// How long a component may take to respond [default: no limit].
+    /// How long a component may take from a request to the head of its response, and after that until the body is written
+    /// and all else is done; a body that takes longer breaks off [default: no limit].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     request_timeout: Option<Duration>,
 

@@ -112,9 +112,15 @@ async fn handle_event(job: &Job) -> Result<(), String> {
                 .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?,
         }
     };
+    let work = store.data().fate().at_work();
     let answer = instance
         .call_handle_cron_event(&mut store, Metadata { timestamp })
         .await;
+    if answer.is_ok() {
+        work.done();
+    } else {
+        drop(work);
+    }
     // First, so that what the component wrote last comes before why it failed.
     drop(store);
     answer

@@ -5,6 +5,7 @@
 
 use crate::console;
 use crate::engine::{self, Patience};
+use crate::fate::Fate;
 use crate::key_value::{KeyValueGrant, KeyValueView};
 use crate::outbound::{Outbound, OutboundHooks};
 use crate::store::Store;
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWrite;
@@ -97,6 +98,7 @@ pub(crate) struct Grants {
 impl Grants {
     /// The state of a new instance. No arguments, environment, files, sockets or input: nothing grants them.
     pub(crate) fn store(&self, engine: &Engine) -> wasmtime::Store<Guest> {
+        let fate = Fate::default();
         let output = GuestOutput::new(&self.component);
         let guest = Guest {
             table: ResourceTable::new(),
@@ -105,7 +107,11 @@ impl Grants {
                 .stderr(output)
                 .build(),
             http: WasiHttpCtx::new(),
-            outbound: OutboundHooks(Arc::clone(&self.outbound)),
+            outbound: OutboundHooks {
+                outbound: Arc::clone(&self.outbound),
+                fate: fate.clone(),
+            },
+            fate,
             key_value: KeyValueGrant::new(
                 self.key_value.clone(),
                 Arc::clone(&self.key_value_stores),
@@ -176,9 +182,15 @@ pub(crate) struct Guest {
     outbound: OutboundHooks,
     key_value: KeyValueGrant,
     variables: ComponentVariables,
+    fate: Fate,
 }
 
 impl Guest {
+    /// What becomes of the instance.
+    pub(crate) fn fate(&self) -> &Fate {
+        &self.fate
+    }
+
     /// What key-value functions work on.
     pub(crate) fn key_value(&mut self) -> KeyValueView<'_> {
         KeyValueView {
@@ -259,7 +271,7 @@ pub(crate) struct Worker {
 
 impl WorkerState for Worker {
     type StoreData = Guest;
-    type RequestData = ();
+    type RequestData = Arc<OnceLock<Fate>>;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         if total >= self.limits.requests {
@@ -273,10 +285,12 @@ impl WorkerState for Worker {
 
     fn on_request_start(
         &self,
-        _: StoreContextMut<'_, Guest>,
-        (): (),
+        store: StoreContextMut<'_, Guest>,
+        fate: Arc<OnceLock<Fate>>,
         _: wasmtime::component::GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + Sync>> {
+        // Nobody else has set it: it came with the request.
+        let _ = fate.set(store.data().fate.clone());
         match self.limits.request_timeout {
             Some(limit) => Box::pin(tokio::time::sleep(limit)),
             None => Box::pin(std::future::pending()),
@@ -284,6 +298,9 @@ impl WorkerState for Worker {
     }
 
     fn drop(&self, store: wasmtime::Store<Guest>, result: wasmtime::Result<()>) {
+        if result.is_err() {
+            store.data().fate.cut_short();
+        }
         // First, so that what the component wrote last comes before why it failed.
         drop(store);
         let Err(error) = result else { return };

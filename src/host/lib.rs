@@ -35,6 +35,7 @@ mod composition;
 mod console;
 mod cron;
 mod engine;
+mod fate;
 mod instance;
 mod key_value;
 mod manifest;

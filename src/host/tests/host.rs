@@ -15,6 +15,7 @@ use harness::{Host, Setup, guest, manifest};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn start() -> Host {
     Setup::new(&manifest()).start()
@@ -141,6 +142,62 @@ async fn a_trap_fails_its_instance_alone() {
         )),
         "{log}"
     );
+}
+
+/// An HTTP/2 client in clear; the harness' own speaks HTTP/1.1.
+fn http_2() -> hyper_util::client::legacy::Client<
+    hyper_util::client::legacy::connect::HttpConnector,
+    http_body_util::Full<Bytes>,
+> {
+    hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http()
+}
+
+/// Whether the instance traps or its time is up: no client takes what it got for the whole.
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let trapping = (start(), "/half");
+    let timed = Setup::new(&manifest()).arg(&["--request-timeout", "300ms"]);
+    let timed = (timed.start(), "/drip/100/200");
+    for (host, path) in [trapping, timed] {
+        let request = Request::get(host.uri(path)).body(Bytes::new()).unwrap();
+        let response = host.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/1.1: {body:?}");
+
+        let response = http_2().get(host.uri(path).parse().unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/2: {body:?}");
+        assert_eq!(host.get("/served").await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_others_that_breaks_off_does_not_look_whole() {
+    const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = format!("http://{}", upstream.local_addr().unwrap());
+    let host = start();
+    let request = Request::get(host.uri("/half-sent")).header("x-to", to);
+    let request = request.body(Bytes::new()).unwrap();
+    let (response, heard) = tokio::join!(host.send(request), async {
+        let mut heard = Vec::new();
+        let mut stream = upstream.accept().await.unwrap().0;
+        while !heard.windows(4).any(|it| it == b"\r\n\r\n") {
+            stream.read_buf(&mut heard).await.unwrap();
+        }
+        // Before the body, so that nobody waits for the answer any more when that breaks off.
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        while !heard.ends_with(LAST_CHUNK) && stream.read_buf(&mut heard).await.unwrap_or(0) > 0 {}
+        heard
+    });
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!heard.ends_with(LAST_CHUNK));
+    assert!(String::from_utf8_lossy(&heard).ends_with("half\n\r\n"));
 }
 
 #[tokio::test]
@@ -418,10 +475,7 @@ async fn https_is_served_and_http_2_agreed_on() {
 #[tokio::test]
 async fn http_2_is_spoken_in_clear_with_who_begins_so() {
     let host = start();
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     let requests = (0..20).map(|_| client.get(host.uri("/headers").parse().unwrap()));
     for response in futures_util::future::join_all(requests).await {
         let response = response.unwrap();
@@ -454,10 +508,7 @@ async fn a_head_has_a_limit() {
     let response = host.send(request.body(Bytes::new()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::OK);
 
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     for (length, status) in [(100_000, 431), (30_000, 200)] {
         let request = Request::get(host.uri("/headers")).header("x", "x".repeat(length));
         let request = request.body(http_body_util::Full::default()).unwrap();
