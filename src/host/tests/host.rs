@@ -183,21 +183,21 @@ async fn a_request_to_others_that_breaks_off_does_not_look_whole() {
     let host = start();
     let request = Request::get(host.uri("/half-sent")).header("x-to", to);
     let request = request.body(Bytes::new()).unwrap();
-    let (response, heard) = tokio::join!(host.send(request), async {
-        let mut heard = Vec::new();
+    let (response, sent) = tokio::join!(host.send(request), async {
+        let mut sent = Vec::new();
         let mut stream = upstream.accept().await.unwrap().0;
-        while !heard.windows(4).any(|it| it == b"\r\n\r\n") {
-            stream.read_buf(&mut heard).await.unwrap();
+        while !sent.windows(4).any(|it| it == b"\r\n\r\n") {
+            stream.read_buf(&mut sent).await.unwrap();
         }
         // Before the body, so that nobody waits for the answer any more when that breaks off.
         let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
         stream.write_all(head).await.unwrap();
-        while !heard.ends_with(LAST_CHUNK) && stream.read_buf(&mut heard).await.unwrap_or(0) > 0 {}
-        heard
+        while !sent.ends_with(LAST_CHUNK) && stream.read_buf(&mut sent).await.unwrap_or(0) > 0 {}
+        sent
     });
     assert_eq!(response.status(), StatusCode::OK);
-    assert!(!heard.ends_with(LAST_CHUNK));
-    assert!(String::from_utf8_lossy(&heard).ends_with("half\n\r\n"));
+    assert!(!sent.ends_with(LAST_CHUNK));
+    assert!(String::from_utf8_lossy(&sent).ends_with("half\n\r\n"));
 }
 
 #[tokio::test]
