@@ -1,9 +1,10 @@
 //! The command line.
 
-use crate::app::{App, LoadError, Options, SettingsError};
+use crate::app::{App, SettingsError};
+use crate::capacity;
 use crate::console::{self, Format};
-use crate::engine;
 use crate::instance::{Lifetime, ReuseLimits};
+use crate::loading::{LoadError, Options, load};
 use crate::manifest::{Manifest, ManifestError};
 use crate::serve::{BindError, allow_many_connections, bind, serve};
 use crate::tls::{self, PemError};
@@ -20,6 +21,9 @@ use tokio::sync::mpsc;
 
 /// How long requests in hand may take to finish when the process should stop.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How many requests may be in hand at once at least, unless the command line says otherwise. They need little.
+const FEWEST_REQUESTS: usize = 1024;
 
 /// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
 /// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
@@ -196,12 +200,13 @@ impl Check {
             let options = Options {
                 state_dir: None,
                 limits: ReuseLimits::default(),
-                max_instances: engine::MAX_INSTANCES,
+                max_instances: 1,
+                max_requests: 1,
                 cache: self.source.cache(),
                 outbound_ca: self.source.outbound_ca.clone(),
                 environment: self.source.environment()?,
             };
-            Ok::<_, Failure>(App::load(manifest, options, &of_instances)?)
+            Ok::<_, Failure>(load(manifest, options, &of_instances)?)
         };
         let app = tokio::task::spawn_blocking(load)
             .await
@@ -240,9 +245,15 @@ struct Up {
     #[arg(long, value_name = "FILE", env = "SPIN_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// How many instances may live at once; requests wait for a free place.
-    #[arg(long, value_name = "N", default_value_t = engine::MAX_INSTANCES, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    max_instances: u32,
+    /// How many instances may live at once, of all components; requests wait for one that has time. With a schedule there
+    /// are two at least [default: what processors and memory have room for].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_instances: Option<u32>,
+
+    /// How many requests may be in hand at once; more are answered with 503 and Retry-After [default: as many as the
+    /// instances can serve at once, and 1024 at least].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_requests: Option<usize>,
 
     /// Requests that one instance of a component serves in its life.
     #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
@@ -343,6 +354,13 @@ impl Up {
             Some(folder) => Some(PathBuf::from(folder)),
             None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
         };
+        let max_instances = self.max_instances.unwrap_or_else(capacity::instances);
+        let max_requests = self.max_requests.unwrap_or_else(|| {
+            usize::try_from(max_instances)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(self.max_instance_concurrent_reuse_count)
+                .max(FEWEST_REQUESTS)
+        });
         let options = Options {
             state_dir: state_dir
                 .map(std::path::absolute)
@@ -354,12 +372,13 @@ impl Up {
                 request_timeout: self.request_timeout,
                 idle_timeout: self.idle_instance_timeout,
             },
-            max_instances: self.max_instances,
+            max_instances,
+            max_requests,
             cache: self.source.cache(),
             outbound_ca: self.source.outbound_ca.clone(),
             environment: self.source.environment()?,
         };
-        Ok(App::load(manifest, options, lifetime)?)
+        Ok(load(manifest, options, lifetime)?)
     }
 }
 

@@ -545,7 +545,9 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
         .current
         .map_or(5000, |most| most.saturating_sub(200).min(5000));
     let most = usize::try_from(most).unwrap();
-    let host = start();
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1000", "--max-requests", "10000"])
+        .start();
     let address = host.url.strip_prefix("http://").unwrap();
     let idle: &[&[u8]] = &[b"", b"GET / HT", b"PRI * HT"];
     let slow: &[&[u8]] = &[b"GET /sleep/600000 HTTP/1.1\r\nhost: x\r\n\r\n"];
@@ -594,6 +596,72 @@ async fn an_idle_instance_leaves_its_place_to_one_that_is_wanted() {
     let requests = (0..4).map(|_| host.text("/sleep/50"));
     let answers = futures_util::future::join_all(requests).await;
     assert!(answers.iter().all(|text| text == "slept"));
+}
+
+/// A request that came while the only instance computed is its as soon as it has time, although it has others in hand.
+#[tokio::test]
+async fn whatever_place_comes_free_first_is_for_who_waits() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1"])
+        .start();
+    let slept = std::pin::pin!(host.text("/sleep/10000"));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let computed = host.text("/compute/1000");
+        let waited = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            host.text("/served").await
+        };
+        futures_util::join!(computed, waited)
+    };
+    let others = std::pin::pin!(others);
+    let first = futures_util::future::select(slept, others).await;
+    let others_first = matches!(first, futures_util::future::Either::Right(_));
+    assert!(others_first, "it waited for the end of another's");
+}
+
+#[tokio::test]
+async fn beyond_the_requests_in_hand_others_are_refused_at_once() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "3"])
+        .start();
+    let mut long: Vec<_> = (0..3).map(|_| Box::pin(host.text("/sleep/3000"))).collect();
+    let refused = async {
+        loop {
+            let request = Request::get(host.uri("/served")).body(Bytes::new());
+            let response = host.send(request.unwrap()).await;
+            if response.status() != StatusCode::OK {
+                return response;
+            }
+        }
+    };
+    let all = futures_util::future::join_all(long.iter_mut());
+    let (response, all) = match futures_util::future::select(all, Box::pin(refused)).await {
+        futures_util::future::Either::Right(both) => both,
+        futures_util::future::Either::Left(_) => panic!("nothing was refused"),
+    };
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+    assert_eq!(host.text("/.well-known/spin/health").await, "OK");
+    assert_eq!(all.await, ["slept", "slept", "slept"]);
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn ticks_leave_room_for_requests() {
+    let host = ticking("wait").arg(&["--max-instances", "2"]).start();
+    host.log_with("web: begins\n");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(host.text("/served").await, "0");
+}
+
+#[tokio::test]
+async fn a_pool_that_there_is_no_room_for_is_told() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "100000"])
+        .start();
+    host.text("/served").await;
+    assert!(host.log().contains("--max-instances"), "{}", host.log());
 }
 
 #[tokio::test]

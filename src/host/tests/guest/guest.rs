@@ -85,6 +85,11 @@ impl wasip3::exports::http::handler::Guest for Handler {
             ["spin"] => loop {
                 std::hint::spin_loop();
             },
+            ["compute", milliseconds] => {
+                let end = monotonic_clock::now() + number(milliseconds) * 1_000_000;
+                while monotonic_clock::now() < end {}
+                text(200, "computed".to_owned())
+            }
             ["panic"] => panic!("the guest panics"),
             ["error"] => return Err(ErrorCode::InternalError(Some("guest data".to_owned()))),
             ["print"] => {
