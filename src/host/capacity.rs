@@ -41,7 +41,7 @@ fn memory() -> Option<u64> {
     [machine, group, old_group].into_iter().flatten().min()
 }
 
-/// The line `MemTotal: … kB` of proc_meminfo(5).
+/// The line `MemTotal: … kB` of `proc_meminfo(5)`.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()

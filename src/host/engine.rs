@@ -22,9 +22,9 @@ const STACKS_PER_PART: u32 = 2;
 /// Modules in a part: its own, and those that join it to its imports.
 const MODULES_PER_PART: u32 = 8;
 
-/// How much of a memory that nobody uses any more stays in the machine's memory, cleared, for the next instance. What is
-/// kept for all places is kept for good.
-const KEEP_RESIDENT: usize = 64 * 1024;
+/// How much of a memory, and of a stack, that nobody uses any more stays in the machine's memory, cleared, for the next
+/// instance, in bytes. What is kept for all places is kept for good.
+const KEEP_RESIDENT: usize = 16 * 1024;
 
 /// How often a component that computes lets others run, if it can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
@@ -47,8 +47,11 @@ pub(crate) fn engine(instances: u32, parts: u32, interruptible: bool) -> wasmtim
         .max_core_instances_per_component(200)
         .max_memories_per_component(32)
         .max_tables_per_component(64)
-        .linear_memory_keep_resident(KEEP_RESIDENT);
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .async_stack_keep_resident(KEEP_RESIDENT);
     let mut config = Config::new();
+    // Without it a stack stays in the machine's memory for good, as far as it was ever used.
+    config.async_stack_zeroing(true);
     config.epoch_interruption(interruptible);
     let mut pooled = config.clone();
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

@@ -7,9 +7,9 @@
 //! It is not a library for other programs; the binary `behalf` is all of it, and [`main`] is its entry.
 //!
 //! ```text
-//! request ─► serve ─► app ─► routes ─► instance ─► component ═╗  composition: with its dependencies
-//!                                                             ║
-//!              outbound (allow_list) ◄── key_value ◄── variables
+//! request ─► serve ─► app (routes) ─► service ─► worker ─► component ═╗  composition: with its dependencies
+//!                                        └ places ┘                   ║
+//!                      outbound (allow_list) ◄── key_value ◄── variables
 //! ```
 
 mod allow_list;
