@@ -410,6 +410,11 @@ impl Emulators {
         self.world.entra.set_enabled(tenant, user, enabled);
     }
 
+    /// Has a user's grants refused with an AADSTS code; none: no more.
+    pub fn refuse(&self, tenant: &str, user: &str, code: Option<u32>) {
+        self.world.entra.refuse(tenant, user, code);
+    }
+
     /// Signs with a new key from now on. The last one stays published, the one before it does not.
     pub fn rotate_signing_keys(&self) {
         self.world.entra.rotate_signing_keys();

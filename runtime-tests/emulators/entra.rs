@@ -65,6 +65,7 @@ impl Entra {
             refresh_tokens: HashMap::new(),
             revoked: HashMap::new(),
             disabled: HashSet::new(),
+            refused: HashMap::new(),
             issued: Vec::new(),
             moment: 0,
         };
@@ -134,6 +135,15 @@ impl Entra {
         } else {
             state.disabled.insert(key(tenant, user));
         }
+    }
+
+    /// Refuses a user's grants with this AADSTS code; none: no more.
+    pub(crate) fn refuse(&self, tenant: &str, user: &str, code: Option<u32>) {
+        let mut state = self.state.lock().unwrap();
+        match code {
+            Some(code) => state.refused.insert(key(tenant, user), code),
+            None => state.refused.remove(&key(tenant, user)),
+        };
     }
 
     pub(crate) fn rotate_signing_keys(&self) {
@@ -438,6 +448,9 @@ impl Entra {
             if state.disabled.contains(&key(tenant, &user)) {
                 return Err(TokenError::new(50_057));
             }
+            if let Some(code) = state.refused.get(&key(tenant, &user)) {
+                return Err(TokenError::new(*code));
+            }
             Session {
                 tenant: tenant.to_owned(),
                 user,
@@ -471,6 +484,9 @@ impl Entra {
             }
             if state.disabled.contains(&user) {
                 return Err(TokenError::new(50_057));
+            }
+            if let Some(code) = state.refused.get(&user) {
+                return Err(TokenError::new(*code));
             }
             session
         };
@@ -641,6 +657,8 @@ struct Directory {
     refresh_tokens: HashMap<String, Session>,
     revoked: HashMap<(String, String), Revocation>,
     disabled: HashSet<(String, String)>,
+    /// Users whose grants are refused, and the AADSTS code.
+    refused: HashMap<(String, String), u32>,
     issued: Vec<String>,
     moment: u64,
 }

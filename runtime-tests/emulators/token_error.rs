@@ -1,4 +1,4 @@
-//! Errors of Entra ID's token endpoint (facts §A.6, §A.7).
+//! Errors of Entra ID's token endpoint, as its documentation and recorded answers have them.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
@@ -129,6 +129,20 @@ const USER_NAMED: &str = "User account 'demo.user@contoso.example' from identity
 /// Code, status, `error`, `suberror` (empty: none), text.
 const USUAL: &[(u32, u16, &str, &str, &str)] = &[
     (
+        28_002,
+        400,
+        "invalid_scope",
+        "",
+        "Provided value for the input parameter scope is not valid when requesting an access token.",
+    ),
+    (
+        28_003,
+        400,
+        "invalid_scope",
+        "",
+        "Provided value for the input parameter scope can't be empty when requesting an access token.",
+    ),
+    (
         50_013,
         400,
         "invalid_grant",
@@ -150,6 +164,20 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "invalid_grant",
         "",
         "The user account is disabled.",
+    ),
+    (
+        50_072,
+        400,
+        "interaction_required",
+        "",
+        "You must enroll in multi-factor authentication to access the resource.",
+    ),
+    (
+        50_074,
+        400,
+        "interaction_required",
+        "",
+        "Strong authentication is required.",
     ),
     (
         50_076,
@@ -178,6 +206,13 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "temporarily_unavailable",
         "",
         "A transient error has occurred during strong authentication.",
+    ),
+    (
+        50_097,
+        401,
+        "invalid_grant",
+        "",
+        "Device authentication is required.",
     ),
     (50_105, 400, "invalid_grant", "", USER_NAMED),
     (
@@ -223,6 +258,20 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "Your device is required to be compliant to access this resource.",
     ),
     (
+        53_001,
+        400,
+        "interaction_required",
+        "",
+        "Device is not domain joined.",
+    ),
+    (
+        53_002,
+        400,
+        "interaction_required",
+        "",
+        "Application used is not an approved application for conditional access.",
+    ),
+    (
         53_003,
         400,
         "invalid_grant",
@@ -242,6 +291,13 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "invalid_grant",
         "consent_required",
         "The user or administrator has not consented to the application.",
+    ),
+    (
+        65_004,
+        400,
+        "access_denied",
+        "",
+        "User declined to consent to access the application.",
     ),
     (
         70_000,
@@ -320,6 +376,14 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "",
         "The tenant is throttled due to too many requests.",
     ),
+    (90_072, 400, "invalid_grant", "", USER_NAMED),
+    (
+        90_094,
+        400,
+        "access_denied",
+        "",
+        "Admin consent is required for the permissions requested by this application.",
+    ),
     (
         500_011,
         400,
@@ -340,6 +404,34 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "invalid_grant",
         "",
         "Assertion is not within its valid time range.",
+    ),
+    (
+        530_003,
+        400,
+        "interaction_required",
+        "",
+        "Your device is required to be managed to access this resource.",
+    ),
+    (
+        530_032,
+        400,
+        "interaction_required",
+        "",
+        "Access has been blocked by a security policy.",
+    ),
+    (
+        650_052,
+        400,
+        "invalid_client",
+        "",
+        "The app is trying to access a service that the organization lacks a service principal for.",
+    ),
+    (
+        650_053,
+        400,
+        "invalid_client",
+        "",
+        "The application asked for a scope that doesn't exist on the resource.",
     ),
     (
         650_057,
@@ -431,6 +523,13 @@ const USUAL: &[(u32, u16, &str, &str, &str)] = &[
         "invalid_client",
         "",
         "The provided client secret keys are expired.",
+    ),
+    (
+        7_000_229,
+        401,
+        "invalid_client",
+        "",
+        "The client application is missing service principal in the tenant.",
     ),
     (
         9_001_023,

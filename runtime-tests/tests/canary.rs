@@ -35,14 +35,16 @@ const ACCESS_TOKEN: &str = "/v1/me/access-token";
 const SWEEP: &str = "/v1/sweep";
 
 /// Codes of [`no_failure_shows_a_secret`].
-const STUFFED: [&str; 19] = [
+const STUFFED: [&str; 21] = [
     "token_malformed",
     "sweep_not_authorized",
     "invalid_json",
     "invalid_request",
     "scope_not_granted",
     "not_found",
+    "invalid_scope",
     "interaction_required",
+    "organisation_required",
     "reenrolment_required",
     "entra_refused",
     "entra_unavailable",
@@ -83,7 +85,7 @@ const REFUSED: [&str; 21] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     (
         "setting",
         "runtime-tests/tests/canary.rs fn a_secret_in_the_wrong_setting_is_not_shown",
@@ -95,6 +97,10 @@ const ELSEWHERE: [(&str, &str); 6] = [
     (
         "tenant_being_removed",
         "runtime-tests/cases/tenant-is-removed.toml code = \"tenant_being_removed\"",
+    ),
+    (
+        "key_vault_token_refused",
+        "runtime-tests/cases/key-vault-token-is-refused.toml code = \"key_vault_token_refused\"",
     ),
     ("busy", "runtime-tests/cases/busy.toml code = \"busy\""),
     (
@@ -172,16 +178,19 @@ async fn no_failure_shows_a_secret() -> Result {
             tokio::time::sleep(Duration::from_millis(1500)).await;
         }
         scene.store().make_due()?;
-        for (method, path) in [
-            (Method::POST, ACCESS_TOKEN),
-            (Method::PUT, ME),
-            (Method::POST, SWEEP),
+        let scope = json!({"scope": "https://graph.microsoft.com/User.Read"});
+        for (method, path, body) in [
+            (Method::POST, ACCESS_TOKEN, None),
+            (Method::POST, ACCESS_TOKEN, Some(&scope)),
+            (Method::PUT, ME, None),
+            (Method::POST, SWEEP, None),
         ] {
             scene.emulators.fault(fault.clone().times(4));
             if path == SWEEP {
                 scene.sweep().await?;
             } else {
-                let answer = scene.call(method, path).await?;
+                let caller = scene.emulators.caller().mint();
+                let answer = scene.send(method, path, Some(&caller), body).await?;
                 codes.insert(answer.code().to_owned());
             }
             scene.emulators.clear_faults();
@@ -536,6 +545,7 @@ fn stuffed(secrets: &[String]) -> Vec<Fault> {
         ("interaction_required", 50_076),
         ("invalid_client", 7_000_215),
         ("unauthorized_client", 700_016),
+        ("invalid_scope", 70_011),
         ("temporarily_unavailable", 90_033),
         (&*all, 1),
     ] {

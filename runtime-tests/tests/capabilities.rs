@@ -48,7 +48,7 @@ fn http_imports_storage_and_the_vault_and_no_network_settings_or_files() {
     check(
         "http",
         HTTP_NEVER,
-        &["behalf:vault/vault@0.1.0", "spin:key-value/key-value@3.0.0"],
+        &["behalf:vault/vault@0.2.0", "spin:key-value/key-value@3.0.0"],
     );
 }
 

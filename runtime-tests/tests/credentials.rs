@@ -177,7 +177,7 @@ async fn a_wrong_one_names_the_setting_and_changes_nothing() -> Result {
             .send(Method::PUT, "/v1/me", Some(&token), None)
             .await?;
         let code = if name == "client_id" {
-            "entra_refused"
+            "key_vault_token_refused"
         } else {
             "credential_refused"
         };

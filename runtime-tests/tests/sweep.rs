@@ -179,7 +179,7 @@ async fn an_operators_fault_touches_no_record() -> Result {
         .fault(Fault::entra(7_000_215).grant("refresh_token"));
     let report = scene.sweep().await?;
     assert_eq!(
-        (&report["failed"], &report["refreshed"]),
+        (&report["waiting"], &report["refreshed"]),
         (&json!(1), &json!(0))
     );
     assert_eq!(scene.rows()?, before);
@@ -193,9 +193,10 @@ async fn an_operators_fault_touches_no_record() -> Result {
         .fault(Fault::new(Target::KeyVault, Answer::Close).times(9));
     let report = scene.sweep().await?;
     assert_eq!(
-        (&report["refreshed"], &report["remaining"]),
+        (&report["refreshed"], &report["waiting"]),
         (&json!(0), &json!(1))
     );
+    assert_eq!(report["without_key"][TENANT], "key_vault_unavailable");
     assert_eq!(scene.rows()?, before);
     scene.emulators.clear_faults();
     assert_eq!(scene.sweep().await?["refreshed"], 1);
@@ -329,6 +330,53 @@ async fn many_records_of_two_tenants_are_swept_in_one_call() -> Result {
         .count();
     assert_eq!(asked, 2, "a tenant's newest version is asked for once");
     assert_eq!(scene.rows()?.len(), 60);
+    scene.end().await?;
+    Ok(())
+}
+
+/// Whoever Entra ID refuses, for whatever reason of their own, the others of the tenant are refreshed by the same call.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_users_keep_nobody_of_their_tenant_waiting() -> Result {
+    let scene = Scene::start().await?;
+    // Not assigned, a token that is none, a device, a policy, a scope, a loop; and those who are not refused.
+    let reasons = [50_105, 70_000, 50_097, 53_005, 70_011, 50_196, 0, 0];
+    for (number, code) in (0..32).zip(reasons.into_iter().cycle()) {
+        let user = format!("{number:08}-0000-4000-8000-000000000000");
+        let token = scene.emulators.caller().user(&user).mint();
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(&token), None)
+            .await?;
+        assert_eq!(answer.status, 201);
+        if code > 0 {
+            scene.emulators.refuse(TENANT, &user, Some(code));
+        }
+    }
+    scene.store().make_due()?;
+    let before = scene.store().records()?;
+    let report = scene.sweep().await?;
+    let counts = [
+        "refreshed",
+        "organisation_required",
+        "quarantined",
+        "interaction_required",
+        "refused",
+        "retrying",
+        "waiting",
+        "remaining",
+    ];
+    assert_eq!(
+        counts.map(|name| report[name].as_u64().unwrap()),
+        [8, 4, 4, 4, 8, 4, 0, 0]
+    );
+    // Nobody's token is lost, and everybody comes back.
+    let after = scene.store().records()?;
+    assert!(before.keys().eq(after.keys()));
+    let kept = before
+        .iter()
+        .filter(|(key, record)| after[*key]["sealed"] == record["sealed"]);
+    assert_eq!(kept.count(), 24);
+    assert_eq!(scene.store().keys("due.")?.len(), 32);
+    assert_eq!(scene.sweep().await?["due"], 0);
     scene.end().await?;
     Ok(())
 }

@@ -20,7 +20,7 @@ fn every_item_is_documented() {
         .join("wit");
     let (package, _) = resolve.push_dir(&wit).unwrap();
     let package = &resolve.packages[package];
-    assert_eq!(package.name.to_string(), "behalf:vault@0.1.0");
+    assert_eq!(package.name.to_string(), "behalf:vault@0.2.0");
     let docs = package.docs.contents.as_deref().unwrap_or_default();
     assert!(docs.contains("# Examples"), "the package shows its use");
 

@@ -221,13 +221,12 @@ async fn read_json<T: for<'a> Deserialize<'a> + Default>(
 
 fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
     let record = view.record.as_ref();
-    let claims = record.and_then(|record| match &record.status {
-        Status::InteractionRequired { claims } => claims.as_deref(),
-        Status::Active | Status::Quarantined => None,
-    });
+    let reason = record.and_then(|record| record.status.reason());
     let body = ViewBody {
         status: record.map_or("no_refresh_token", |record| status_name(&record.status)),
-        claims,
+        claims: record.and_then(|record| record.status.claims()),
+        aadsts: reason.and_then(|reason| reason.aadsts),
+        suberror: reason.and_then(|reason| Some(reason.suberror?.as_str())),
         scope: record.map(|record| record.scope.as_str()),
         key_version: record.map(|record| record.key_version.as_str()),
         enrolled_at: view.enrolled_at,
@@ -244,6 +243,10 @@ struct ViewBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    aadsts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suberror: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_version: Option<&'a str>,
@@ -257,8 +260,9 @@ struct ViewBody<'a> {
 fn status_name(status: &Status) -> &'static str {
     match status {
         Status::Active => "active",
-        Status::InteractionRequired { .. } => "interaction_required",
-        Status::Quarantined => "quarantined",
+        Status::InteractionRequired(_) => "interaction_required",
+        Status::OrganisationRequired(_) => "organisation_required",
+        Status::Quarantined(_) => "quarantined",
     }
 }
 

@@ -34,7 +34,7 @@ pub const LIMITS: Limits = Limits {
 pub struct Doorbell {
     url: Url,
     authorization: HeaderValue,
-    sum: Answer,
+    sum: Counts,
     calls: u32,
 }
 
@@ -86,6 +86,14 @@ pub enum DoorbellError {
     Strange {
         /// Which call, from 1.
         call: u32,
+    },
+    /// The sweep stopped before its time.
+    #[error("the sweep's call number {call} stopped{}; its log says why", .code.as_ref().map(|code| format!(" ({code})")).unwrap_or_default())]
+    Stopped {
+        /// Which call, from 1.
+        call: u32,
+        /// Why, if it is one of the app's codes.
+        code: Option<String>,
     },
     /// Calls no longer get anything done.
     #[error("{remaining} records remain and no call gets further; the log of the sweep says why")]
@@ -141,7 +149,7 @@ impl Doorbell {
         Ok(Some(Self {
             url,
             authorization,
-            sum: Answer::default(),
+            sum: Counts::default(),
             calls: 0,
         }))
     }
@@ -187,7 +195,14 @@ impl Doorbell {
         }
         let answer: Answer =
             serde_json::from_slice(response.body()).map_err(|_| DoorbellError::Strange { call })?;
-        let remaining = answer.remaining;
+        if !answer.lease_held {
+            return Ok(Next::Done(left_to_another()));
+        }
+        if let Some(code) = &answer.stopped {
+            let code = is_code(code).then(|| code.clone());
+            return Err(DoorbellError::Stopped { call, code });
+        }
+        let remaining = answer.remaining.saturating_add(answer.unchecked);
         let done = answer.done();
         self.sum.add(&answer);
         if remaining == 0 {
@@ -204,31 +219,18 @@ impl Doorbell {
     }
 
     fn line(&self) -> String {
-        let Answer {
-            refreshed,
-            resealed,
-            interaction_required,
-            quarantined,
-            retrying,
-            damaged,
-            failed,
-            cleared,
-            remaining: _,
-        } = &self.sum;
-        json!({
-            "event": "swept",
-            "calls": self.calls,
-            "refreshed": refreshed,
-            "resealed": resealed,
-            "interaction_required": interaction_required,
-            "quarantined": quarantined,
-            "retrying": retrying,
-            "damaged": damaged,
-            "failed": failed,
-            "cleared": cleared,
-        })
-        .to_string()
+        let mut line = json!({"event": "swept", "calls": self.calls});
+        if let Some(line) = line.as_object_mut() {
+            let counts = self.sum.counts();
+            line.extend(counts.map(|(name, count)| (name.to_owned(), count.into())));
+        }
+        line.to_string()
     }
+}
+
+/// What a component says when another sweep is under way.
+fn left_to_another() -> String {
+    json!({"event": "sweep_left_to_another", "reason": "another sweep is under way, and does the work"}).to_string()
 }
 
 /// What a component says when it is switched off.
@@ -246,55 +248,121 @@ pub fn failure(error: &DoorbellError) -> String {
 /// A sweep's report, as far as it matters here: its other members may come and go.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
 struct Answer {
+    /// Reports before this member was there were of sweeps that worked.
+    #[serde(default = "yes")]
+    lease_held: bool,
     remaining: u64,
     #[serde(default)]
+    unchecked: u64,
+    #[serde(default)]
+    stopped: Option<String>,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+/// What a sweep counts: first what will not be there in the next call because of this one.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(default)]
+struct Counts {
     refreshed: u64,
-    #[serde(default)]
     resealed: u64,
-    #[serde(default)]
     interaction_required: u64,
-    #[serde(default)]
+    organisation_required: u64,
     quarantined: u64,
-    #[serde(default)]
+    expired: u64,
     retrying: u64,
-    #[serde(default)]
+    refused: u64,
     damaged: u64,
-    #[serde(default)]
-    failed: u64,
-    #[serde(default)]
     cleared: u64,
+    checked: u64,
+    failed: u64,
+    waiting: u64,
+    not_served: u64,
 }
 
 impl Answer {
-    /// How many records will not remain in the next call because of this one. One that failed may be among them again.
+    /// How much this call has got done. Questions for keys count while there are more to ask.
     fn done(&self) -> u64 {
+        let Counts {
+            failed: _,
+            waiting: _,
+            not_served: _,
+            checked,
+            refreshed,
+            resealed,
+            interaction_required,
+            organisation_required,
+            quarantined,
+            expired,
+            retrying,
+            refused,
+            damaged,
+            cleared,
+        } = self.counts;
+        let checked = if self.unchecked > 0 { checked } else { 0 };
         [
-            self.refreshed,
-            self.resealed,
-            self.interaction_required,
-            self.quarantined,
-            self.retrying,
-            self.damaged,
-            self.cleared,
+            refreshed,
+            resealed,
+            interaction_required,
+            organisation_required,
+            quarantined,
+            expired,
+            retrying,
+            refused,
+            damaged,
+            cleared,
+            checked,
         ]
-        .iter()
-        .fold(0, |sum, count| u64::saturating_add(sum, *count))
+        .into_iter()
+        .fold(0, u64::saturating_add)
     }
+}
 
-    fn add(&mut self, other: &Self) {
+impl Counts {
+    fn add(&mut self, other: &Answer) {
+        let other = &other.counts;
         for (sum, count) in [
             (&mut self.refreshed, other.refreshed),
             (&mut self.resealed, other.resealed),
             (&mut self.interaction_required, other.interaction_required),
+            (&mut self.organisation_required, other.organisation_required),
             (&mut self.quarantined, other.quarantined),
+            (&mut self.expired, other.expired),
             (&mut self.retrying, other.retrying),
+            (&mut self.refused, other.refused),
             (&mut self.damaged, other.damaged),
-            (&mut self.failed, other.failed),
             (&mut self.cleared, other.cleared),
+            (&mut self.checked, other.checked),
+            (&mut self.failed, other.failed),
         ] {
             *sum = sum.saturating_add(count);
         }
+        // These are the same ones in every call.
+        (self.waiting, self.not_served) = (other.waiting, other.not_served);
     }
+
+    fn counts(&self) -> [(&'static str, u64); 14] {
+        [
+            ("refreshed", self.refreshed),
+            ("resealed", self.resealed),
+            ("interaction_required", self.interaction_required),
+            ("organisation_required", self.organisation_required),
+            ("quarantined", self.quarantined),
+            ("expired", self.expired),
+            ("retrying", self.retrying),
+            ("refused", self.refused),
+            ("damaged", self.damaged),
+            ("failed", self.failed),
+            ("waiting", self.waiting),
+            ("not_served", self.not_served),
+            ("cleared", self.cleared),
+            ("checked", self.checked),
+        ]
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The `code` of a problem, if it looks like one of the app's: anything else could be another system's text.
@@ -304,19 +372,20 @@ fn code(body: &SecretBody) -> Option<String> {
         code: String,
     }
     let problem: Problem = serde_json::from_slice(body).ok()?;
-    let known = problem.code.len() <= 64
-        && problem
-            .code
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    known.then_some(problem.code)
+    is_code(&problem.code).then_some(problem.code)
+}
+
+/// Whether a text looks like a code of the app's.
+fn is_code(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    text.len() <= 64 && bytes.all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::SweepReport;
     use crate::settings::tests::Values;
-    use crate::sweep::SweepReport;
     use crate::world::SWEEP_KEY;
 
     fn values(url: &str, key: &str) -> Values {
@@ -352,6 +421,8 @@ mod tests {
         assert_eq!(authorization, &format!("Bearer {SWEEP_KEY}"));
         assert!(authorization.is_sensitive());
         let some = SweepReport {
+            lease_held: true,
+            waiting: 5,
             refreshed: 2,
             failed: 1,
             remaining: 3,
@@ -359,6 +430,8 @@ mod tests {
         };
         assert_eq!(doorbell.hear(report(&some), SOON), Ok(Next::Ring));
         let last = SweepReport {
+            lease_held: true,
+            waiting: 4,
             refreshed: 3,
             resealed: 4,
             ..SweepReport::default()
@@ -371,7 +444,8 @@ mod tests {
             line,
             json!({
                 "event": "swept", "calls": 2, "refreshed": 5, "resealed": 4, "interaction_required": 0,
-                "quarantined": 0, "retrying": 0, "damaged": 0, "failed": 1, "cleared": 0,
+                "organisation_required": 0, "quarantined": 0, "expired": 0, "retrying": 0, "refused": 0, "damaged": 0,
+                "failed": 1, "waiting": 4, "not_served": 0, "cleared": 0, "checked": 0,
             })
         );
     }
@@ -379,6 +453,7 @@ mod tests {
     #[test]
     fn it_gives_up_when_its_time_is_up_or_nothing_gets_done() {
         let working = SweepReport {
+            lease_held: true,
             refreshed: 1,
             remaining: 9,
             ..SweepReport::default()
@@ -391,6 +466,7 @@ mod tests {
         };
         assert_eq!(bell.hear(report(&working), PATIENCE), Err(late));
         let stuck = SweepReport {
+            lease_held: true,
             failed: 1,
             remaining: 9,
             ..SweepReport::default()
@@ -399,6 +475,74 @@ mod tests {
             doorbell().hear(report(&stuck), SOON),
             Err(DoorbellError::Stuck { remaining: 9 })
         );
+    }
+
+    /// Everything that will not be there in the next call is work done.
+    #[test]
+    fn it_rings_again_after_any_work() {
+        let all = SweepReport {
+            lease_held: true,
+            remaining: 9,
+            ..SweepReport::default()
+        };
+        let counted: [fn(&mut SweepReport); 11] = [
+            |report| report.refreshed = 1,
+            |report| report.resealed = 1,
+            |report| report.interaction_required = 1,
+            |report| report.organisation_required = 1,
+            |report| report.quarantined = 1,
+            |report| report.expired = 1,
+            |report| report.retrying = 1,
+            |report| report.refused = 1,
+            |report| report.damaged = 1,
+            |report| report.cleared = 1,
+            |report| (report.checked, report.unchecked) = (1, 1),
+        ];
+        for count in counted {
+            let mut report = all.clone();
+            count(&mut report);
+            assert_eq!(doorbell().hear(self::report(&report), SOON), Ok(Next::Ring));
+        }
+        let none: [fn(&mut SweepReport); 4] = [
+            |report| report.failed = 1,
+            |report| report.waiting = 1,
+            |report| report.not_served = 1,
+            |report| report.checked = 1,
+        ];
+        for count in none {
+            let mut report = all.clone();
+            count(&mut report);
+            assert_eq!(
+                doorbell().hear(self::report(&report), SOON),
+                Err(DoorbellError::Stuck { remaining: 9 })
+            );
+        }
+    }
+
+    #[test]
+    fn it_says_when_another_sweep_does_the_work_and_when_one_was_stopped() {
+        let Ok(Next::Done(line)) = doorbell().hear(report(&SweepReport::default()), SOON) else {
+            panic!("it is over");
+        };
+        assert!(line.contains("sweep_left_to_another"), "{line}");
+        for (code, message) in [
+            (
+                "clock_wrong",
+                "the sweep's call number 1 stopped (clock_wrong); its log says why",
+            ),
+            (
+                "<secret text>",
+                "the sweep's call number 1 stopped; its log says why",
+            ),
+        ] {
+            let stopped = SweepReport {
+                lease_held: true,
+                stopped: Some(code.into()),
+                ..SweepReport::default()
+            };
+            let error = doorbell().hear(report(&stopped), SOON).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
     }
 
     #[test]

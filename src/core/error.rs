@@ -1,7 +1,8 @@
 //! Errors of the vault, grouped by whose fault they are, one to one with `variant error` of the WIT.
 //!
-//! No case carries a token, a key, or text that came from another system. The tables that place each case are
-//! [`crate::problem`] (HTTP) and the two component crates (WIT); none has a catch-all arm.
+//! No case carries a token, a key, or free text that came from another system: of Entra ID's refusals the number and a
+//! word out of a list. The tables that place each case are [`crate::problem`] (HTTP), `verdict.rs` (sweeps) and the
+//! two component crates (WIT); none has a catch-all arm.
 
 use thiserror::Error;
 
@@ -16,6 +17,9 @@ pub enum VaultError {
     /// The user has to act before it can work.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The user's organisation has to act: neither signing in nor trying again helps.
+    #[error(transparent)]
+    Organisation(#[from] OrganisationError),
     /// What storage returned cannot be used.
     #[error(transparent)]
     Stored(#[from] StoredError),
@@ -47,6 +51,12 @@ pub enum CallerError {
         "only scopes of the resource in the setting `scope` may be drawn; write each in full, like https://graph.microsoft.com/User.Read"
     )]
     ScopeNotGranted,
+    /// The scope asked for is none that Entra ID gives to this app.
+    #[error(
+        "Entra ID gives this app no such scope{}: ask for permissions that the app is registered for, and for `.default` alone",
+        aadsts(*.0)
+    )]
+    InvalidScope(Reason),
     /// What came with a request to sweep is not accepted.
     #[error(
         "send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`"
@@ -97,16 +107,17 @@ pub enum TokenDefect {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum UserError {
     /// Entra ID wants the user at the keyboard.
-    #[error("Entra ID asks the user to sign in again")]
+    #[error(
+        "Entra ID asks the user to sign in{}: let the user sign in, with the `claims` if there are any, then enrol again with PUT /v1/me; drawing again without that has the same outcome",
+        aadsts(.0.reason)
+    )]
     InteractionRequired(Interaction),
     /// The refresh token is dead.
     #[error(
-        "the refresh token is no longer valid: let the user sign in, then enrol with PUT /v1/me"
+        "the refresh token is no longer valid{}: let the user sign in, then enrol again with PUT /v1/me",
+        aadsts(*.0)
     )]
-    ReenrolmentRequired(
-        /// The AADSTS number.
-        Option<u32>,
-    ),
+    ReenrolmentRequired(Reason),
 }
 
 /// What to ask the user for.
@@ -114,8 +125,102 @@ pub enum UserError {
 pub struct Interaction {
     /// Claims for the next interactive sign-in, as JSON text, unchanged from Entra ID.
     pub claims: Option<String>,
+    /// What Entra ID gave as its reason.
+    pub reason: Reason,
+}
+
+/// The turn of the user's organisation: its administrators have not assigned the user, not consented, removed or disabled
+/// the app, or forbid the sign-in whoever asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error(
+    "the user's organisation does not let this app act for the user{}: its administrators have to change that; neither signing in nor trying again helps",
+    aadsts(self.0)
+)]
+pub struct OrganisationError(
+    /// What Entra ID gave as its reason.
+    pub Reason,
+);
+
+/// What Entra ID gives as the reason of a refusal
+/// (<https://learn.microsoft.com/entra/identity-platform/reference-error-codes>).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
+pub struct Reason {
     /// The AADSTS number.
-    pub code: Option<u32>,
+    pub aadsts: Option<u32>,
+    /// The suberror.
+    pub suberror: Option<Suberror>,
+}
+
+/// The values of `suberror` that Microsoft's own client libraries know. Another one is dropped: it is another system's
+/// text.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Suberror {
+    /// The refresh token cannot be used.
+    BadToken,
+    /// The refresh token has expired.
+    TokenExpired,
+    /// An interactive sign-in mends it.
+    BasicAction,
+    /// The user has to do something outside of the sign-in.
+    AdditionalAction,
+    /// It cannot be mended now.
+    MessageOnly,
+    /// The user has not consented.
+    ConsentRequired,
+    /// The user's password has expired.
+    UserPasswordExpired,
+    /// The token belongs to another client.
+    ClientMismatch,
+    /// The app would have to enforce Intune's policies.
+    ProtectionPolicyRequired,
+    /// The device has to register again.
+    DeviceAuthenticationFailed,
+    /// A sign-in is needed where none may be shown.
+    UiNotAllowed,
+    /// The user broke off.
+    InterruptedUser,
+}
+
+impl Suberror {
+    const ALL: [Self; 12] = [
+        Self::BadToken,
+        Self::TokenExpired,
+        Self::BasicAction,
+        Self::AdditionalAction,
+        Self::MessageOnly,
+        Self::ConsentRequired,
+        Self::UserPasswordExpired,
+        Self::ClientMismatch,
+        Self::ProtectionPolicyRequired,
+        Self::DeviceAuthenticationFailed,
+        Self::UiNotAllowed,
+        Self::InterruptedUser,
+    ];
+
+    /// Reads one; none if it is not known.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.as_str() == text)
+    }
+
+    /// As Entra ID writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadToken => "bad_token",
+            Self::TokenExpired => "token_expired",
+            Self::BasicAction => "basic_action",
+            Self::AdditionalAction => "additional_action",
+            Self::MessageOnly => "message_only",
+            Self::ConsentRequired => "consent_required",
+            Self::UserPasswordExpired => "user_password_expired",
+            Self::ClientMismatch => "client_mismatch",
+            Self::ProtectionPolicyRequired => "protection_policy_required",
+            Self::DeviceAuthenticationFailed => "device_authentication_failed",
+            Self::UiNotAllowed => "ui_not_allowed",
+            Self::InterruptedUser => "interrupted_user",
+        }
+    }
 }
 
 /// Storage returned something unusable.
@@ -180,17 +285,17 @@ pub enum OperatorError {
     KeyVaultRefused,
     /// Entra ID refused this app.
     #[error("Entra ID refused this app{}: check `client_id`, its credential, and its permissions", aadsts(*.0))]
-    EntraRefused(
-        /// The AADSTS number.
-        Option<u32>,
-    ),
+    EntraRefused(Reason),
+    /// Entra ID refused this app a token of its own for Key Vault.
+    #[error("Entra ID refused this app a token for Key Vault{}: `client_id` must be an app in Key Vault's tenant, and `key_vault_scope` that of its cloud", aadsts(*.0))]
+    KeyVaultTokenRefused(Reason),
     /// This app's credential was refused, by Entra ID or by the managed identity endpoint.
-    #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.code))]
+    #[error("this app's credential was refused{}: check the setting `{setting}`", aadsts(*.reason))]
     CredentialRefused {
         /// The setting to look at first.
         setting: String,
-        /// The AADSTS number.
-        code: Option<u32>,
+        /// What Entra ID gave as its reason; empty if it was not asked.
+        reason: Reason,
     },
     /// The clock of this machine is wrong.
     #[error(
@@ -212,6 +317,21 @@ pub struct UpstreamError {
     pub system: System,
     /// Seconds to wait before another try, if it said.
     pub retry_after_seconds: Option<u32>,
+    /// Whose requests it concerns.
+    pub holds_up: HoldsUp,
+}
+
+/// Whose requests a failure of another system concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HoldsUp {
+    /// The one request: as far as is known, the next may work.
+    Request,
+    /// Those for the same user: Entra ID broke a loop of identical ones.
+    User,
+    /// Those for the same tenant: Entra ID throttles it, or fails for it.
+    Tenant,
+    /// Everyone's that need this app's keys: Key Vault throttles, or gives this app no token.
+    Everyone,
 }
 
 /// A system that the vault calls.
@@ -238,6 +358,81 @@ impl std::fmt::Display for System {
     }
 }
 
+/// A word for each error that stays the same from version to version: the `code` of the API's problems.
+impl VaultError {
+    /// The word.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Caller(error) => error.code(),
+            Self::User(UserError::InteractionRequired(_)) => "interaction_required",
+            Self::User(UserError::ReenrolmentRequired(_)) => "reenrolment_required",
+            Self::Organisation(OrganisationError(_)) => "organisation_required",
+            Self::Stored(StoredError::Damaged) => "record_damaged",
+            Self::Stored(StoredError::NotBound) => "record_not_bound",
+            Self::Operator(error) => error.code(),
+            Self::Upstream(UpstreamError { system, .. }) => match system {
+                System::Entra => "entra_unavailable",
+                System::SigningKeys => "signing_keys_unavailable",
+                System::KeyVault => "key_vault_unavailable",
+                System::ManagedIdentity => "managed_identity_unavailable",
+            },
+        }
+    }
+}
+
+impl CallerError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidRequest(_) => "invalid_request",
+            Self::InvalidToken(defect) => defect.code(),
+            Self::TenantNotAllowed => "tenant_not_allowed",
+            Self::InsufficientScope(_) => "insufficient_scope",
+            Self::ScopeNotGranted => "scope_not_granted",
+            Self::InvalidScope(_) => "invalid_scope",
+            Self::SweepNotAuthorized => "sweep_not_authorized",
+        }
+    }
+}
+
+impl TokenDefect {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Missing => "token_missing",
+            Self::Malformed => "token_malformed",
+            Self::WrongAlgorithm => "token_wrong_algorithm",
+            Self::UnknownKey => "token_unknown_key",
+            Self::BadSignature => "token_bad_signature",
+            Self::WrongIssuer => "token_wrong_issuer",
+            Self::WrongAudience => "token_wrong_audience",
+            Self::Expired => "token_expired",
+            Self::NotYetValid => "token_not_yet_valid",
+            Self::Rejected => "token_rejected",
+        }
+    }
+}
+
+impl OperatorError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Setting { .. } => "setting",
+            Self::KeyNotFound(_) => "key_not_found",
+            Self::KeyDisabled(_) => "key_disabled",
+            Self::KeyNotValid(_) => "key_not_valid",
+            Self::KeyMalformed(_) => "key_malformed",
+            Self::KeyWornOut(_) => "key_worn_out",
+            Self::KeyVaultForbidden => "key_vault_forbidden",
+            Self::KeyVaultFirewall => "key_vault_firewall",
+            Self::KeyVaultRefused => "key_vault_refused",
+            Self::EntraRefused(_) => "entra_refused",
+            Self::KeyVaultTokenRefused(_) => "key_vault_token_refused",
+            Self::CredentialRefused { .. } => "credential_refused",
+            Self::ClockWrong => "clock_wrong",
+            Self::NoRefreshToken => "entra_gave_no_refresh_token",
+        }
+    }
+}
+
 impl VaultError {
     /// For the flow of `?`: a setting is missing or wrong.
     #[must_use]
@@ -255,6 +450,7 @@ impl VaultError {
         UpstreamError {
             system,
             retry_after_seconds: None,
+            holds_up: HoldsUp::Request,
         }
         .into()
     }
@@ -267,33 +463,15 @@ impl From<TokenDefect> for VaultError {
 }
 
 impl OperatorError {
-    /// Whether it is about the key that one record is sealed under, and says nothing of the tenant's other records.
-    #[must_use]
-    pub fn is_about_one_key(&self) -> bool {
-        match self {
-            Self::KeyNotFound(_)
-            | Self::KeyDisabled(_)
-            | Self::KeyNotValid(_)
-            | Self::KeyMalformed(_)
-            | Self::KeyWornOut(_) => true,
-            Self::Setting { .. }
-            | Self::KeyVaultForbidden
-            | Self::KeyVaultFirewall
-            | Self::KeyVaultRefused
-            | Self::EntraRefused(_)
-            | Self::CredentialRefused { .. }
-            | Self::ClockWrong
-            | Self::NoRefreshToken => false,
-        }
-    }
-
     /// A key's name, as the cases carry it.
     pub(crate) fn name(secret: &SecretName) -> String {
         secret.as_str().into()
     }
 }
 
-fn aadsts(code: Option<u32>) -> String {
-    code.map(|code| format!(" (AADSTS{code})"))
+fn aadsts(reason: Reason) -> String {
+    reason
+        .aadsts
+        .map(|number| format!(" (AADSTS{number})"))
         .unwrap_or_default()
 }

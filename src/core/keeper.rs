@@ -8,13 +8,16 @@ use futures_util::future::join;
 use serde_json::json;
 use thiserror::Error;
 
+use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
 use crate::identity::{Nonce, StorageId};
 use crate::layout::{Layout, Marker, Tag};
 use crate::port::{
-    Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, User, VaultPort,
+    Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, Timer, User,
+    VaultPort,
 };
 use crate::record::{Head, Record, Status, Unreadable};
+use crate::rules::Rules;
 use crate::schedule::refresh_due_at;
 use crate::secret::Bearer;
 use crate::wave::{Change, What};
@@ -25,14 +28,16 @@ const REPLACE_AFTER: u64 = 86_400;
 const ATTEMPTS: u32 = 3;
 
 /// What a keeper needs besides a vault and a store.
-pub trait Environment: Clock + Random + Log {}
-impl<E: Clock + Random + Log> Environment for E {}
+pub trait Environment: Clock + Timer + Random + Log {}
+impl<E: Clock + Timer + Random + Log> Environment for E {}
 
 /// Keeps the records of users: the HTTP component, without HTTP.
 pub struct Keeper<V, S, E> {
     pub(crate) vault: V,
     pub(crate) store: S,
     pub(crate) env: E,
+    /// How it sweeps.
+    pub(crate) rules: Rules,
 }
 
 /// Why an operation failed.
@@ -79,7 +84,12 @@ pub struct View {
 impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// A keeper over a vault and a store.
     pub const fn new(vault: V, store: S, env: E) -> Self {
-        Self { vault, store, env }
+        Self {
+            vault,
+            store,
+            env,
+            rules: Rules::SHIPPED,
+        }
     }
 
     /// Enrols the caller's user. True if there was no enrolment before.
@@ -95,7 +105,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<(View, bool), KeeperError> {
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
-        let enrolment = self.vault.enroll(bearer, &nonce, scope).await?;
+        let enrolment = self.vault.enroll(bearer, &nonce, scope, LONGEST).await?;
         let (user, layout) = (&enrolment.user, Layout::new(&enrolment.policy.store_prefix));
         let record = Record {
             tenant: user.tenant.clone(),
@@ -163,7 +173,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// # Errors
     /// [`KeeperError`].
     pub async fn show(&self, bearer: &Bearer) -> Result<View, KeeperError> {
-        let (user, policy) = self.vault.identify(bearer).await?;
+        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
         let layout = Layout::new(&policy.store_prefix);
         let (head, current) = self.current(&layout, &user).await?;
         let record = match current {
@@ -189,7 +199,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         scope: Option<String>,
         claims: Option<String>,
     ) -> Result<Issued, KeeperError> {
-        let (user, policy) = self.vault.identify(bearer).await?;
+        let deadline = Deadline::within(&self.env, LONGEST);
+        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
         let layout = Layout::new(&policy.store_prefix);
         for _ in 0..ATTEMPTS {
             let (head, current) = self.current(&layout, &user).await?;
@@ -200,9 +211,10 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 claims: claims.clone(),
                 replace: age >= REPLACE_AFTER,
             };
+            let within = deadline.left(&self.env);
             let mut issued = match self
                 .vault
-                .access_token(bearer, &head.nonce, &record.sealed, draw)
+                .access_token(bearer, &head.nonce, &record.sealed, draw, within)
                 .await
             {
                 Ok(issued) => issued,
@@ -223,20 +235,17 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                         old: Box::new(record),
                     },
                 };
-                // Overtaken or not: the access token is as good.
-                for made in self.apply(&layout, &[change]).await {
-                    made?;
+                // Written, overtaken or failed: the access token is as good, and so is the stored token. The next draw
+                // brings another successor.
+                for made in self.apply(&layout, &[&change]).await {
+                    if let Err(error) = made {
+                        self.env.line(&json!({"event": "replacement_not_stored", "tenant": user.tenant.as_str(), "user": user.id.as_str(), "reason": error.to_string()}).to_string());
+                    }
                 }
             }
-            // The head again, before anything is released: not in parallel with Entra ID, though that would be faster
-            // by one read, so that no access token leaves after a removal that was acknowledged before Entra ID answered.
-            match self.head(&layout, &user).await? {
-                None => return Err(KeeperError::NotEnrolled),
-                Some(now) if now.nonce == head.nonce => {
-                    self.audit("access_token_drawn", &user);
-                    return Ok(issued);
-                }
-                Some(_) => {}
+            if self.is_still_current(&layout, &user, &head.nonce).await? {
+                self.audit("access_token_drawn", &user);
+                return Ok(issued);
             }
         }
         Err(KeeperError::Busy)
@@ -247,7 +256,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// # Errors
     /// [`KeeperError`]. After [`KeeperError::Store`] it may have happened; repeat until it succeeds.
     pub async fn remove_refresh_token(&self, bearer: &Bearer) -> Result<(), KeeperError> {
-        let (user, policy) = self.vault.identify(bearer).await?;
+        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
         let layout = Layout::new(&policy.store_prefix);
         if let Some(head) = self.head(&layout, &user).await? {
             self.remove_token(&layout, &user, &head.nonce).await?;
@@ -261,12 +270,35 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// # Errors
     /// [`KeeperError`]. After [`KeeperError::Store`] it may have happened; repeat until it succeeds.
     pub async fn remove(&self, bearer: &Bearer) -> Result<(), KeeperError> {
-        let (user, policy) = self.vault.identify(bearer).await?;
+        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
         let layout = Layout::new(&policy.store_prefix);
         self.remove_user(&layout, &user).await
     }
 
     // ---- Steps that several operations share ----
+
+    /// The last look before anything of an enrolment is released, when the vault has answered. False: the user enrolled
+    /// again meanwhile.
+    ///
+    /// A removal that was acknowledged before this began is seen, because the two reads are one after the other in this
+    /// order: `off` is cleared only after the head has left the enrolment, so whoever finds no `off`, and then the head in
+    /// its place, has found both. Side by side, or the head first, a removal and the enrolment after it can pass between.
+    async fn is_still_current(
+        &self,
+        layout: &Layout,
+        user: &User,
+        nonce: &Nonce,
+    ) -> Result<bool, KeeperError> {
+        let off = self.store.get(&layout.off(&user.id, nonce)).await?;
+        match self.head(layout, user).await? {
+            None => Err(KeeperError::NotEnrolled),
+            Some(head) if head.nonce == *nonce => match off {
+                None => Ok(true),
+                Some(_) => Err(KeeperError::NoRefreshToken),
+            },
+            Some(_) => Ok(false),
+        }
+    }
 
     /// Steps 2 and 3 of "Remove refresh token".
     pub(crate) async fn remove_token(
@@ -275,8 +307,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         user: &User,
         nonce: &Nonce,
     ) -> Result<(), StoreError> {
-        // The commit.
-        self.store.set(&layout.off(&user.id, nonce), &[]).await?;
+        // The commit. Its value is for whoever clears it away: whose head to look for.
+        let tenant = user.tenant.as_str().as_bytes();
+        self.store.set(&layout.off(&user.id, nonce), tenant).await?;
         let key = layout.record(&user.id, nonce);
         let record = self.store.get(&key).await?;
         self.store.delete(&key).await?;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `usr.{tenant}.{id}` | the user's head: names the current enrolment |
 //! | `rec.{id}.{n}` | the record of enrolment `n` |
-//! | `off.{id}.{n}` | "application access was removed for `n`"; never undone |
+//! | `off.{id}.{n}` | "application access was removed for `n`"; never undone. The tenant; empty up to 0.1.0 |
 //! | `due.{time}.{state}.{key version}.{tenant}.{id}.{n}.{w}` | a marker; empty value |
 //! | `ver.{tenant}.{key version}.{since}` | since when no marker has named that version; 0: one did |
 //! | `bar.{tenant}` | the tenant is being removed: nobody of it enrols |
@@ -189,7 +189,7 @@ pub enum Tag {
         /// writes no record.
         failures: u8,
     },
-    /// The user has to act.
+    /// The user has to act, or the user's organisation: versions up to 0.1.0 do not tell the two apart.
     InteractionRequired {
         /// Day, from the Unix epoch, of which the refresh token is.
         since: u32,
@@ -213,8 +213,10 @@ impl Tag {
         let since = day(record.refreshed_at);
         match record.status {
             Status::Active => Self::Active { failures: 0 },
-            Status::InteractionRequired { .. } => Self::InteractionRequired { since },
-            Status::Quarantined => Self::Quarantined { since },
+            Status::InteractionRequired(_) | Status::OrganisationRequired(_) => {
+                Self::InteractionRequired { since }
+            }
+            Status::Quarantined(_) => Self::Quarantined { since },
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use crate::layout::{Layout, Marker};
-use crate::port::User;
+use crate::port::{Store, StoreError, User};
 
 /// Age in seconds from which an enrolment that no head names is litter: younger, it may be one whose head is still to be
 /// written (facts/storage-protocol.md §2, "GC").
@@ -47,7 +47,35 @@ impl Use {
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(layout: &'a Layout, keys: Vec<String>) -> Self {
+    /// Lists the store, to the end: what is made of a part would take the rest for gone.
+    pub(crate) async fn read(layout: &'a Layout, store: &impl Store) -> Result<Self, StoreError> {
+        let (mut keys, mut cursors) = (Vec::new(), BTreeSet::new());
+        let mut cursor = None;
+        loop {
+            let mut page = store.list_keys(cursor.as_deref()).await?;
+            if keys.is_empty() {
+                keys = page.keys;
+            } else {
+                keys.append(&mut page.keys);
+            }
+            let Some(next) = page.cursor else { break };
+            if !cursors.insert(next.clone()) {
+                return Err(StoreError(
+                    "the listing of keys goes round, so its end cannot be had".into(),
+                ));
+            }
+            cursor = Some(next);
+        }
+        if !cursors.is_empty() {
+            // A key that was written while the pages were read can be on two.
+            keys.sort_unstable();
+            keys.dedup();
+        }
+        Ok(Self { layout, keys })
+    }
+
+    #[cfg(test)]
+    fn new(layout: &'a Layout, keys: Vec<String>) -> Self {
         Self { layout, keys }
     }
 
@@ -56,6 +84,18 @@ impl<'a> Listing<'a> {
         self.keys
             .iter()
             .filter_map(|key| Some((key, self.layout.read_marker(key)?)))
+    }
+
+    /// The markers, each with its place in the listing.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Marker)> {
+        let keys = self.keys.iter().enumerate();
+        keys.filter_map(|(place, key)| Some((place, self.layout.read_marker(key)?)))
+    }
+
+    /// The marker at a place, with its key.
+    pub(crate) fn marker_at(&self, place: usize) -> Option<(&String, Marker)> {
+        let key = self.keys.get(place)?;
+        Some((key, self.layout.read_marker(key)?))
     }
 
     /// The users.

@@ -6,7 +6,7 @@ use serde::de::{Deserializer, Error as _};
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::error::{OperatorError, System, UpstreamError, VaultError};
+use crate::error::{HoldsUp, OperatorError, Reason, System, UpstreamError, VaultError};
 use crate::pause::retry_after;
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, IdentityHeader};
@@ -70,6 +70,7 @@ impl IdentityEndpoint {
             VaultError::from(UpstreamError {
                 system: System::ManagedIdentity,
                 retry_after_seconds,
+                holds_up: HoldsUp::Everyone,
             })
         };
         match response.status() {
@@ -101,7 +102,7 @@ impl IdentityEndpoint {
 fn refused(setting: &str) -> VaultError {
     OperatorError::CredentialRefused {
         setting: setting.into(),
-        code: None,
+        reason: Reason::default(),
     }
     .into()
 }
@@ -197,6 +198,11 @@ mod tests {
             let (token, expires_at) = read(&endpoint, 200, &body).unwrap();
             assert_eq!((token.expose(), expires_at), ("at", expected));
         }
+        let unavailable = UpstreamError {
+            system: System::ManagedIdentity,
+            retry_after_seconds: None,
+            holds_up: HoldsUp::Everyone,
+        };
         for body in [
             json!({}),
             json!({"access_token": "at"}),
@@ -205,7 +211,7 @@ mod tests {
         ] {
             assert_eq!(
                 read(&imds(), 200, &body).map(|_| ()),
-                Err(VaultError::upstream(System::ManagedIdentity)),
+                Err(unavailable.clone().into()),
                 "{body}"
             );
         }
@@ -218,7 +224,7 @@ mod tests {
         {
             Err(VaultError::Operator(OperatorError::CredentialRefused {
                 setting,
-                code: None,
+                reason: Reason { aadsts: None, .. },
             })) => setting,
             other => panic!("{other:?}"),
         };
@@ -229,6 +235,7 @@ mod tests {
             let error = UpstreamError {
                 system: System::ManagedIdentity,
                 retry_after_seconds: seconds,
+                holds_up: HoldsUp::Everyone,
             };
             assert_eq!(
                 read(&imds(), status, &body).map(|_| ()),

@@ -12,30 +12,13 @@ use futures_util::future::{Either, select};
 use http::header::RETRY_AFTER;
 use http::{Request, Response, StatusCode};
 
+use crate::deadline::Deadline;
 use crate::port::{Http, HttpError, Limits, Random, SecretBody, Timer};
 
-/// How long one call of the vault may take, whatever it has to ask: a host gives up after 30 s (facts/threats.md 12).
-const CALL: Duration = Duration::from_secs(25);
 const CONNECT: Duration = Duration::from_secs(3);
 const FIRST_BYTE: Duration = Duration::from_secs(10);
 const BETWEEN_BYTES: Duration = Duration::from_secs(5);
 const TOTAL: Duration = Duration::from_secs(15);
-
-/// When a call of the vault has to be over.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadline(Duration);
-
-impl Deadline {
-    /// Of a call that starts now.
-    #[must_use]
-    pub fn start(timer: &impl Timer) -> Self {
-        Self(timer.elapsed().saturating_add(CALL))
-    }
-
-    fn left(self, timer: &impl Timer) -> Duration {
-        self.0.saturating_sub(timer.elapsed())
-    }
-}
 
 /// What is worth another try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,6 +124,7 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
+    use crate::deadline::LONGEST as CALL;
 
     /// Answers what it is told to; time passes when somebody sleeps.
     #[derive(Default)]
@@ -213,7 +197,7 @@ mod tests {
     fn run(repeat: Repeat, answers: &[Outcome]) -> (Result<u16, HttpError>, Wire) {
         let wire = Wire::default();
         wire.answers.borrow_mut().extend(answers);
-        let deadline = Deadline::start(&wire);
+        let deadline = Deadline::within(&wire, CALL);
         let request = Request::new(SecretBody::default());
         let outcome = block_on(send(&wire, request, 100, deadline, repeat));
         (outcome.map(|response| response.status().as_u16()), wire)

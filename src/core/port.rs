@@ -72,8 +72,17 @@ pub trait Store {
     async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError>;
     /// Deletes many keys, in no order. After an error some may be deleted and others not.
     async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError>;
-    /// Every key of the store, in no order.
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError>;
+    /// Keys of the store, in no order: from the start, or from where the page with this cursor ended.
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError>;
+}
+
+/// A page of the store's keys.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Page {
+    /// The keys.
+    pub keys: Vec<String>,
+    /// Where the next page begins; none: this was the last.
+    pub cursor: Option<String>,
 }
 
 /// An operation on storage failed. It may have happened all the same.
@@ -206,7 +215,7 @@ pub struct Issued {
 pub struct SweepLimits {
     /// What storage needs to know.
     pub policy: Policy,
-    /// Seconds after which a sweep admits no further record.
+    /// Seconds after which the call has to be over.
     pub seconds: u32,
     /// Records worked on at once.
     pub concurrency: u32,
@@ -243,18 +252,26 @@ pub struct Operator {
 
 /// The vault as its user sees it: interface `vault` of the WIT, which says what each function does.
 ///
+/// `within` is how long the answer may take; after that it is [`VaultError::Upstream`]. It is never more than
+/// [`crate::deadline::LONGEST`].
+///
 /// [`crate::Vault`] is one; in `src/http` it is the composed component.
 pub trait VaultPort {
     /// `check-settings`.
     fn check_settings(&self) -> Result<(), VaultError>;
     /// `identify`.
-    async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError>;
+    async fn identify(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<(User, Policy), VaultError>;
     /// `enroll`.
     async fn enroll(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
+        within: Duration,
     ) -> Result<Enrolment, VaultError>;
     /// `access-token`.
     async fn access_token(
@@ -263,21 +280,41 @@ pub trait VaultPort {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        within: Duration,
     ) -> Result<Issued, VaultError>;
     /// `refresh`.
-    async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError>;
+    async fn refresh(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<SealedToken, VaultError>;
     /// `reseal`.
-    async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError>;
+    async fn reseal(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<Option<SealedToken>, VaultError>;
     /// `newest-key-version`.
-    async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError>;
+    async fn newest_key_version(
+        &self,
+        tenant: &TenantId,
+        within: Duration,
+    ) -> Result<KeyVersion, VaultError>;
+    /// `confirm-clock`.
+    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError>;
     /// `authorize-sweep`.
-    async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError>;
+    async fn authorize_sweep(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<SweepLimits, VaultError>;
     /// `authorize-operator`.
     async fn authorize_operator(
         &self,
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
+        within: Duration,
     ) -> Result<Operator, VaultError>;
 }
 

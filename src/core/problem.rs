@@ -11,7 +11,8 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::error::{
-    CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
+    CallerError, Interaction, OrganisationError, Reason, Suberror, TokenDefect, UserError,
+    VaultError,
 };
 use crate::keeper::KeeperError;
 
@@ -20,6 +21,10 @@ pub const LONGEST_BODY: usize = 64 * 1024;
 
 /// How long a request's body may take. Whoever sends one slowly holds a place in an instance.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// Longest value of `WWW-Authenticate`, in bytes: proxies often allow 4 KiB for the whole head of an answer
+/// (nginx, `proxy_buffer_size`).
+const LONGEST_CHALLENGE: usize = 3500;
 
 /// Why a request is not answered as asked.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -72,13 +77,15 @@ impl ApiError {
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
         let Row { status, code, more } = self.row();
-        let (header, claims) = more.header();
+        let reason = more.reason();
         let problem = ProblemBody {
             title: status.canonical_reason(),
             status: status.as_u16(),
             code,
             detail: self.to_string(),
-            claims,
+            claims: more.claims(),
+            aadsts: reason.aadsts,
+            suberror: reason.suberror.map(Suberror::as_str),
         };
         let mut response = json_response(status, &problem);
         let headers = response.headers_mut();
@@ -86,7 +93,7 @@ impl ApiError {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if let Some((name, value)) = header
+        if let Some((name, value)) = more.header()
             && let Ok(value) = HeaderValue::try_from(value)
         {
             headers.insert(name, value);
@@ -132,8 +139,10 @@ enum More<'a> {
     InvalidToken(TokenDefect),
     /// To send a token with this scope.
     InsufficientScope(&'a str),
-    /// To let the user sign in, with a claims request as JSON text.
-    Interaction(Option<&'a str>),
+    /// To let the user sign in.
+    Interaction(&'a Interaction),
+    /// Why Entra ID refused.
+    Refused(Reason),
 }
 
 impl<'a> Row<'a> {
@@ -151,11 +160,11 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> More<'a> {
-    /// As a header, and as the claims of the body. Challenges are RFC 6750 §3; for interaction as
-    /// facts/entra-and-key-vault.md §A.9 has it, so that front ends that know Microsoft's challenges know this one.
-    fn header(&self) -> (Option<(HeaderName, String)>, Option<&'a str>) {
-        let header = match self {
-            Self::Nothing => return (None, None),
+    /// As a header. Challenges are RFC 6750 §3; for interaction as Microsoft's own APIs have it, so that front ends that
+    /// know theirs know this one (<https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
+    fn header(&self) -> Option<(HeaderName, String)> {
+        Some(match self {
+            Self::Nothing | Self::Refused(_) => return None,
             Self::Allow(methods) => (ALLOW, (*methods).to_owned()),
             Self::RetryAfter(seconds) => (RETRY_AFTER, seconds.to_string()),
             Self::Authenticate => (WWW_AUTHENTICATE, "Bearer".to_owned()),
@@ -171,15 +180,44 @@ impl<'a> More<'a> {
                 let challenge = format!(r#"Bearer error="insufficient_scope", scope="{scope}""#);
                 (WWW_AUTHENTICATE, challenge)
             }
-            Self::Interaction(claims) => {
-                let encoded = claims
-                    .map(|claims| format!(r#", claims="{}""#, STANDARD.encode(claims)))
-                    .unwrap_or_default();
-                let challenge = format!(r#"Bearer error="insufficient_claims"{encoded}"#);
-                return (Some((WWW_AUTHENTICATE, challenge)), *claims);
+            Self::Interaction(interaction) => {
+                let challenge = r#"Bearer error="insufficient_claims""#.to_owned();
+                let claims = interaction.claims.as_ref();
+                let with_claims = claims
+                    .map(|claims| format!(r#"{challenge}, claims="{}""#, STANDARD.encode(claims)));
+                // The body has them, too.
+                let with_claims = with_claims.filter(|header| header.len() <= LONGEST_CHALLENGE);
+                (WWW_AUTHENTICATE, with_claims.unwrap_or(challenge))
             }
-        };
-        (Some(header), None)
+        })
+    }
+
+    /// As the claims of the body.
+    fn claims(&self) -> Option<&'a str> {
+        match self {
+            Self::Interaction(interaction) => interaction.claims.as_deref(),
+            Self::Nothing
+            | Self::Allow(_)
+            | Self::RetryAfter(_)
+            | Self::Authenticate
+            | Self::InvalidToken(_)
+            | Self::InsufficientScope(_)
+            | Self::Refused(_) => None,
+        }
+    }
+
+    /// As number and suberror of the body.
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Interaction(interaction) => interaction.reason,
+            Self::Refused(reason) => *reason,
+            Self::Nothing
+            | Self::Allow(_)
+            | Self::RetryAfter(_)
+            | Self::Authenticate
+            | Self::InvalidToken(_)
+            | Self::InsufficientScope(_) => Reason::default(),
+        }
     }
 }
 
@@ -196,86 +234,52 @@ fn of_keeper(error: &KeeperError) -> Row<'_> {
         KeeperError::RecordTooNew => Row::new(S::INTERNAL_SERVER_ERROR, "record_too_new"),
         KeeperError::RecordLost => Row::new(S::INTERNAL_SERVER_ERROR, "record_lost"),
         KeeperError::TenantRemoved => Row::new(S::FORBIDDEN, "tenant_being_removed"),
-        KeeperError::Vault(error) => match error {
-            VaultError::Caller(error) => of_caller(error),
-            VaultError::User(error) => match error {
-                UserError::InteractionRequired(interaction) => {
-                    Row::new(S::UNAUTHORIZED, "interaction_required")
-                        .with(More::Interaction(interaction.claims.as_deref()))
-                }
-                UserError::ReenrolmentRequired(_) => Row::new(S::CONFLICT, "reenrolment_required"),
-            },
-            VaultError::Stored(error) => match error {
-                StoredError::Damaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
-                StoredError::NotBound => Row::new(S::INTERNAL_SERVER_ERROR, "record_not_bound"),
-            },
-            VaultError::Operator(error) => Row::new(S::INTERNAL_SERVER_ERROR, of_operator(error)),
-            VaultError::Upstream(error) => {
-                let code = match error.system {
-                    System::Entra => "entra_unavailable",
-                    System::SigningKeys => "signing_keys_unavailable",
-                    System::KeyVault => "key_vault_unavailable",
-                    System::ManagedIdentity => "managed_identity_unavailable",
-                };
-                let seconds = error.retry_after_seconds.unwrap_or(5);
-                Row::new(S::SERVICE_UNAVAILABLE, code).with(More::RetryAfter(seconds))
-            }
-        },
+        KeeperError::Vault(error) => of_vault(error),
     }
 }
 
-fn of_caller(error: &CallerError) -> Row<'_> {
+fn of_vault(error: &VaultError) -> Row<'_> {
     use StatusCode as S;
-    match error {
-        CallerError::InvalidRequest(_) => Row::new(S::BAD_REQUEST, "invalid_request"),
-        CallerError::InvalidToken(defect) => {
-            let (code, more) = of_token(*defect);
-            Row::new(S::UNAUTHORIZED, code).with(more)
-        }
-        CallerError::TenantNotAllowed => Row::new(S::FORBIDDEN, "tenant_not_allowed"),
-        CallerError::InsufficientScope(scope) => {
-            Row::new(S::FORBIDDEN, "insufficient_scope").with(More::InsufficientScope(scope))
-        }
-        CallerError::ScopeNotGranted => Row::new(S::FORBIDDEN, "scope_not_granted"),
-        CallerError::SweepNotAuthorized => {
-            Row::new(S::UNAUTHORIZED, "sweep_not_authorized").with(More::Authenticate)
-        }
-    }
-}
-
-fn of_operator(error: &OperatorError) -> &'static str {
-    match error {
-        OperatorError::Setting { .. } => "setting",
-        OperatorError::KeyNotFound(_) => "key_not_found",
-        OperatorError::KeyDisabled(_) => "key_disabled",
-        OperatorError::KeyNotValid(_) => "key_not_valid",
-        OperatorError::KeyMalformed(_) => "key_malformed",
-        OperatorError::KeyWornOut(_) => "key_worn_out",
-        OperatorError::KeyVaultForbidden => "key_vault_forbidden",
-        OperatorError::KeyVaultFirewall => "key_vault_firewall",
-        OperatorError::KeyVaultRefused => "key_vault_refused",
-        OperatorError::EntraRefused(_) => "entra_refused",
-        OperatorError::CredentialRefused { .. } => "credential_refused",
-        OperatorError::ClockWrong => "clock_wrong",
-        OperatorError::NoRefreshToken => "entra_gave_no_refresh_token",
-    }
-}
-
-fn of_token(defect: TokenDefect) -> (&'static str, More<'static>) {
-    let code = match defect {
-        // RFC 6750 §3.1: without a token, no error.
-        TokenDefect::Missing => return ("token_missing", More::Authenticate),
-        TokenDefect::Malformed => "token_malformed",
-        TokenDefect::WrongAlgorithm => "token_wrong_algorithm",
-        TokenDefect::UnknownKey => "token_unknown_key",
-        TokenDefect::BadSignature => "token_bad_signature",
-        TokenDefect::WrongIssuer => "token_wrong_issuer",
-        TokenDefect::WrongAudience => "token_wrong_audience",
-        TokenDefect::Expired => "token_expired",
-        TokenDefect::NotYetValid => "token_not_yet_valid",
-        TokenDefect::Rejected => "token_rejected",
+    let row = |status, more| Row {
+        status,
+        code: error.code(),
+        more,
     };
-    (code, More::InvalidToken(defect))
+    match error {
+        VaultError::Caller(error) => match error {
+            CallerError::InvalidRequest(_) => row(S::BAD_REQUEST, More::Nothing),
+            CallerError::InvalidScope(reason) => row(S::BAD_REQUEST, More::Refused(*reason)),
+            // RFC 6750 §3.1: without a token, no error.
+            CallerError::InvalidToken(TokenDefect::Missing) => {
+                row(S::UNAUTHORIZED, More::Authenticate)
+            }
+            CallerError::InvalidToken(defect) => row(S::UNAUTHORIZED, More::InvalidToken(*defect)),
+            CallerError::TenantNotAllowed | CallerError::ScopeNotGranted => {
+                row(S::FORBIDDEN, More::Nothing)
+            }
+            CallerError::InsufficientScope(scope) => {
+                row(S::FORBIDDEN, More::InsufficientScope(scope))
+            }
+            CallerError::SweepNotAuthorized => row(S::UNAUTHORIZED, More::Authenticate),
+        },
+        VaultError::User(UserError::InteractionRequired(interaction)) => {
+            row(S::UNAUTHORIZED, More::Interaction(interaction))
+        }
+        VaultError::User(UserError::ReenrolmentRequired(reason)) => {
+            row(S::CONFLICT, More::Refused(*reason))
+        }
+        // Not 401: a client would let the user sign in, and be here again.
+        VaultError::Organisation(OrganisationError(reason)) => {
+            row(S::FORBIDDEN, More::Refused(*reason))
+        }
+        VaultError::Stored(_) | VaultError::Operator(_) => {
+            row(S::INTERNAL_SERVER_ERROR, More::Nothing)
+        }
+        VaultError::Upstream(error) => {
+            let seconds = error.retry_after_seconds.unwrap_or(5);
+            row(S::SERVICE_UNAVAILABLE, More::RetryAfter(seconds))
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -287,6 +291,12 @@ struct ProblemBody<'a> {
     /// What to ask the user for, as JSON text; the header `WWW-Authenticate` has it in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<&'a str>,
+    /// The number that Entra ID gave as its reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aadsts: Option<u32>,
+    /// The suberror that it gave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suberror: Option<&'static str>,
 }
 
 /// A JSON response that is not to be cached: every one is about one user, or holds a token.
@@ -307,7 +317,7 @@ pub fn json_response(status: StatusCode, body: &impl Serialize) -> Response<Byte
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Interaction, UpstreamError};
+    use crate::error::{HoldsUp, System, UpstreamError};
 
     fn header(response: &Response<Bytes>, name: HeaderName) -> Option<&str> {
         response
@@ -321,7 +331,10 @@ mod tests {
         let claims = r#"{"access_token":{"capolids":{"essential":true}}}"#;
         let interaction = Interaction {
             claims: Some(claims.into()),
-            code: Some(53003),
+            reason: Reason {
+                aadsts: Some(53_003),
+                suberror: Some(Suberror::BasicAction),
+            },
         };
         let response = ApiError::from(VaultError::from(UserError::InteractionRequired(
             interaction,
@@ -340,6 +353,83 @@ mod tests {
             (body["code"].as_str(), body["claims"].as_str()),
             (Some("interaction_required"), Some(claims))
         );
+        assert_eq!(
+            (body["aadsts"].as_u64(), body["suberror"].as_str()),
+            (Some(53_003), Some("basic_action"))
+        );
+    }
+
+    #[test]
+    fn claims_too_long_for_a_header_are_in_the_body_alone() {
+        for (length, is_in_header) in [(2500, true), (2700, false), (16_000, false)] {
+            let claims = format!(r#"{{"c":"{}"}}"#, "c".repeat(length));
+            let interaction = Interaction {
+                claims: Some(claims.clone()),
+                reason: Reason::default(),
+            };
+            let error = UserError::InteractionRequired(interaction);
+            let response = ApiError::from(VaultError::from(error)).to_response();
+            let challenge = header(&response, WWW_AUTHENTICATE).unwrap();
+            assert!(challenge.starts_with(r#"Bearer error="insufficient_claims""#));
+            assert!(challenge.len() < 4096, "{length}");
+            assert_eq!(challenge.contains("claims="), is_in_header, "{length}");
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["claims"], claims);
+        }
+    }
+
+    #[test]
+    fn whose_turn_it_is_is_told_with_number_and_suberror() {
+        let reason = Reason {
+            aadsts: Some(50_105),
+            suberror: Some(Suberror::MessageOnly),
+        };
+        for (error, status, code, says) in [
+            (
+                VaultError::from(OrganisationError(reason)),
+                403,
+                "organisation_required",
+                "its administrators",
+            ),
+            (
+                UserError::ReenrolmentRequired(reason).into(),
+                409,
+                "reenrolment_required",
+                "PUT /v1/me",
+            ),
+            (
+                UserError::InteractionRequired(Interaction {
+                    claims: None,
+                    reason,
+                })
+                .into(),
+                401,
+                "interaction_required",
+                "PUT /v1/me",
+            ),
+            (
+                CallerError::InvalidScope(reason).into(),
+                400,
+                "invalid_scope",
+                "AADSTS50105",
+            ),
+        ] {
+            let response = ApiError::from(error).to_response();
+            let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(
+                (response.status().as_u16(), &body["code"]),
+                (status, &code.into())
+            );
+            assert_eq!(
+                (&body["aadsts"], &body["suberror"]),
+                (&50_105.into(), &"message_only".into())
+            );
+            let detail = body["detail"].as_str().unwrap();
+            assert!(
+                detail.contains(says) && detail.contains("AADSTS50105"),
+                "{detail}"
+            );
+        }
     }
 
     #[test]
@@ -347,6 +437,7 @@ mod tests {
         let throttled = UpstreamError {
             system: System::Entra,
             retry_after_seconds: Some(17),
+            holds_up: HoldsUp::Tenant,
         };
         let response = ApiError::from(VaultError::from(throttled)).to_response();
         assert_eq!(

@@ -4,11 +4,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Interaction, OrganisationError, Reason, Suberror};
 use crate::identity::{KeyVersion, Nonce, TenantId};
 use crate::layout::LATEST;
 use crate::sealing::object;
 
 const VERSION: u32 = 1;
+
+/// The `turn` of a record whose user's organisation has to act.
+const ORGANISATION: &str = "organisation";
 
 /// Names the current enrolment of a user. Only enrolment writes it, only removal deletes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,19 +50,39 @@ pub struct Record {
     pub due_at: u64,
 }
 
-/// State of a record.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "status")]
+/// State of a record. What Entra ID refuses is kept and tried again, so that a wrong verdict heals.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Status {
     /// Refreshed when due.
     Active,
-    /// Entra ID wants the user at the keyboard; tried again daily.
-    InteractionRequired {
-        /// Claims to ask the user for, as JSON text.
-        claims: Option<String>,
-    },
-    /// Entra ID called the refresh token dead; kept and tried again daily, so that a wrong verdict heals.
-    Quarantined,
+    /// Entra ID wants the user at the keyboard.
+    InteractionRequired(Interaction),
+    /// Entra ID wants something of the user's organisation.
+    OrganisationRequired(OrganisationError),
+    /// Entra ID called the refresh token dead.
+    Quarantined(Reason),
+}
+
+impl Status {
+    /// Why Entra ID refused the refresh token the last time; none: it did not.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Active => None,
+            Self::InteractionRequired(Interaction { reason, .. })
+            | Self::OrganisationRequired(OrganisationError(reason))
+            | Self::Quarantined(reason) => Some(*reason),
+        }
+    }
+
+    /// The claims to ask the user for, as JSON text.
+    #[must_use]
+    pub fn claims(&self) -> Option<&str> {
+        match self {
+            Self::InteractionRequired(interaction) => interaction.claims.as_deref(),
+            Self::Active | Self::OrganisationRequired(_) | Self::Quarantined(_) => None,
+        }
+    }
 }
 
 /// Why a stored value cannot be read. It is kept.
@@ -110,7 +134,25 @@ impl Record {
             sealed: self.sealed.clone(),
             key_version: self.key_version.as_str().into(),
             scope: self.scope.clone(),
-            status: self.status.clone(),
+            status: match self.status {
+                Status::Active => RawStatus::Active,
+                // 0.1.0 knows no third party whose turn it could be.
+                Status::InteractionRequired(_) | Status::OrganisationRequired(_) => {
+                    RawStatus::InteractionRequired
+                }
+                Status::Quarantined(_) => RawStatus::Quarantined,
+            },
+            claims: self.status.claims().map(Into::into),
+            turn: match self.status {
+                Status::OrganisationRequired(_) => Some(ORGANISATION.into()),
+                Status::Active | Status::InteractionRequired(_) | Status::Quarantined(_) => None,
+            },
+            aadsts: self.status.reason().and_then(|reason| reason.aadsts),
+            suberror: self
+                .status
+                .reason()
+                .and_then(|reason| reason.suberror)
+                .map(|suberror| suberror.as_str().into()),
             generation: self.generation,
             write: self.write.as_str().into(),
             enrolled_at: self.enrolled_at,
@@ -136,12 +178,27 @@ impl Record {
         if raw.due_at > LATEST {
             return Err(Unreadable::Damaged);
         }
+        let reason = Reason {
+            aadsts: raw.aadsts,
+            suberror: raw.suberror.as_deref().and_then(Suberror::parse),
+        };
+        let status = match raw.status {
+            RawStatus::Active => Status::Active,
+            RawStatus::InteractionRequired if raw.turn.as_deref() == Some(ORGANISATION) => {
+                Status::OrganisationRequired(OrganisationError(reason))
+            }
+            RawStatus::InteractionRequired => Status::InteractionRequired(Interaction {
+                claims: raw.claims,
+                reason,
+            }),
+            RawStatus::Quarantined => Status::Quarantined(reason),
+        };
         Ok(Self {
             tenant,
             sealed: raw.sealed,
             key_version,
             scope: raw.scope,
-            status: raw.status,
+            status,
             generation: raw.generation,
             write,
             enrolled_at: raw.enrolled_at,
@@ -185,13 +242,30 @@ struct RawRecord {
     sealed: String,
     key_version: String,
     scope: String,
-    #[serde(flatten)]
-    status: Status,
+    status: RawStatus,
+    /// Members from here to `suberror` are those of the status, and left out where they say nothing. The last three are
+    /// not known to 0.1.0, which passes over them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claims: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    turn: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    aadsts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suberror: Option<String>,
     generation: u64,
     write: String,
     enrolled_at: u64,
     refreshed_at: u64,
     due_at: u64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawStatus {
+    Active,
+    InteractionRequired,
+    Quarantined,
 }
 
 #[cfg(test)]
@@ -215,13 +289,21 @@ mod tests {
 
     #[test]
     fn records_survive_storage_in_every_status() {
+        let reason = Reason {
+            aadsts: Some(53_003),
+            suberror: Some(Suberror::MessageOnly),
+        };
         for status in [
             Status::Active,
-            Status::Quarantined,
-            Status::InteractionRequired { claims: None },
-            Status::InteractionRequired {
+            Status::Quarantined(Reason::default()),
+            Status::Quarantined(reason),
+            Status::InteractionRequired(Interaction::default()),
+            Status::InteractionRequired(Interaction {
                 claims: Some(r#"{"access_token":{}}"#.into()),
-            },
+                reason,
+            }),
+            Status::OrganisationRequired(OrganisationError(Reason::default())),
+            Status::OrganisationRequired(OrganisationError(reason)),
         ] {
             let record = record(status);
             assert_eq!(Record::from_json(&record.to_json()), Ok(record));
@@ -235,6 +317,47 @@ mod tests {
             json,
             r#"{"v":1,"tenant":"11111111-2222-3333-4444-555555555555","sealed":"a..b.c.d","key_version":"0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f","scope":"https://graph.microsoft.com/.default","status":"active","generation":3,"write":"w","enrolled_at":1,"refreshed_at":2,"due_at":3}"#
         );
+    }
+
+    /// In both directions: what it stored is read, and what is stored is what it could read.
+    #[test]
+    fn statuses_are_those_of_0_1_0_with_members_besides() {
+        let active = String::from_utf8(record(Status::Active).to_json()).unwrap();
+        let stored = |status: &str| active.replace(r#""status":"active""#, status);
+        for status in [
+            r#""status":"interaction_required","claims":null"#,
+            r#""status":"interaction_required","claims":"{}""#,
+            r#""status":"quarantined""#,
+        ] {
+            let read = Record::from_json(stored(status).as_bytes()).unwrap();
+            assert_eq!(read.status.reason(), Some(Reason::default()), "{status}");
+        }
+        let reason = Reason {
+            aadsts: Some(50_105),
+            suberror: Some(Suberror::MessageOnly),
+        };
+        for (status, expected) in [
+            (
+                Status::OrganisationRequired(OrganisationError(reason)),
+                r#""status":"interaction_required","turn":"organisation","aadsts":50105,"suberror":"message_only""#,
+            ),
+            (
+                Status::Quarantined(reason),
+                r#""status":"quarantined","aadsts":50105,"suberror":"message_only""#,
+            ),
+        ] {
+            let json = String::from_utf8(record(status).to_json()).unwrap();
+            assert_eq!(json, stored(expected));
+        }
+        // A word that is not known is another system's text.
+        let unknown = stored(r#""status":"quarantined","aadsts":7,"suberror":"something_new""#);
+        let read = Record::from_json(unknown.as_bytes()).unwrap();
+        let suberror = None;
+        let reason = Reason {
+            aadsts: Some(7),
+            suberror,
+        };
+        assert_eq!(read.status, Status::Quarantined(reason));
     }
 
     #[test]

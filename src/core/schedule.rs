@@ -5,11 +5,18 @@ use crate::port::Random;
 
 /// Seconds until a user who has to act, a dead token or an unreadable record is looked at again.
 pub const DAILY: u64 = 86_400;
+/// Seconds between two tries of a refresh token that was not good for [`UNUSED`].
+pub const WEEKLY: u64 = 7 * DAILY;
+/// Seconds after which Entra ID forgets a refresh token that is not used
+/// (<https://learn.microsoft.com/entra/identity-platform/refresh-tokens>).
+pub const UNUSED: u64 = 90 * DAILY;
 /// Seconds until the next look at an unreadable record that nobody has mended within [`RETENTION`].
 pub const MONTHLY: u64 = 30 * DAILY;
-/// Seconds for which a record that nobody can use is kept in the schedule: twice as long as Entra ID takes to forget a
-/// refresh token that is not used (facts/entra-and-key-vault.md §A.9).
-pub const RETENTION: u64 = 180 * DAILY;
+/// Seconds for which a record that nobody can use is kept in the schedule: twice as long as [`UNUSED`].
+pub const RETENTION: u64 = 2 * UNUSED;
+/// Seconds ahead beyond which nothing is ever due: the longest that the setting `refresh_after_seconds` can be, and five
+/// minutes by which two clocks may differ. What seems to be due later was written by a clock that was wrong.
+pub const LATEST_AHEAD: u64 = 45 * DAILY + 300;
 /// Failures are counted up to this.
 pub const MOST_FAILURES: u8 = 9;
 
@@ -48,6 +55,20 @@ pub fn retry_at(now: u64, failures: u8, retry_after: Option<u32>, random: &impl 
         .checked_rem(wait.checked_div(4).unwrap_or(0))
         .unwrap_or(0);
     now.saturating_add(wait).saturating_add(jitter)
+}
+
+/// When a refresh token that Entra ID refuses is tried again, because it is the turn of its user or their organisation:
+/// daily, and weekly once it was last good [`UNUSED`] ago. An eighth earlier or later by chance, so that those who were
+/// refused together do not come back together.
+#[must_use]
+pub fn turn_again_at(now: u64, last_good_at: u64, random: &impl Random) -> u64 {
+    let period = if last_good_at.saturating_add(UNUSED) <= now {
+        WEEKLY
+    } else {
+        DAILY
+    };
+    let earliest = now.saturating_add(period).saturating_sub(period / 8);
+    earliest.saturating_add(random_number(random).checked_rem(period / 4).unwrap_or(0))
 }
 
 /// A random number, for jitter and for shuffling.
@@ -106,5 +127,25 @@ mod tests {
         assert!(retry_at(0, 200, None, &world) >= 6 * 3600);
         assert!(retry_at(0, 1, Some(90_000), &world) >= 90_000);
         assert!(retry_at(u64::MAX, 1, None, &world) == u64::MAX);
+    }
+
+    #[test]
+    fn what_entra_refuses_is_tried_daily_then_weekly_and_not_all_at_once() {
+        let world = World::new();
+        for (age, period) in [
+            (7 * DAILY, DAILY),
+            (UNUSED - 1, DAILY),
+            (UNUSED, WEEKLY),
+            (RETENTION, WEEKLY),
+        ] {
+            let now = RETENTION;
+            let waits: BTreeSet<u64> = (0..1000)
+                .map(|_| turn_again_at(now, now - age, &world) - now)
+                .collect();
+            assert!(waits.first().unwrap() >= &(period * 7 / 8));
+            assert!(waits.last().unwrap() < &(period * 9 / 8));
+            assert!(waits.len() > 900, "{}", waits.len());
+        }
+        assert!(turn_again_at(u64::MAX, 0, &world) >= u64::MAX - WEEKLY);
     }
 }

@@ -256,6 +256,14 @@ impl Uses {
         }
         Ok(())
     }
+
+    /// Whether the next [`Uses::count`] would fail.
+    #[must_use]
+    pub fn is_worn_out(&self, secret: &SecretName, version: &KeyVersion) -> bool {
+        let id = (secret.clone(), version.clone());
+        let count = self.counts.peek(&id).copied().unwrap_or(self.forgotten);
+        count >= Self::MOST
+    }
 }
 
 /// This version of the key has sealed [`Uses::MOST`] times.

@@ -106,8 +106,8 @@ impl Settings {
                 .map_err(|expected| VaultError::setting("user_id_template", expected))?,
             secret_id: SecretTemplate::parse(&read.text("secret_id_template")?)
                 .map_err(|expected| VaultError::setting("secret_id_template", expected))?,
-            scope: Scope::parse(&read.text("scope")?).ok_or_else(|| {
-                VaultError::setting("scope", "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default")
+            scope: Scope::parse(&read.text("scope")?).filter(|scope| !scope.mixes_default()).ok_or_else(|| {
+                VaultError::setting("scope", "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone")
             })?,
             operator_tenant: read.tenant("operator_tenant")?,
             pseudonym_key: Some(read.text("pseudonym_key")?).filter(|key| !key.is_empty()).map(PseudonymKey::new),
@@ -211,6 +211,14 @@ impl Scope {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
+    #[must_use]
+    pub fn mixes_default(&self) -> bool {
+        let mut scopes = self.text.split(' ');
+        let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
+        scopes.clone().nth(1).is_some() && scopes.any(is_default)
     }
 
     /// Whether both are of the same resource.
@@ -520,6 +528,7 @@ impl OperatorError {
             | Self::KeyVaultFirewall
             | Self::KeyVaultRefused
             | Self::EntraRefused(_)
+            | Self::KeyVaultTokenRefused(_)
             | Self::ClockWrong
             | Self::NoRefreshToken => None,
             Self::CredentialRefused { setting, .. } => Some(setting),

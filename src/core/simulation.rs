@@ -10,10 +10,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::{
     Engine as _, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD,
@@ -28,7 +29,7 @@ use crate::identity::{KeyVersion, TenantId, UserId};
 use crate::keeper::KeeperError;
 use crate::layout::{Layout, Marker, Tag};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer,
 };
 use crate::record::{Head, Record};
@@ -70,13 +71,23 @@ enum Mutation {
     RefreshTokenNotStored,
     TenantListedByMarkers,
     BarNotSeen,
+    /// Before a release `off` is not read.
+    ReleasedByHeadAlone,
+    /// Before a release the head is read first.
+    ReleasedByHeadThenOff,
+    /// Before a release the head and `off` are read side by side.
+    ReleasedSideBySide,
+    /// The first page of a listing is taken for the whole.
+    ListingCutShort,
+    /// Whatever the date of an answer, it confirms the clock.
+    EveryClockConfirmed,
     // As was wrong once.
     OffNotReadAgain,
     OldVersionKept,
     SecondMarkersKept,
 }
 
-const MUTATIONS: [Mutation; 16] = [
+const MUTATIONS: [Mutation; 21] = [
     Mutation::HeadBeforeRecord,
     Mutation::HeadRetried,
     Mutation::HeadUndone,
@@ -90,6 +101,11 @@ const MUTATIONS: [Mutation; 16] = [
     Mutation::RefreshTokenNotStored,
     Mutation::TenantListedByMarkers,
     Mutation::BarNotSeen,
+    Mutation::ReleasedByHeadAlone,
+    Mutation::ReleasedByHeadThenOff,
+    Mutation::ReleasedSideBySide,
+    Mutation::ListingCutShort,
+    Mutation::EveryClockConfirmed,
     Mutation::OffNotReadAgain,
     Mutation::OldVersionKept,
     Mutation::SecondMarkersKept,
@@ -134,8 +150,10 @@ struct Act {
     end: End,
     /// The sign-in that its exchange began.
     lineage: Option<usize>,
-    /// When the access token that it returned was issued.
-    issued: u64,
+    /// When the vault had the access token that it returned; 0: not yet.
+    answered: u64,
+    /// Whether the head was read since then: then what is read is no look before a release, which begins with `off`.
+    has_read_head: bool,
 }
 
 /// All refresh tokens that came of one sign-in: revoked together (facts/entra-and-key-vault.md §A.9).
@@ -194,6 +212,13 @@ struct Port {
     sim: Rc<Sim>,
     /// How far its clock is ahead, in seconds; and behind.
     skew: (u64, u64),
+}
+
+impl Port {
+    /// Whether its clock is days off. Then every caller's token has expired for it or is not valid yet.
+    fn is_days_off(&self) -> bool {
+        self.skew.0.abs_diff(self.skew.1) >= DAY
+    }
 }
 
 impl Sim {
@@ -533,9 +558,6 @@ impl Sim {
         }
         lineages[lineage].newest += 1;
         let serial = lineages[lineage].newest;
-        if let Some(act) = act {
-            self.acts.borrow_mut()[act].issued = self.step.get();
-        }
         (
             200,
             json!({
@@ -634,6 +656,10 @@ impl Store for Port {
             Some(Mutation::OffNotReadAgain) => key.starts_with("off."),
             _ => false,
         };
+        let is_release = sim.doing() == What::Draw && sim.acts.borrow()[act].answered > 0;
+        if is_release && let Some(value) = self.mutated_release(key).await {
+            return Ok(value);
+        }
         if is_kept && sim.doing() == What::Draw {
             let mut read = sim.read.borrow_mut();
             return Ok(read.entry((act, key.to_owned())).or_insert(value).clone());
@@ -671,42 +697,93 @@ impl Store for Port {
         Ok(())
     }
 
-    /// In two parts, as a backend lists that does not do it in one transaction.
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+    /// In two pages, as a backend lists that does not do it in one transaction.
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
         let sim = &self.sim;
         sim.pause().await;
         if sim.happens(sim.faults.get().store) {
             return Err(StoreError("injected".into()));
         }
-        let middle = sim.one_of(&["due.", "off.", "rec.", "usr."]).to_owned();
-        let mut keys: Vec<_> = sim
-            .rows
-            .borrow()
-            .range(..middle.clone())
-            .map(|(key, _)| key.clone())
-            .collect();
-        sim.pause().await;
-        keys.extend(
-            sim.rows
-                .borrow()
-                .range(middle..)
-                .map(|(key, _)| key.clone()),
-        );
+        let middle = match cursor {
+            Some(middle) => middle.to_owned(),
+            None => sim.one_of(&["due.", "off.", "rec.", "usr."]).to_owned(),
+        };
+        let (from, to) = match cursor {
+            Some(_) => (Bound::Included(middle.clone()), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Excluded(middle.clone())),
+        };
+        let keys = {
+            let rows = sim.rows.borrow();
+            let keys = rows.range((from, to)).map(|(key, _)| key.clone());
+            keys.collect::<Vec<_>>()
+        };
+        if sim.is(Mutation::OldVersionKept) {
+            let mut listed = sim.listed.borrow_mut();
+            let listed = listed.entry(sim.current.get()).or_default();
+            if cursor.is_none() {
+                listed.clear();
+            }
+            listed.extend(keys.iter().cloned());
+        }
+        let mut page = Page {
+            keys,
+            cursor: cursor.is_none().then_some(middle),
+        };
+        if sim.is(Mutation::ListingCutShort) {
+            page.cursor = None;
+        }
         if sim.is(Mutation::TenantListedByMarkers) && sim.doing() == What::RemoveTenant {
-            let markers = keys
-                .iter()
+            let rows = sim.rows.borrow();
+            let markers = rows
+                .keys()
                 .filter_map(|key| Layout::new("").read_marker(key));
             let marked: Vec<_> = markers.map(|marker| marker.user.id).collect();
-            keys.retain(|key| {
+            page.keys.retain(|key| {
                 !key.starts_with("usr.") || marked.iter().any(|id| key.ends_with(id.as_str()))
             });
         }
-        if sim.is(Mutation::OldVersionKept) {
-            sim.listed
-                .borrow_mut()
-                .insert(sim.current.get(), keys.clone());
+        Ok(page)
+    }
+}
+
+impl Port {
+    /// What the mistake that is switched on reads before a release, in the place of `off` and then the head; none: there is
+    /// no such mistake.
+    async fn mutated_release(&self, key: &str) -> Option<Option<Vec<u8>>> {
+        let sim = &self.sim;
+        let is_off = key.starts_with("off.");
+        if !is_off && !key.starts_with("usr.")
+            || is_off && sim.acts.borrow()[sim.current.get()].has_read_head
+        {
+            return None;
         }
-        Ok(keys)
+        let head_first = match sim.mutation? {
+            Mutation::ReleasedByHeadAlone if is_off => return Some(None),
+            Mutation::ReleasedByHeadAlone => false,
+            Mutation::ReleasedByHeadThenOff => true,
+            Mutation::ReleasedSideBySide => sim.below(2) == 0,
+            _ => return None,
+        };
+        let place = (sim.current.get(), "usr.".to_owned());
+        if !is_off {
+            sim.acts.borrow_mut()[place.0].has_read_head = true;
+            return sim.read.borrow_mut().remove(&place);
+        }
+        if head_first {
+            let id = key.split('.').nth(1)?;
+            let head = {
+                let rows = sim.rows.borrow();
+                let mut rows = rows.iter();
+                let head = rows.find(|(key, _)| key.starts_with("usr.") && key.ends_with(id));
+                head.map(|(_, head)| head.clone())
+            };
+            sim.read.borrow_mut().insert(place, head);
+        }
+        // The one read may take long.
+        for _ in 0..sim.below(40) {
+            sim.pause().await;
+        }
+        Some(sim.rows.borrow().get(key).cloned())
     }
 }
 
@@ -747,6 +824,20 @@ impl Http for Port {
         if status == 429 {
             response = response.header("retry-after", "600");
         }
+        // Now and then something between drops the date.
+        if !sim.happens(sim.faults.get().network * 3) {
+            let now = if sim.is(Mutation::EveryClockConfirmed) {
+                self.now()
+            } else {
+                sim.now.get()
+            };
+            let date = UNIX_EPOCH + Duration::from_secs(now);
+            response = response.header("date", httpdate::fmt_http_date(date));
+        }
+        if !body["refresh_token"].is_null() {
+            let act = &mut sim.acts.borrow_mut()[sim.current.get()];
+            (act.answered, act.has_read_head) = (sim.step.get(), false);
+        }
         Ok(response
             .body(Zeroizing::new(body.to_string().into_bytes()))
             .unwrap())
@@ -757,8 +848,9 @@ impl Clock for Port {
     fn now(&self) -> u64 {
         let (ahead, behind) = self.skew;
         let now = self.sim.now.get() + ahead - behind;
-        if self.sim.is(Mutation::LitterWithoutAge) && self.sim.doing() == What::Sweep {
-            return now + DAY + HOUR;
+        if self.sim.is(Mutation::LitterWithoutAge) && self.sim.doing() == What::Enrol {
+            // Its age is in its name.
+            return now - DAY - HOUR;
         }
         now
     }
@@ -855,7 +947,7 @@ impl Run {
             tasks: Vec::new(),
         };
         for _ in 0..2 {
-            let app = run.app();
+            let app = run.app_in_trouble();
             run.apps.push(app);
         }
         run
@@ -863,7 +955,21 @@ impl Run {
 
     /// A replica that has just started: nothing cached.
     fn app(&self) -> Rc<App> {
-        let skew = (self.sim.below(120), self.sim.below(120));
+        let minutes = (self.sim.below(120), self.sim.below(120));
+        self.app_with_clock(minutes)
+    }
+
+    /// One whose clock may be days off, and then is so until it is started anew.
+    fn app_in_trouble(&self) -> Rc<App> {
+        match self.sim.below(24) {
+            0 => self.app_with_clock((3 * DAY, 0)),
+            1 => self.app_with_clock((0, 3 * DAY)),
+            2 => self.app_with_clock((200 * DAY, 0)),
+            _ => self.app(),
+        }
+    }
+
+    fn app_with_clock(&self, skew: (u64, u64)) -> Rc<App> {
         let port = Port {
             sim: Rc::clone(&self.sim),
             skew,
@@ -872,6 +978,8 @@ impl Run {
     }
 
     fn begin(&mut self, what: What, user: usize, app: &Rc<App>) -> usize {
+        // What has ended, ended before.
+        self.sim.step.set(self.sim.step.get() + 1);
         let act = self.sim.acts.borrow().len();
         self.sim.acts.borrow_mut().push(Act {
             user,
@@ -880,7 +988,8 @@ impl Run {
             ended: u64::MAX,
             end: End::Open,
             lineage: None,
-            issued: 0,
+            answered: 0,
+            has_read_head: false,
         });
         let future = ask(Rc::clone(&self.sim), Rc::clone(app), act, what, user);
         self.tasks.push(Task {
@@ -918,7 +1027,7 @@ impl Run {
                 // Of one request, or of the whole replica.
                 self.tasks.remove(at);
                 if sim.below(4) == 0 {
-                    let app = self.app();
+                    let app = self.app_in_trouble();
                     let which = usize::try_from(sim.below(2)).unwrap();
                     self.apps[which] = app;
                 }
@@ -950,7 +1059,11 @@ impl Run {
             entra: [0, 30, 150][usize::try_from(sim.below(3)).unwrap()],
             crash: [0, 2, 8][usize::try_from(sim.below(3)).unwrap()],
         };
+        // By a clock that is right, whichever the replicas have.
+        let right = self.app();
+        let apps = std::mem::replace(&mut self.apps, vec![right]);
         self.alone(What::Enrol, 0);
+        self.apps = apps;
         sim.faults.set(faults);
         for _ in 0..2 + sim.below(3) {
             sim.now
@@ -996,6 +1109,24 @@ impl Run {
             }
             self.finish();
         }
+    }
+
+    /// A draw, a removal of the refresh token, and what clears that removal away, all at once.
+    fn race_for_a_release(&mut self) {
+        self.apps = vec![self.app(), self.app()];
+        self.alone(What::Enrol, 0);
+        let last = self.sim.one_of(&[What::Enrol, What::Remove]);
+        for what in [What::Draw, What::RemoveToken, last] {
+            let app = Rc::clone(&self.apps[usize::try_from(self.sim.below(2)).unwrap()]);
+            self.begin(what, 0, &app);
+        }
+        self.finish();
+        let view = match self.sim.head_and_record(0) {
+            (None, _) => View::Absent,
+            (Some(_), None) => View::NoToken,
+            (Some(_), Some(_)) => View::Has(usize::MAX),
+        };
+        self.sim.check_history(0, view);
     }
 
     /// All is well again: everything must come right by itself.
@@ -1186,14 +1317,16 @@ impl Sim {
                 .find(|act| act.lineage == Some(lineage))
                 .unwrap();
             let late = acts.iter().find(|act| {
-                matches!(act.what, What::Remove | What::RemoveTenant)
-                    && act.end == End::Acknowledged
+                matches!(
+                    act.what,
+                    What::Remove | What::RemoveTenant | What::RemoveToken
+                ) && act.end == End::Acknowledged
                     && enrolled.ended < act.began
-                    && act.ended < draw.issued
+                    && act.ended < draw.answered
             });
             if late.is_some() {
                 self.violation(format!(
-                    "user {user}: an access token was issued after the removal, and released"
+                    "user {user}: an access token was released after a removal that was acknowledged before the vault had it"
                 ));
             }
         }
@@ -1248,6 +1381,11 @@ fn explain(
 
 /// One request, and a note of how it ended.
 async fn ask(sim: Rc<Sim>, app: Rc<App>, act: usize, what: What, user: usize) {
+    if app.env.is_days_off() && what != What::Sweep {
+        let mut acts = sim.acts.borrow_mut();
+        (acts[act].end, acts[act].ended) = (End::Failed, sim.step.get());
+        return;
+    }
     let outcome = match what {
         What::Enrol => app
             .enroll(&bearer(user), None)
@@ -1315,6 +1453,13 @@ fn simulate(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
     run.sim.violations.take()
 }
 
+/// Those of one seed of the races in which the last look before a release decides.
+fn race(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
+    let mut run = Run::new(seed, mutation, false);
+    run.race_for_a_release();
+    run.sim.violations.take()
+}
+
 fn seeds() -> u64 {
     std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
 }
@@ -1324,7 +1469,7 @@ fn seeds() -> u64 {
 fn every_seed_keeps_the_promises() {
     let run = |first: u64| {
         (first..seeds()).step_by(2).find_map(|seed| {
-            let violations = simulate(seed, None);
+            let violations = [race(seed, None), simulate(seed, None)].concat();
             (!violations.is_empty()).then_some((seed, violations))
         })
     };
@@ -1341,8 +1486,14 @@ fn every_seed_keeps_the_promises() {
 #[test]
 fn each_mistake_is_found() {
     for mutation in MUTATIONS {
+        let run = match mutation {
+            Mutation::ReleasedByHeadAlone
+            | Mutation::ReleasedByHeadThenOff
+            | Mutation::ReleasedSideBySide => race,
+            _ => simulate,
+        };
         let found = (0..SEEDS).find_map(|seed| {
-            let violation = simulate(seed, Some(mutation)).into_iter().next()?;
+            let violation = run(seed, Some(mutation)).into_iter().next()?;
             Some((seed, violation))
         });
         let (seed, violation) = found.unwrap_or_else(|| panic!("{mutation:?} was not found"));

@@ -7,14 +7,15 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::deadline::LONGEST;
 use crate::identity::{Nonce, TenantId};
 use crate::keeper::{Environment, Keeper, KeeperError};
 use crate::layout::{Layout, Marker, Tag};
 use crate::listing::Listing;
 use crate::port::{Operator, Role, Store, VaultPort};
+use crate::report::SweepReport;
 use crate::schedule::DAILY;
 use crate::secret::Bearer;
-use crate::sweep::SweepReport;
 
 /// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (facts/spin.md §4).
 const MOST_USERS: u64 = 300_000;
@@ -91,6 +92,10 @@ pub struct Tenant {
     /// nowhere. A version can be retired when that is a day ago: a writer that was under way then has shown by now what
     /// it wrote (README, "Rotation").
     pub unused_key_versions: BTreeMap<String, u64>,
+    /// Why the tenant had no newest key to seal under at the last sweep, a code of the API's errors; none: it had one, or
+    /// was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub without_key: Option<String>,
 }
 
 /// The last sweep.
@@ -119,11 +124,11 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     pub async fn status(&self, bearer: &Bearer) -> Result<Report, KeeperError> {
         let Operator { policy, tenant } = self
             .vault
-            .authorize_operator(bearer, Role::Read, None)
+            .authorize_operator(bearer, Role::Read, None, LONGEST)
             .await?;
         let layout = Layout::new(&policy.store_prefix);
         let state = self.sweep_state(&layout).await?;
-        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let listing = Listing::read(&layout, &self.store).await?;
         let mut report = Report {
             observed_at: self.env.now(),
             most_users: MOST_USERS,
@@ -165,6 +170,13 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             report.states.add(marker.tag);
             report.tenant(&marker.user.tenant).states.add(marker.tag);
         }
+        for (name, code) in &state.report.without_key {
+            let tenant = TenantId::parse(name).filter(|tenant| is_visible(tenant));
+            let known = tenant.and_then(|tenant| report.tenants.get_mut(tenant.as_str()));
+            if let Some(of) = known {
+                of.without_key = Some(code.clone());
+            }
+        }
         report.warning = (report.users >= WARN_USERS).then_some(
             "one store is made for 300,000 users: divide the tenants among two apps before that",
         );
@@ -188,13 +200,13 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ) -> Result<Removal, KeeperError> {
         let operator = self
             .vault
-            .authorize_operator(bearer, Role::Admin, Some(tenant))
+            .authorize_operator(bearer, Role::Admin, Some(tenant), LONGEST)
             .await?;
         let until = self.env.now().saturating_add(REMOVAL_SECONDS);
         let layout = Layout::new(&operator.policy.store_prefix);
         // Before the listing: whoever enrols looks for it after the head is written, and so is either listed, or sees it.
         self.store.set(&layout.bar(tenant), &[]).await?;
-        let listing = Listing::new(&layout, self.store.list_keys().await?);
+        let listing = Listing::read(&layout, &self.store).await?;
         let users: Vec<_> = listing
             .users()
             .filter(|user| user.tenant == *tenant)
@@ -279,11 +291,18 @@ impl Report {
                 let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
                 metric("key_version_unused_since_seconds", &labels, *since);
             }
+            if let Some(code) = &of.without_key {
+                let labels = format!("{{tenant=\"{tenant}\",code=\"{code}\"}}");
+                metric("tenant_without_key", &labels, 1);
+            }
         }
         if let Some(LastSweep { ended_at, report }) = &self.last_sweep {
             metric("sweep_ended_at_seconds", "", *ended_at);
             metric("sweep_remaining", "", report.remaining);
             metric("sweep_failed", "", report.failed);
+            metric("sweep_waiting", "", report.waiting);
+            metric("sweep_not_served", "", report.not_served);
+            metric("sweep_tenants_without_key", "", report.tenants_without_key);
         }
         text
     }
@@ -542,7 +561,7 @@ mod tests {
         world.advance(7 * DAILY);
         let app = world.app();
         let report = sweep(&app);
-        assert_eq!((report.failed, report.refreshed), (1, 2), "{report:?}");
+        assert_eq!((report.waiting, report.refreshed), (1, 2), "{report:?}");
         assert_eq!(world.rows.borrow()[&record], stale);
         sweep(&app);
         let [used, unused] = versions(&world, &app);

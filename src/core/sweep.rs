@@ -1,73 +1,57 @@
-//! The sweep: re-seals what is under an old key, refreshes what is due, clears litter (the seed's timer).
+//! The sweep: re-seals what is under an old key, refreshes what is due, clears litter.
 //!
-//! One listing of keys, at most; then work only for what is under an old key, due, or litter. Re-sealing comes first, also
-//! for what is due, and never calls Entra ID, so that a rotation completes while Entra ID is down (design §3).
+//! One listing of keys, at most; then work only for what is under an old key, due, or litter. Re-sealing never calls Entra
+//! ID, so that a rotation completes while Entra ID is down. A call ends by `sweep_seconds`, whatever the last record does:
+//! what is left of that goes down as the time that the vault may take.
 //!
 //! What a sweep remembers for the next (`SweepState`) makes it cheaper and keeps two from doing the same work. Nothing
 //! is wrong if it is lost.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::error::{UserError, VaultError};
-use crate::identity::{KeyVersion, Nonce, TenantId};
-use crate::keeper::{Environment, Keeper, KeeperError, marker_of};
-use crate::layout::{Layout, Marker, Tag};
-use crate::listing::{Listing, Litter};
-use crate::port::{Policy, Store, StoredToken, User, VaultPort};
-use crate::record::{Record, Status};
-use crate::schedule::{
-    DAILY, MONTHLY, MOST_FAILURES, RETENTION, least_refresh_age, random_number, retry_at,
-};
+use crate::course::{Asked, Course};
+use crate::deadline::{Deadline, LONGEST};
+use crate::error::VaultError;
+use crate::holds::Holds;
+use crate::identity::TenantId;
+use crate::keeper::{Environment, Keeper, KeeperError};
+use crate::layout::Layout;
+use crate::listing::Listing;
+use crate::plan::Plan;
+use crate::port::{Store, SweepLimits, VaultPort};
+use crate::report::SweepReport;
+use crate::retirement::not_noted;
+use crate::schedule::{least_refresh_age, random_number};
 use crate::secret::Bearer;
-use crate::wave::{Change, WAVE, What};
+use crate::turns::Turns;
+use crate::verdict::{Verdict, Work};
+use crate::visit::{Horizon, Pass};
 
 /// Seconds for which a sweep may go without a listing because nothing is due.
 const QUIET_AT_MOST: u64 = 3600;
 /// Tenants that a sweep remembers; with more, every sweep lists.
 const REMEMBERED_TENANTS: usize = 1000;
-/// Seconds that the last record may take after the last was admitted: Entra ID's answer (`vault.rs`).
-const LAST_RECORD: u64 = 10;
-/// Failures of Entra ID in a row after which a tenant is left alone for the rest of a sweep.
-const FAILURES_OF_A_TENANT: u32 = 3;
+/// Tenants without a key that a report names; with more, every sweep lists.
+const MOST_NAMED: usize = 200;
+/// Seconds by which a lease outlasts the call that holds it, because clocks count whole seconds.
+const LEASE_MARGIN: u64 = 2;
+/// The longest that a sweep call can be set to take, in seconds (setting `sweep_seconds`).
+const LONGEST_SWEEP: u64 = 25;
+/// Seconds by which the clocks of two replicas may differ: what the vault lets pass.
+const CLOCK_TOLERANCE: u64 = 300;
+/// The longest pause that Entra ID can ask for, in seconds: what the vault heeds at most.
+const LONGEST_PAUSE: u64 = 3600;
+/// How long it may take to tell whether the caller may sweep: an app's token can need signing keys.
+const LONGEST_AUTHORIZATION: Duration = Duration::from_secs(5);
+/// How long another system may take to confirm the clock.
+const LONGEST_CONFIRMATION: Duration = Duration::from_secs(3);
 /// Left-over enrolments that one sweep looks at.
 const LITTER_AT_ONCE: usize = 100;
-
-/// What one call of a sweep did.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct SweepReport {
-    /// Whether it worked. False: another sweep was under way, and this one left it to that.
-    pub lease_held: bool,
-    /// Records that were due when it began.
-    pub due: u64,
-    /// Records whose refresh token was replaced.
-    pub refreshed: u64,
-    /// Records re-sealed under the newest key, without Entra ID.
-    pub resealed: u64,
-    /// Records whose user has to act.
-    pub interaction_required: u64,
-    /// Records whose refresh token Entra ID called dead; kept, and tried again daily.
-    pub quarantined: u64,
-    /// Records whose refresh token was refused and is older than the retention limit: it was removed.
-    pub expired: u64,
-    /// Records to be tried again soon, because another system failed.
-    pub retrying: u64,
-    /// Records that cannot be read or opened; kept, and looked at again daily.
-    pub damaged: u64,
-    /// Records that need the operator: a setting, a permission, a key, storage. The log says which.
-    pub failed: u64,
-    /// Left-over enrolments, of removed or replaced ones, that were cleared.
-    pub cleared: u64,
-    /// Records that there was no time for, or whose tenant failed; call again.
-    pub remaining: u64,
-    /// Unix time in seconds at which the next of the records not due now is due.
-    pub next_due_at: Option<u64>,
-}
-
 /// What a sweep leaves for the next.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -80,30 +64,14 @@ pub(crate) struct SweepState {
     pub(crate) versions: BTreeMap<String, String>,
     /// Tenants that Entra ID throttles, and until when it asked us to wait.
     pub(crate) paused: BTreeMap<String, u64>,
+    /// Tenants whose turns took long, and how many milliseconds.
+    pub(crate) slow: BTreeMap<String, u32>,
+    /// The tenant at which the next round of questions for newest keys begins; none: anywhere.
+    pub(crate) next_tenant: Option<String>,
     /// When the last sweep ended.
     pub(crate) ended_at: u64,
     /// What it did.
     pub(crate) report: SweepReport,
-}
-
-/// Tenants that Key Vault was asked about in this sweep, and the newest key version if it answered: once each, however
-/// many of a sweep's steps need to know.
-type Asked = BTreeMap<TenantId, Option<KeyVersion>>;
-
-/// What became of one record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Outcome {
-    Refreshed,
-    Resealed,
-    InteractionRequired,
-    Quarantined,
-    Expired,
-    Retrying,
-    Damaged,
-    Failed,
-    Remaining,
-    /// Another writer was faster, or the marker was stale.
-    Nothing,
 }
 
 impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
@@ -112,54 +80,65 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// # Errors
     /// [`KeeperError`] if it cannot begin. What fails for one record is counted, not returned.
     pub async fn sweep(&self, bearer: &Bearer) -> Result<SweepReport, KeeperError> {
-        let limits = self.vault.authorize_sweep(bearer).await?;
-        let started = self.env.now();
-        let layout = Layout::new(&limits.policy.store_prefix);
-        let concurrency = usize::try_from(limits.concurrency).unwrap_or(1).max(1);
+        let call = Call {
+            start: self.env.elapsed(),
+            started: self.env.now(),
+            limits: self
+                .vault
+                .authorize_sweep(bearer, LONGEST_AUTHORIZATION)
+                .await?,
+        };
+        let layout = Layout::new(&call.limits.policy.store_prefix);
         let mut state = self.sweep_state(&layout).await?;
-        if started < state.lease_until {
+        if self.rules.doubts_state {
+            state.forget_what_cannot_be(call.started);
+        }
+        if call.started < state.lease_until {
             return Ok(SweepReport::default());
         }
         let mut asked = Asked::new();
-        if started < state.quiet_until {
-            let known = state.versions.keys();
-            let tenants = known.filter_map(|tenant| TenantId::parse(tenant)).collect();
-            self.ask(&tenants, &mut asked, concurrency).await;
-            if is_quiet(&state, &asked) {
-                return Ok(SweepReport {
-                    lease_held: true,
-                    next_due_at: state.report.next_due_at,
-                    ..SweepReport::default()
-                });
+        if call.started < state.quiet_until {
+            asked = self.ask_known(&state, &call).await;
+            if let Some(error) = asked.values().find_map(|answer| self.stops(answer)) {
+                return Ok(self.stopped(error));
+            }
+            if state.is_quiet(&asked) {
+                return Ok(state.quiet_report());
             }
         }
 
-        let seconds = u64::from(limits.seconds);
-        state.lease_until = started.saturating_add(seconds).saturating_add(LAST_RECORD);
-        state.quiet_until = 0;
-        self.remember(&layout, &state).await;
-        let admit = seconds
-            .saturating_sub(LAST_RECORD)
-            .max(seconds.checked_div(2).unwrap_or(0))
-            .max(1);
+        // Nothing is deleted and nothing noted by a clock that nobody has confirmed in this sweep.
+        let within = LONGEST_CONFIRMATION.min(call.part(4));
+        let confirmed = self.vault.confirm_clock(within).await;
+        if let Some(error) = self.stops(&confirmed) {
+            return Ok(self.stopped(error));
+        }
+        if let Err(error) = &confirmed {
+            self.env.line(
+                &json!({"event": "clock_not_confirmed", "reason": error.to_string()}).to_string(),
+            );
+        }
+        let is_clock_confirmed = confirmed.is_ok() || !self.rules.needs_clock;
+        if is_clock_confirmed {
+            let seconds = u64::from(call.limits.seconds);
+            let lease = seconds.saturating_add(LEASE_MARGIN);
+            state.lease_until = call.started.saturating_add(lease);
+            state.quiet_until = 0;
+            self.remember(&layout, &state).await;
+        }
         let outcome = self
-            .pass(
-                &layout,
-                &limits.policy,
-                concurrency,
-                started.saturating_add(admit),
-                &mut state,
-                asked,
-            )
+            .pass(&layout, &call, is_clock_confirmed, &mut state, asked)
             .await;
-        state.lease_until = 0;
-        state.ended_at = self.env.now();
         if let Ok(report) = &outcome {
-            state.report = report.clone();
             self.env
                 .line(&json!({"event": "swept", "report": report}).to_string());
+            state.report = report.clone();
         }
-        self.remember(&layout, &state).await;
+        if is_clock_confirmed {
+            state.lease_until = 0;
+            state.ended_at = self.env.now();
+            self.remember(&layout, &state).await;
+        }
         outcome
     }
 
@@ -182,704 +161,258 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         }
     }
 
+    /// The error, if it is one that stops a sweep.
+    fn stops<'a, T>(&self, answer: &'a Result<T, VaultError>) -> Option<&'a VaultError> {
+        let error = answer.as_ref().err()?;
+        matches!((self.rules.verdict)(error, Work::NewestKey), Verdict::Stop).then_some(error)
+    }
+
+    fn stopped(&self, error: &VaultError) -> SweepReport {
+        let (code, reason) = (error.code(), error.to_string());
+        self.env
+            .line(&json!({"event": "sweep_stopped", "code": code, "reason": reason}).to_string());
+        SweepReport {
+            lease_held: true,
+            stopped: Some(code.into()),
+            ..SweepReport::default()
+        }
+    }
+
+    /// Asks for the newest keys of the tenants that the last sweep knew. Who has no time for an answer has none.
+    async fn ask_known(&self, state: &SweepState, call: &Call) -> Asked {
+        let known = state
+            .versions
+            .keys()
+            .chain(state.report.without_key.keys())
+            .filter_map(|tenant| TenantId::parse(tenant));
+        let until = call.until();
+        stream::iter(known.collect::<BTreeSet<_>>())
+            .map(|tenant| async move {
+                let within = until.left(&self.env).min(self.rules.longest_question);
+                if within.is_zero() {
+                    return None;
+                }
+                let answer = self.vault.newest_key_version(&tenant, within).await;
+                Some((tenant, answer))
+            })
+            .buffer_unordered(call.concurrency())
+            .filter_map(|answer| async { answer })
+            .collect()
+            .await
+    }
+
     async fn pass(
         &self,
         layout: &Layout,
-        policy: &Policy,
-        concurrency: usize,
-        until: u64,
+        call: &Call,
+        is_clock_confirmed: bool,
         state: &mut SweepState,
-        mut asked: Asked,
+        asked: Asked,
     ) -> Result<SweepReport, KeeperError> {
         let now = self.env.now();
-        let listing = Listing::new(layout, self.store.list_keys().await?);
-        self.note_versions(layout, &listing, now, concurrency)
-            .await?;
-        let tenants: BTreeSet<TenantId> = listing
-            .markers()
-            .map(|(_, marker)| marker.user.tenant)
-            .collect();
-        self.ask(&tenants, &mut asked, concurrency).await;
-        let newest: BTreeMap<TenantId, KeyVersion> = asked
-            .into_iter()
-            .filter(|(tenant, _)| tenants.contains(tenant))
-            .filter_map(|(tenant, version)| Some((tenant, version?)))
-            .collect();
-        // What cannot be read cannot be re-sealed; it has its daily look.
-        let is_outdated = |marker: &Marker| {
-            !matches!(marker.tag, Tag::NotReadable { .. })
-                && newest
-                    .get(&marker.user.tenant)
-                    .is_some_and(|newest| *newest != marker.key_version)
-        };
-        let (mut outdated, mut due) = (BTreeMap::new(), BTreeMap::new());
+        let policy = &call.limits.policy;
+        let listing = Listing::read(layout, &self.store).await?;
         let mut report = SweepReport {
             lease_held: true,
             ..SweepReport::default()
         };
-        for (key, marker) in listing.markers() {
-            let is_due = marker.time <= now;
-            if is_outdated(&marker) {
-                Visit::add(&mut outdated, key, &marker);
-            }
-            if is_due {
-                Visit::add(&mut due, key, &marker);
-            } else {
-                let next = report.next_due_at.unwrap_or(u64::MAX).min(marker.time);
-                report.next_due_at = Some(next);
-            }
+        let (mut left, mut unnoted) = (0, BTreeSet::new());
+        if is_clock_confirmed {
+            self.note_versions(layout, &listing, now, call.concurrency())
+                .await?;
+            let mut litter = listing.litter(now);
+            self.shuffle(&mut litter);
+            left = litter.len().saturating_sub(LITTER_AT_ONCE);
+            litter.truncate(LITTER_AT_ONCE);
+            let until = Deadline::within(&self.env, call.part(10));
+            report.cleared = self.clear_all(layout, litter, until).await;
+        } else {
+            unnoted = not_noted(&listing);
         }
-        let mut litter = listing.litter(now);
-        drop(listing);
-        report.due = count(due.len());
-
-        state.paused.retain(|_, until| *until > now);
-        let paused = state.paused.iter();
+        let paused = state.paused.iter().filter(|(_, until)| **until > now);
+        let paused = paused.filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)));
+        let horizon = Horizon::new(now, is_clock_confirmed);
         let pass = Pass {
             layout,
             policy,
-            concurrency,
-            until,
-            // A tenant whose key cannot be had can be neither refreshed nor re-sealed now.
-            no_key: RefCell::new(
-                tenants
-                    .difference(&newest.keys().cloned().collect())
-                    .cloned()
-                    .collect(),
-            ),
-            no_entra: RefCell::new(
-                paused
-                    .filter_map(|(tenant, until)| Some((TenantId::parse(tenant)?, *until)))
-                    .collect(),
-            ),
-            failures: RefCell::default(),
+            rules: &self.rules,
+            until: call.until(),
+            end: call.end(),
+            is_clock_confirmed,
+            horizon,
+            holds: Holds::new(paused.collect(), unnoted),
         };
-        for marker in self.work(&pass, Work::Reseal, outdated, &mut report).await {
-            if let Some(visit) = due.get_mut(&marker.nonce) {
-                visit.keys.push(layout.marker(&marker));
-                visit.marker = marker;
-            }
-        }
-        self.work(&pass, Work::Refresh, due, &mut report).await;
-        self.shuffle(&mut litter);
-        let left = litter.len().saturating_sub(LITTER_AT_ONCE);
-        litter.truncate(LITTER_AT_ONCE);
-        report.cleared = self.clear_all(&pass, litter).await;
+        let slow = std::mem::take(&mut state.slow).into_iter();
+        let slow = slow.filter_map(|(tenant, milliseconds)| {
+            let time = Duration::from_millis(milliseconds.into());
+            Some((TenantId::parse(&tenant)?, time.min(LONGEST)))
+        });
+        let mut course = Course::new(
+            Plan::new(&listing, horizon),
+            Turns::new(self.rules.order, slow.collect()),
+            report,
+        );
+        course.report.due = course.plan.due();
+        self.line_up(&pass, &mut course, state.next_tenant.take(), asked);
+        self.work(&pass, &mut course, call.concurrency()).await;
 
-        // Records that were put off in this very pass are due in a minute.
+        let Course {
+            plan,
+            turns,
+            mut report,
+            tally,
+            next_due,
+        } = course;
+        let remembered = if self.rules.remembers_slow {
+            REMEMBERED_TENANTS
+        } else {
+            0
+        };
+        let slow = turns.slow().iter().take(remembered);
+        state.slow = slow
+            .map(|(tenant, time)| {
+                let milliseconds = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+                (tenant.as_str().into(), milliseconds)
+            })
+            .collect();
+        let first_left = report.add_left(turns, &plan);
+        self.tell_not_served(&pass, &plan, &mut report);
+        self.tell_refused(&tally);
+        let without_key = pass.holds.without_key();
+        report.tenants_without_key = count(without_key.len());
+        report.without_key = without_key
+            .into_iter()
+            .take(MOST_NAMED)
+            .map(|(tenant, code)| (tenant.as_str().into(), code.into()))
+            .collect();
+        report.stopped = pass.holds.stopped().map(Into::into);
+        let is_served = |tenant: &TenantId| !pass.holds.is_not_served(tenant);
+        report.next_due_at = plan.next_due(is_served).into_iter().chain(next_due).min();
+
+        let newest = pass.holds.newest();
+        let no_entra = pass.holds.no_entra();
         let is_done = [
             report.remaining,
             report.failed,
-            report.retrying,
+            report.unchecked,
             count(left),
-        ] == [0; 4];
-        if is_done && newest.len() <= REMEMBERED_TENANTS {
+        ] == [0; 4]
+            && report.stopped.is_none()
+            && !pass.holds.is_open();
+        let is_remembered =
+            newest.len() <= REMEMBERED_TENANTS && report.tenants_without_key <= count(MOST_NAMED);
+        state.versions.clear();
+        if is_done && is_remembered {
             // No record that is enrolled or refreshed from now on is due before that.
             let least = least_refresh_age(policy.refresh_after_seconds).min(QUIET_AT_MOST);
-            let next = report.next_due_at.unwrap_or(u64::MAX);
-            state.quiet_until = next.min(now.saturating_add(least));
-            let names = newest.iter();
-            state.versions = names
+            let next = report.next_due_at.into_iter();
+            let next = next.chain(no_entra.values().copied());
+            let quiet = now.saturating_add(least);
+            state.quiet_until = next.fold(quiet, u64::min);
+            state.versions = newest
+                .into_iter()
                 .map(|(tenant, version)| (tenant.as_str().into(), version.as_str().into()))
                 .collect();
         }
-        let paused = pass.no_entra.into_inner().into_iter();
-        state.paused = paused
+        state.next_tenant = first_left.map(|tenant| tenant.as_str().into());
+        state.paused = no_entra
+            .into_iter()
             .filter(|(_, until)| *until > now)
             .map(|(tenant, until)| (tenant.as_str().into(), until))
+            .take(REMEMBERED_TENANTS)
             .collect();
         Ok(report)
     }
 
-    /// Notes which key versions are in use, and since when others are not, before anything is moved: a version that the
-    /// listing names may be named nowhere when this sweep has ended. Costs nothing while no version comes or goes.
-    async fn note_versions(
-        &self,
-        layout: &Layout,
-        listing: &Listing<'_>,
-        now: u64,
-        concurrency: usize,
-    ) -> Result<(), KeeperError> {
-        let (mut notes, mut void) = (Vec::new(), Vec::new());
-        for ((tenant, version), of) in listing.versions() {
-            let since = match of.markers {
-                0 => of.unused_since().unwrap_or(now),
-                _ => 0,
-            };
-            let key = |since| layout.version(&tenant, &version, since);
-            let is_forgotten = since > 0 && since.saturating_add(RETENTION) <= now;
-            if !is_forgotten && !of.noted.contains(&since) {
-                notes.push(key(since));
-            }
-            let is_void = |noted: &u64| is_forgotten || *noted != since;
-            void.extend(of.noted.into_iter().filter(is_void).map(key));
-        }
-        // The new ones first: a version of which nothing is noted is not known.
-        stream::iter(notes)
-            .map(|key| async move { self.store.set(&key, &[]).await })
-            .buffer_unordered(concurrency)
-            .try_collect::<()>()
-            .await?;
-        stream::iter(void)
-            .map(|key| async move { self.store.delete(&key).await })
-            .buffer_unordered(concurrency)
-            .try_collect::<()>()
-            .await?;
-        Ok(())
+    pub(crate) fn below(&self, bound: usize) -> u64 {
+        random_number(&self.env)
+            .checked_rem(count(bound))
+            .unwrap_or(0)
     }
 
-    /// Asks for the newest key version of each tenant that it was not asked for yet.
-    async fn ask(&self, tenants: &BTreeSet<TenantId>, asked: &mut Asked, concurrency: usize) {
-        let unasked = tenants.iter().filter(|tenant| !asked.contains_key(tenant));
-        let answers: Vec<_> = stream::iter(unasked)
-            .map(|tenant| async move {
-                let answer = self.vault.newest_key_version(tenant).await;
-                let version = answer.map_err(|error| self.tenant_failed(tenant, &error));
-                (tenant.clone(), version.ok())
-            })
-            .buffer_unordered(concurrency)
-            .collect()
-            .await;
-        asked.extend(answers);
-    }
-
-    /// Visits records. Each tenant has its own share of the concurrency, so that one that is slow or throttled does not
-    /// hold up another, and within it an order by chance, so that two sweeps at once do not redeem the same tokens. What
-    /// is ready meanwhile is written together.
-    ///
-    /// Returns the markers that took the place of others.
-    async fn work(
-        &self,
-        pass: &Pass<'_>,
-        work: Work,
-        visits: BTreeMap<Nonce, Visit>,
-        report: &mut SweepReport,
-    ) -> Vec<Marker> {
-        let mut by_tenant: BTreeMap<TenantId, Vec<Visit>> = BTreeMap::new();
-        for visit in visits.into_values() {
-            let tenant = visit.marker.user.tenant.clone();
-            by_tenant.entry(tenant).or_default().push(visit);
-        }
-        let mut tenants: Vec<_> = by_tenant.into_values().collect();
-        self.shuffle(&mut tenants);
-        let share = pass
-            .concurrency
-            .checked_div(tenants.len())
-            .unwrap_or(1)
-            .max(1);
-        let mut results = stream::iter(tenants)
-            .map(|mut visits| {
-                self.shuffle(&mut visits);
-                let visits = stream::iter(visits);
-                Box::pin(
-                    visits
-                        .map(|visit| self.visit(pass, visit, work))
-                        .buffer_unordered(share),
-                )
-            })
-            .flatten_unordered(pass.concurrency)
-            .ready_chunks(WAVE);
-
-        let mut moved = Vec::new();
-        while let Some(wave) = results.next().await {
-            let (mut changes, mut outcomes) = (Vec::new(), Vec::new());
-            for result in wave {
-                match result {
-                    Found::Over(outcome) => report.add(outcome),
-                    Found::Write(change, outcome) => {
-                        changes.push(*change);
-                        outcomes.push(outcome);
-                    }
-                }
-            }
-            let made = self.apply(pass.layout, &changes).await;
-            for ((change, outcome), made) in changes.into_iter().zip(outcomes).zip(made) {
-                let is_made = made == Ok(true);
-                report.add(match made {
-                    Ok(true) => outcome,
-                    Ok(false) => Outcome::Nothing,
-                    Err(error) => self.record_failed(&change.user, &error.into()),
-                });
-                if let (true, What::Replace { new, .. }) = (is_made, change.what) {
-                    moved.push(marker_of(&change.user, &change.nonce, &new));
-                }
-            }
-        }
-        moved
-    }
-
-    async fn visit(&self, pass: &Pass<'_>, visit: Visit, work: Work) -> Found {
-        let marker = &visit.marker;
-        if pass.leaves_out(&marker.user.tenant, work) || self.env.now() >= pass.until {
-            return Found::Over(match work {
-                // If it is due, it is counted when that is looked at.
-                Work::Reseal if marker.time <= self.env.now() => Outcome::Nothing,
-                Work::Reseal | Work::Refresh => Outcome::Remaining,
-            });
-        }
-        let user = marker.user.clone();
-        let found = match work {
-            Work::Refresh => self.visit_due(pass, visit).await,
-            Work::Reseal => self.visit_outdated(pass, visit).await,
-        };
-        found.unwrap_or_else(|error| Found::Over(self.record_failed(&user, &error)))
-    }
-
-    async fn visit_due(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
-        let Visit { keys, marker } = visit;
-        let record = match self.look(pass, &keys, &marker).await? {
-            Look::At(record) => record,
-            Look::Over(found) => return Ok(found),
-        };
-        let now = self.env.now();
-        if record.due_at > now {
-            // A second marker of a record that was refreshed meanwhile.
-            return Ok(self.tidy(keys, &marker, &record));
-        }
-        // A second marker of a record that was re-sealed may still tell of the old key.
-        let marker = Marker {
-            key_version: record.key_version.clone(),
-            ..marker
-        };
-        let failed_with = |status: Status| Record {
-            status,
-            write: Nonce::for_write(&self.env),
-            due_at: now.saturating_add(DAILY),
-            // The token and its generation stay.
-            ..(*record).clone()
-        };
-        let is_expired = record.refreshed_at.saturating_add(RETENTION) <= now;
-        let (new, outcome) = match self.vault.refresh(&stored(&marker, &record)).await {
-            Ok(sealed) => {
-                pass.failures.borrow_mut().remove(&marker.user.tenant);
-                (
-                    self.refreshed(&marker.user, &record, sealed, pass.policy),
-                    Outcome::Refreshed,
-                )
-            }
-            Err(VaultError::User(_)) if is_expired => {
-                // Entra ID refuses it now, and has forgotten it by its own rules for months.
-                self.remove_token(pass.layout, &marker.user, &marker.nonce)
-                    .await?;
-                self.delete_each(&keys).await?;
-                self.audit("refresh_token_expired", &marker.user);
-                return Ok(Found::Over(Outcome::Expired));
-            }
-            Err(VaultError::User(UserError::InteractionRequired(interaction))) => (
-                failed_with(Status::InteractionRequired {
-                    claims: interaction.claims,
-                }),
-                Outcome::InteractionRequired,
-            ),
-            Err(VaultError::User(UserError::ReenrolmentRequired(_))) => {
-                (failed_with(Status::Quarantined), Outcome::Quarantined)
-            }
-            Err(VaultError::Upstream(error)) => {
-                pass.failed(&marker.user.tenant, error.retry_after_seconds, now);
-                return Ok(self.put_off(
-                    keys,
-                    &marker,
-                    error.retry_after_seconds,
-                    Outcome::Retrying,
-                ));
-            }
-            Err(VaultError::Stored(_)) => {
-                self.alarm("sealed_token_does_not_open", &marker.user);
-                return Ok(self.set_aside(keys, &marker));
-            }
-            Err(VaultError::Operator(error)) if error.is_about_one_key() => {
-                self.tenant_failed(&marker.user.tenant, &error.into());
-                return Ok(self.put_off(keys, &marker, None, Outcome::Failed));
-            }
-            Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
-                return Ok(self.stop_tenant(pass, &marker, &error));
-            }
-        };
-        let change = Change {
-            user: marker.user,
-            nonce: marker.nonce,
-            visited: keys,
-            what: What::Replace {
-                old: record,
-                new: Box::new(new),
-            },
-        };
-        Ok(Found::Write(Box::new(change), outcome))
-    }
-
-    async fn visit_outdated(&self, pass: &Pass<'_>, visit: Visit) -> Result<Found, KeeperError> {
-        let Visit { keys, marker } = visit;
-        let record = match self.look(pass, &keys, &marker).await? {
-            Look::At(record) => record,
-            Look::Over(found) => return Ok(found),
-        };
-        match self.vault.reseal(&stored(&marker, &record)).await {
-            Ok(Some(sealed)) => {
-                let new = Record {
-                    sealed: sealed.token,
-                    key_version: sealed.key_version,
-                    write: Nonce::for_write(&self.env),
-                    // A record whose refresh was put off stays put off.
-                    due_at: record.due_at.max(marker.time),
-                    ..(*record).clone()
-                };
-                let change = Change {
-                    user: marker.user,
-                    nonce: marker.nonce,
-                    visited: keys,
-                    what: What::Replace {
-                        old: record,
-                        new: Box::new(new),
-                    },
-                };
-                Ok(Found::Write(Box::new(change), Outcome::Resealed))
-            }
-            Ok(None) if marker.write != record.write => Ok(self.tidy(keys, &marker, &record)),
-            Ok(None) => Ok(Found::Over(Outcome::Nothing)),
-            Err(VaultError::Stored(_)) => {
-                self.alarm("sealed_token_does_not_open", &marker.user);
-                Ok(self.set_aside(keys, &marker))
-            }
-            // The marker stays as it is, and so does the record: the next sweep finds both.
-            Err(VaultError::Upstream(_) | VaultError::User(_)) => {
-                Ok(Found::Over(Outcome::Remaining))
-            }
-            Err(VaultError::Operator(error)) if error.is_about_one_key() => {
-                self.tenant_failed(&marker.user.tenant, &error.into());
-                Ok(Found::Over(Outcome::Failed))
-            }
-            Err(error @ (VaultError::Operator(_) | VaultError::Caller(_))) => {
-                Ok(self.stop_tenant(pass, &marker, &error))
-            }
-        }
-    }
-
-    /// Reads what a marker points at, and sorts out what is no usable record.
-    async fn look(
-        &self,
-        pass: &Pass<'_>,
-        keys: &[String],
-        marker: &Marker,
-    ) -> Result<Look, KeeperError> {
-        let aside = || Ok(Look::Over(self.set_aside(keys.to_vec(), marker)));
-        let (head, record) = match self.current(pass.layout, &marker.user).await {
-            Ok(current) => current,
-            Err(KeeperError::NotEnrolled | KeeperError::Busy) => {
-                return Ok(Look::Over(Found::Over(Outcome::Nothing)));
-            }
-            // A head that cannot be read may name this enrolment.
-            Err(KeeperError::RecordDamaged | KeeperError::RecordTooNew) => {
-                self.alarm("head_not_readable", &marker.user);
-                return aside();
-            }
-            Err(error) => return Err(error),
-        };
-        match record {
-            // Another enrolment's: what is left of it is cleared when it is old.
-            _ if head.nonce != marker.nonce => Ok(Look::Over(Found::Over(Outcome::Nothing))),
-            Err(KeeperError::NoRefreshToken) => Ok(Look::Over(Found::Over(Outcome::Nothing))),
-            Ok(record) => Ok(Look::At(Box::new(record))),
-            Err(_) => aside(),
-        }
-    }
-
-    /// Keeps what cannot be used, and has it looked at again in a day, or in a month when nobody has mended it for long:
-    /// "damaged" is never "delete".
-    fn set_aside(&self, keys: Vec<String>, marker: &Marker) -> Found {
-        let now = self.env.now();
-        let tag = marker.tag.not_readable(now);
-        let is_old = matches!(tag, Tag::NotReadable { since } if u64::from(since).saturating_mul(DAILY).saturating_add(RETENTION) <= now);
-        let wait = if is_old { MONTHLY } else { DAILY };
-        self.mark(
-            keys,
-            marker,
-            now.saturating_add(wait),
-            tag,
-            Outcome::Damaged,
-        )
-    }
-
-    /// Tries again later. The record is not touched.
-    fn put_off(
-        &self,
-        keys: Vec<String>,
-        marker: &Marker,
-        retry_after: Option<u32>,
-        outcome: Outcome,
-    ) -> Found {
-        let now = self.env.now();
-        let (tag, time) = match marker.tag {
-            Tag::Active { failures } => {
-                let failures = failures.saturating_add(1);
-                (
-                    Tag::Active {
-                        failures: failures.min(MOST_FAILURES),
-                    },
-                    retry_at(now, failures, retry_after, &self.env),
-                )
-            }
-            tag @ (Tag::InteractionRequired { .. }
-            | Tag::Quarantined { .. }
-            | Tag::NotReadable { .. }) => (tag, now.saturating_add(DAILY)),
-        };
-        self.mark(keys, marker, time, tag, outcome)
-    }
-
-    fn mark(
-        &self,
-        keys: Vec<String>,
-        marker: &Marker,
-        time: u64,
-        tag: Tag,
-        outcome: Outcome,
-    ) -> Found {
-        let change = Change {
-            user: marker.user.clone(),
-            nonce: marker.nonce.clone(),
-            visited: keys,
-            what: What::Mark(Marker {
-                time,
-                tag,
-                write: Nonce::for_write(&self.env),
-                ..marker.clone()
-            }),
-        };
-        Found::Write(Box::new(change), outcome)
-    }
-
-    /// Leaves one marker of a record that has two.
-    fn tidy(&self, keys: Vec<String>, marker: &Marker, record: &Record) -> Found {
-        let own = marker_of(&marker.user, &marker.nonce, record);
-        let change = Change {
-            user: marker.user.clone(),
-            nonce: marker.nonce.clone(),
-            visited: keys,
-            what: What::Tidy {
-                fresh: Marker {
-                    write: Nonce::for_write(&self.env),
-                    ..own.clone()
-                },
-                own,
-            },
-        };
-        Found::Write(Box::new(change), Outcome::Nothing)
-    }
-
-    /// Returns how many were cleared.
-    async fn clear_all(&self, pass: &Pass<'_>, litter: Vec<Litter>) -> u64 {
-        let cleared: Vec<bool> = stream::iter(litter)
-            .map(|litter| async move {
-                if self.env.now() >= pass.until {
-                    return false;
-                }
-                self.clear(pass, &litter).await.unwrap_or_else(|error| {
-                    self.env.line(&json!({"event": "litter_left", "user": litter.id.as_str(), "reason": error.to_string()}).to_string());
-                    false
-                })
-            })
-            .buffer_unordered(pass.concurrency)
-            .collect()
-            .await;
-        count(cleared.into_iter().filter(|cleared| *cleared).count())
-    }
-
-    /// "GC". Its step 1, the age, is the listing's business.
-    async fn clear(&self, pass: &Pass<'_>, litter: &Litter) -> Result<bool, KeeperError> {
-        let record_key = pass.layout.record(&litter.id, &litter.nonce);
-        let user = litter.tenant.clone().map(|tenant| User {
-            tenant,
-            id: litter.id.clone(),
-        });
-        // Whom neither a head nor a marker names had no head at the listing, and the head of an enrolment this old is not
-        // written any more.
-        let head = match &user {
-            Some(user) => self.head(pass.layout, user).await?,
-            None => None,
-        };
-        match (user, head) {
-            (Some(user), Some(head)) if head.nonce == litter.nonce => {
-                if litter.is_off {
-                    self.store.delete(&record_key).await?;
-                    self.delete_each(&litter.markers).await?;
-                    return Ok(true);
-                }
-                if litter.has_record && litter.markers.is_empty() {
-                    self.mark_again(pass, user, litter).await?;
-                }
-                Ok(false)
-            }
-            _ => {
-                self.store.delete(&record_key).await?;
-                self.store
-                    .delete(&pass.layout.off(&litter.id, &litter.nonce))
-                    .await?;
-                self.delete_each(&litter.markers).await?;
-                Ok(true)
-            }
-        }
-    }
-
-    async fn delete_each(&self, keys: &[String]) -> Result<(), KeeperError> {
-        for key in keys {
-            self.store.delete(key).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives a record that has lost its marker one that is due now.
-    async fn mark_again(
-        &self,
-        pass: &Pass<'_>,
-        user: User,
-        litter: &Litter,
-    ) -> Result<(), KeeperError> {
-        self.alarm("marker_lost", &user);
-        let key = pass.layout.record(&litter.id, &litter.nonce);
-        let Some(json) = self.store.get(&key).await? else {
-            return Ok(());
-        };
-        let Ok(record) = Record::from_json(&json) else {
-            self.alarm("record_not_readable", &user);
-            return Ok(());
-        };
-        let marker = Marker {
-            time: self.env.now(),
-            write: Nonce::for_write(&self.env),
-            ..marker_of(&user, &litter.nonce, &record)
-        };
-        Ok(self.store.set(&pass.layout.marker(&marker), &[]).await?)
-    }
-
-    /// The fault is not this record's: spare the tenant's other records the same call.
-    fn stop_tenant(&self, pass: &Pass<'_>, marker: &Marker, error: &VaultError) -> Found {
-        if pass.no_key.borrow_mut().insert(marker.user.tenant.clone()) {
-            self.tenant_failed(&marker.user.tenant, error);
-        }
-        Found::Over(Outcome::Failed)
-    }
-
-    fn tenant_failed(&self, tenant: &TenantId, error: &VaultError) {
-        self.env.line(&json!({"event": "tenant_failed", "tenant": tenant.as_str(), "reason": error.to_string()}).to_string());
-    }
-
-    fn record_failed(&self, user: &User, error: &KeeperError) -> Outcome {
-        self.env.line(&json!({"event": "sweep_failed", "tenant": user.tenant.as_str(), "user": user.id.as_str(), "reason": error.to_string()}).to_string());
-        Outcome::Failed
-    }
-
-    fn shuffle<T>(&self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&self, items: &mut [T]) {
         for at in (1..items.len()).rev() {
-            let bound = count(at).saturating_add(1);
-            let other = random_number(&self.env).checked_rem(bound).unwrap_or(0);
+            let other = self.below(at.saturating_add(1));
             items.swap(at, usize::try_from(other).unwrap_or(at));
         }
     }
 }
 
-impl SweepReport {
-    fn add(&mut self, outcome: Outcome) {
-        let counter = match outcome {
-            Outcome::Refreshed => &mut self.refreshed,
-            Outcome::Resealed => &mut self.resealed,
-            Outcome::InteractionRequired => &mut self.interaction_required,
-            Outcome::Quarantined => &mut self.quarantined,
-            Outcome::Expired => &mut self.expired,
-            Outcome::Retrying => &mut self.retrying,
-            Outcome::Damaged => &mut self.damaged,
-            Outcome::Failed => &mut self.failed,
-            Outcome::Remaining => &mut self.remaining,
-            Outcome::Nothing => return,
-        };
-        *counter = counter.saturating_add(1);
+/// How one call is bounded.
+struct Call {
+    /// On the clock that nobody sets.
+    start: Duration,
+    /// In Unix seconds.
+    started: u64,
+    limits: SweepLimits,
+}
+
+impl Call {
+    fn window(&self) -> Duration {
+        Duration::from_secs(self.limits.seconds.into())
+    }
+
+    /// The so-manieth part of the window.
+    fn part(&self, parts: u32) -> Duration {
+        self.window().checked_div(parts).unwrap_or_default()
+    }
+
+    /// When the last answer has to be there: what is left until the end is for writing.
+    fn until(&self) -> Deadline {
+        let rest = self.part(10).max(Duration::from_millis(250));
+        Deadline::after(self.start, self.window().saturating_sub(rest))
+    }
+
+    fn end(&self) -> Deadline {
+        Deadline::after(self.start, self.window())
+    }
+
+    fn concurrency(&self) -> usize {
+        usize::try_from(self.limits.concurrency).unwrap_or(1).max(1)
     }
 }
 
-/// What holds for one sweep.
-struct Pass<'a> {
-    layout: &'a Layout,
-    policy: &'a Policy,
-    concurrency: usize,
-    until: u64,
-    /// Tenants for whom nothing can be done now.
-    no_key: RefCell<BTreeSet<TenantId>>,
-    /// Tenants that are not refreshed now, and until when Entra ID asked us to wait; 0: it did not say.
-    no_entra: RefCell<BTreeMap<TenantId, u64>>,
-    /// Failures of Entra ID in a row, and until when it asked to wait.
-    failures: RefCell<BTreeMap<TenantId, (u32, u64)>>,
-}
-
-impl Pass<'_> {
-    fn leaves_out(&self, tenant: &TenantId, work: Work) -> bool {
-        self.no_key.borrow().contains(tenant)
-            || matches!(work, Work::Refresh) && self.no_entra.borrow().contains_key(tenant)
+impl SweepState {
+    /// Times further ahead than any sweep can have left them, be it by a clock that was wrong or by hand.
+    fn forget_what_cannot_be(&mut self, now: u64) {
+        let latest = |most: u64| now.saturating_add(most).saturating_add(CLOCK_TOLERANCE);
+        if self.lease_until > latest(LONGEST_SWEEP.saturating_add(LEASE_MARGIN)) {
+            self.lease_until = 0;
+        }
+        if self.quiet_until > latest(QUIET_AT_MOST) {
+            self.quiet_until = 0;
+        }
+        let latest = latest(LONGEST_PAUSE);
+        self.paused.retain(|_, until| *until <= latest);
     }
 
-    /// Another system failed. The tenant's other records wait too, as long as it asked, when it fails for several in a
-    /// row: once may be about this one user (AADSTS50196). The vault keeps Entra ID's pauses meanwhile.
-    fn failed(&self, tenant: &TenantId, retry_after: Option<u32>, now: u64) {
-        let mut failures = self.failures.borrow_mut();
-        let (count, until) = failures.entry(tenant.clone()).or_default();
-        *count = count.saturating_add(1);
-        let asked = retry_after.map_or(0, |seconds| now.saturating_add(seconds.into()));
-        *until = (*until).max(asked);
-        if *count >= FAILURES_OF_A_TENANT {
-            let mut paused = self.no_entra.borrow_mut();
-            let known = paused.entry(tenant.clone()).or_default();
-            *known = (*known).max(*until);
+    /// Whether every tenant's key is as the last sweep left it.
+    fn is_quiet(&self, asked: &Asked) -> bool {
+        asked.iter().all(|(tenant, answer)| {
+            let tenant = tenant.as_str();
+            match answer {
+                Ok(version) => {
+                    let known = self.versions.get(tenant);
+                    known.is_some_and(|known| known == version.as_str())
+                }
+                // To be told, once.
+                Err(_) => self.report.without_key.contains_key(tenant),
+            }
+        })
+    }
+
+    /// What a sweep says that found nothing to do.
+    fn quiet_report(&self) -> SweepReport {
+        SweepReport {
+            lease_held: true,
+            waiting: self.report.waiting,
+            not_served: self.report.not_served,
+            tenants_without_key: self.report.tenants_without_key,
+            without_key: self.report.without_key.clone(),
+            next_due_at: self.report.next_due_at,
+            ..SweepReport::default()
         }
     }
-}
-
-#[derive(Clone, Copy)]
-enum Work {
-    Reseal,
-    Refresh,
-}
-
-/// An enrolment to be visited, and the markers that led there: more than one, where a writer died or was overtaken.
-struct Visit {
-    keys: Vec<String>,
-    marker: Marker,
-}
-
-impl Visit {
-    fn add(visits: &mut BTreeMap<Nonce, Self>, key: &str, marker: &Marker) {
-        let visit = visits.entry(marker.nonce.clone()).or_insert_with(|| Self {
-            keys: Vec::new(),
-            marker: marker.clone(),
-        });
-        visit.keys.push(key.to_owned());
-    }
-}
-
-/// What a visit comes to.
-enum Found {
-    Over(Outcome),
-    /// That, once this is written.
-    Write(Box<Change>, Outcome),
-}
-
-enum Look {
-    At(Box<Record>),
-    Over(Found),
-}
-
-fn stored(marker: &Marker, record: &Record) -> StoredToken {
-    StoredToken {
-        user: marker.user.clone(),
-        nonce: marker.nonce.clone(),
-        token: record.sealed.clone(),
-    }
-}
-
-/// Whether no tenant's key has changed since the last sweep. One without an answer has nothing to re-seal to.
-fn is_quiet(state: &SweepState, asked: &Asked) -> bool {
-    asked.iter().all(|(tenant, version)| {
-        let known = state.versions.get(tenant.as_str());
-        version
-            .as_ref()
-            .is_none_or(|version| known.is_some_and(|known| known == version.as_str()))
-    })
 }
 
 fn count(number: usize) -> u64 {
@@ -897,7 +430,11 @@ mod tests {
 
     use super::*;
     use crate::caller::tests::NOW;
+    use crate::error::{Interaction, Reason};
     use crate::listing::LITTER_AFTER;
+    use crate::record::{Record, Status};
+    use crate::schedule::{DAILY, MONTHLY, RETENTION};
+    use crate::settings::tests::TENANT;
     use crate::world::{App, SWEEP_KEY, Shared, World};
 
     const WEEK: u64 = 604_800;
@@ -943,8 +480,13 @@ mod tests {
             next_due_at,
             ..SweepReport::default()
         };
-        assert_eq!(report, quiet);
-        assert_eq!(world.take_calls(), ["key vault "]);
+        let listed = SweepReport {
+            checked: 1,
+            ..quiet.clone()
+        };
+        assert_eq!(report, listed);
+        // The clock first.
+        assert_eq!(world.take_calls(), ["keys", "key vault "]);
 
         // The next ones do not even list.
         world.listings.set(0);
@@ -956,7 +498,7 @@ mod tests {
         );
         assert_eq!(world.listings.get(), 0);
         world.advance(1);
-        assert_eq!(sweep(&app), quiet);
+        assert_eq!(sweep(&app), listed);
         assert_eq!(world.listings.get(), 1);
     }
 
@@ -1074,7 +616,7 @@ mod tests {
         assert_eq!(sweep(&app).quarantined, 1);
         assert!(world.keys_of("due.")[0].contains(&format!(".q{}.", NOW / DAILY)));
         assert_eq!(sweep(&app).due, 0);
-        world.advance(DAILY);
+        world.advance(DAILY * 9 / 8);
         assert_eq!(sweep(&app).refreshed, 1);
         assert!(world.keys_of("due.")[0].contains(".a0."));
         let redeemed = world.redeemed.borrow();
@@ -1094,9 +636,13 @@ mod tests {
             block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
         assert_eq!(
             view.record.unwrap().status,
-            Status::InteractionRequired {
-                claims: Some("{\"c\":1}".into())
-            }
+            Status::InteractionRequired(Interaction {
+                claims: Some("{\"c\":1}".into()),
+                reason: Reason {
+                    aadsts: Some(50_076),
+                    suberror: None,
+                },
+            })
         );
     }
 
@@ -1133,24 +679,16 @@ mod tests {
             40,
         ));
         let report = sweep(&app);
-        assert_eq!(
-            (report.failed + report.remaining, report.refreshed),
-            (40, 0)
-        );
+        assert_eq!((report.waiting, report.refreshed), (40, 0), "{report:?}");
         assert_eq!(world.user_rows(), rows);
-        assert_eq!(
-            world
-                .log
-                .borrow()
-                .iter()
-                .filter(|line| line.contains("tenant_failed"))
-                .count(),
-            1
-        );
+        assert_eq!(world.lines("credential_refused"), 1);
         assert!(
             world.redeemed.borrow().len() <= 32,
             "the others were spared the call"
         );
+        // Whoever has mended it need not wait.
+        world.entra_answers.borrow_mut().clear();
+        assert_eq!(sweep(&app).refreshed, 40);
     }
 
     #[test]
@@ -1159,9 +697,262 @@ mod tests {
         world.advance(WEEK);
         world.down.borrow_mut().push("key vault");
         let report = sweep(&app);
-        assert_eq!((report.due, report.remaining), (3, 3));
+        assert_eq!((report.due, report.waiting, report.remaining), (3, 3, 0));
+        assert_eq!(report.without_key[TENANT], "key_vault_unavailable");
+        assert_eq!(world.lines("tenant_without_key"), 1);
+        // No listing, as long as it stays so.
+        world.listings.set(0);
+        let again = sweep(&app);
+        assert_eq!(
+            (
+                again.waiting,
+                again.tenants_without_key,
+                world.listings.get()
+            ),
+            (3, 1, 0)
+        );
         world.down.borrow_mut().clear();
         assert_eq!(sweep(&app).refreshed, 3);
+    }
+
+    #[test]
+    fn a_tenant_that_is_no_longer_served_is_counted_and_remains_nobodys_work() {
+        let world = World::new();
+        let other = "77777777-7777-7777-7777-777777777777";
+        world.settings.borrow_mut().insert("tenants", "*".into());
+        let app = world.app();
+        for tenant in [TENANT, other] {
+            for user in 0..3 {
+                let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                block_on(app.enroll(&world.bearer_in(tenant, &object), None)).unwrap();
+            }
+        }
+        world
+            .settings
+            .borrow_mut()
+            .insert("tenants", TENANT.to_owned());
+        world.advance(WEEK);
+        let app = world.app();
+        let report = sweep(&app);
+        assert_eq!(
+            (report.not_served, report.refreshed, report.remaining),
+            (3, 3, 0)
+        );
+        assert!(report.next_due_at > Some(world.now.get()), "{report:?}");
+        let line = format!("DELETE /v1/tenants/{other}");
+        let log = world.log.borrow().join("\n");
+        assert_eq!(log.matches(&line).count(), 1, "{log}");
+        // It does not keep listings going.
+        world.listings.set(0);
+        let again = sweep(&app);
+        assert_eq!((again.not_served, world.listings.get()), (3, 0));
+    }
+
+    #[test]
+    fn without_an_answer_that_has_a_date_nothing_is_deleted_or_noted() {
+        let (world, app) = enrolled(2);
+        // Something to delete, and something to note the time of.
+        let litter = "off.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA.1000000000x".to_owned();
+        world.rows.borrow_mut().insert(litter.clone(), Vec::new());
+        sweep(&app);
+        assert!(!world.rows.borrow().contains_key(&litter), "it would be");
+        let notes = world.keys_of("ver.");
+        world.rows.borrow_mut().insert(litter.clone(), Vec::new());
+        world.advance(WEEK);
+        world.rotate();
+        world.dated.set(false);
+        let state = world.rows.borrow()["sweep.state"].clone();
+        let app = world.app();
+        let report = sweep(&app);
+        assert_eq!((report.resealed, report.refreshed), (2, 2), "work goes on");
+        assert!(world.rows.borrow().contains_key(&litter));
+        assert_eq!(world.keys_of("ver."), notes);
+        assert_eq!(world.rows.borrow()["sweep.state"], state);
+        assert_eq!(world.lines("clock_not_confirmed"), 1);
+        // Nor is a token too old by such a clock.
+        let dead =
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"});
+        world.advance(2 * RETENTION);
+        let answers = std::iter::repeat_n((400, dead), 4);
+        world.entra_answers.borrow_mut().extend(answers);
+        let report = sweep(&app);
+        assert_eq!((report.expired, report.quarantined), (0, 2));
+        world.dated.set(true);
+        world.advance(WEEK * 9 / 8);
+        assert_eq!(sweep(&world.app()).expired, 2);
+    }
+
+    /// What has not been noted as in use must not be left: it would be taken for a version that was never used.
+    #[test]
+    fn what_is_under_a_version_that_cannot_be_noted_stays_there() {
+        let (world, _) = enrolled(2);
+        world.rotate();
+        world.dated.set(false);
+        let report = sweep(&world.app());
+        assert_eq!((report.resealed, report.waiting), (0, 2));
+        world.advance(WEEK);
+        let report = sweep(&world.app());
+        assert_eq!((report.refreshed, report.waiting), (0, 2));
+        world.dated.set(true);
+        let report = sweep(&world.app());
+        assert_eq!((report.resealed, report.refreshed), (2, 2));
+    }
+
+    #[test]
+    fn what_a_wrong_clock_has_put_far_off_is_due_now() {
+        let (world, app) = enrolled(1);
+        let decade = 3650 * DAILY;
+        let (key, due) = (
+            world.keys_of("rec.").remove(0),
+            world.keys_of("due.").remove(0),
+        );
+        let mut record = Record::from_json(&world.rows.borrow()[&key]).unwrap();
+        let time = record.due_at;
+        record.due_at += decade;
+        let late = due.replace(&format!("{time:012}"), &format!("{:012}", record.due_at));
+        world.rows.borrow_mut().insert(key, record.to_json());
+        world.rows.borrow_mut().remove(&due);
+        world.rows.borrow_mut().insert(late, Vec::new());
+        world.advance(60);
+        assert_eq!(sweep(&app).refreshed, 1);
+        assert_eq!(world.user_rows().len(), 3);
+        assert!(sweep(&app).next_due_at.unwrap() <= world.now.get() + WEEK);
+    }
+
+    #[test]
+    fn most_refreshes_of_a_tenant_with_the_same_number_are_one_alarm() {
+        let dead =
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"});
+        for (refused, alarms) in [(2, 0), (3, 1), (4, 1)] {
+            let (world, app) = enrolled(4);
+            world.advance(WEEK);
+            let answers = std::iter::repeat_n((400, dead.clone()), refused);
+            world.entra_answers.borrow_mut().extend(answers);
+            let report = sweep(&app);
+            assert_eq!(
+                (report.quarantined, report.refreshed),
+                (refused as u64, 4 - refused as u64)
+            );
+            assert_eq!(world.lines("tenant_refused"), alarms, "{refused}");
+        }
+    }
+
+    /// One organisation's administrators have something to do: no alarm. All organisations' seem to: it is this app.
+    #[test]
+    fn what_every_organisation_is_said_to_have_to_do_is_an_alarm() {
+        let gone = json!({"error": "unauthorized_client", "error_codes": [700_016]});
+        for (tenants, alarms) in [(1, 0), (3, 1)] {
+            let world = World::new();
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            let app = world.app();
+            for tenant in 0..tenants {
+                let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
+                for user in 0..5 {
+                    let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                }
+            }
+            world.advance(WEEK);
+            let answers = std::iter::repeat_n((400, gone.clone()), 15);
+            world.entra_answers.borrow_mut().extend(answers);
+            let report = sweep(&app);
+            assert_eq!(report.organisation_required, 5 * tenants);
+            assert_eq!(world.lines("tenant_refused"), 0);
+            assert_eq!(world.lines("every_tenant_refused"), alarms, "{tenants}");
+        }
+    }
+
+    #[test]
+    fn a_verdict_that_is_known_moves_the_marker_alone() {
+        let refused = json!({"error": "invalid_grant", "error_codes": [50_105]});
+        let (world, app) = enrolled(1);
+        world.advance(WEEK);
+        world
+            .entra_answers
+            .borrow_mut()
+            .push_back((400, refused.clone()));
+        assert_eq!(sweep(&app).organisation_required, 1);
+        let view =
+            block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
+        let reason = Reason {
+            aadsts: Some(50_105),
+            suberror: None,
+        };
+        let status = Status::OrganisationRequired(crate::error::OrganisationError(reason));
+        assert_eq!(view.record.unwrap().status, status);
+        let (record, marker) = (
+            world.keys_of("rec.").remove(0),
+            world.keys_of("due.").remove(0),
+        );
+        let before = world.rows.borrow()[&record].clone();
+        world.advance(DAILY * 9 / 8);
+        world.entra_answers.borrow_mut().push_back((400, refused));
+        assert_eq!(sweep(&app).organisation_required, 1);
+        assert_eq!(world.rows.borrow()[&record], before);
+        assert_ne!(world.keys_of("due.")[0], marker);
+        world.advance(DAILY * 9 / 8);
+        assert_eq!(sweep(&app).refreshed, 1, "it heals");
+    }
+
+    /// Two tenants that were refused with none accepted in between hold up all; one alone holds up nobody else.
+    #[test]
+    fn a_refused_credential_holds_up_its_tenant_and_two_hold_up_all() {
+        for (refused, refreshed, waiting) in [(1, 6, 3), (9, 0, 9)] {
+            let world = World::new();
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            world
+                .settings
+                .borrow_mut()
+                .insert("sweep_concurrency", "1".into());
+            let app = world.app();
+            for tenant in 0..3 {
+                let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
+                for user in 0..3 {
+                    let object = format!("{user:08x}-0000-0000-0000-000000000000");
+                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                }
+            }
+            world.advance(WEEK);
+            let answer = json!({"error": "invalid_client", "error_codes": [7_000_215]});
+            let answers = std::iter::repeat_n((401, answer), refused);
+            world.entra_answers.borrow_mut().extend(answers);
+            world.redeemed.borrow_mut().clear();
+            let report = sweep(&app);
+            assert_eq!(
+                (report.refreshed, report.waiting, report.remaining),
+                (refreshed, waiting, 0)
+            );
+            if refused > 1 {
+                assert_eq!(
+                    world.redeemed.borrow().len(),
+                    2,
+                    "nobody tried a third time"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_that_fails_for_one_record_after_the_other_stops_the_sweep() {
+        let (world, app) = enrolled(20);
+        world.advance(WEEK);
+        world
+            .settings
+            .borrow_mut()
+            .insert("sweep_concurrency", "1".into());
+        let app = {
+            drop(app);
+            world.app()
+        };
+        // Everything is read, and nothing can be written.
+        *world.refused.borrow_mut() = Some("due.");
+        let report = sweep(&app);
+        assert_eq!(report.stopped.as_deref(), Some("store_unavailable"));
+        assert_eq!((report.failed, report.refreshed), (3, 0));
+        assert_eq!(report.failed + report.remaining, 20);
+        assert_eq!(world.lines("sweep_stopped"), 1);
+        *world.refused.borrow_mut() = None;
+        assert_eq!(sweep(&world.app()).refreshed, 20);
     }
 
     #[test]
@@ -1170,8 +961,10 @@ mod tests {
         world.advance(WEEK);
         world.others_ahead.set(301);
         let rows = world.user_rows();
-        assert_eq!(sweep(&app).remaining, 2);
+        let all = world.rows.borrow().clone();
+        assert_eq!(sweep(&app).stopped.as_deref(), Some("clock_wrong"));
         assert_eq!(world.user_rows(), rows);
+        assert_eq!(*world.rows.borrow(), all, "nothing is noted either");
         assert!(world.log.borrow().iter().any(|line| line.contains("clock")));
         draw(&world, &app, 0).unwrap();
         world.others_ahead.set(300);
@@ -1192,22 +985,30 @@ mod tests {
             json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"}),
         );
         world.advance(WEEK);
-        for _ in 0..RETENTION / DAILY - 7 {
+        let (mut tries, mut damaged) = ([0, 0], 0);
+        for hour in (7 * 24..RETENTION / 3600).step_by(3) {
             world.entra_answers.borrow_mut().push_back(dead.clone());
             let report = sweep(&app);
-            assert_eq!(
-                (report.damaged, report.quarantined, report.expired),
-                (1, 1, 0)
-            );
-            world.advance(DAILY);
+            world.entra_answers.borrow_mut().clear();
+            assert_eq!((report.refreshed, report.expired), (0, 0), "hour {hour}");
+            tries[usize::from(hour >= 90 * 24)] += report.quarantined;
+            damaged += report.damaged;
+            world.advance(3 * 3600);
         }
-        world.entra_answers.borrow_mut().push_back(dead);
-        assert_eq!(sweep(&app).expired, 1);
+        assert!((70..=83).contains(&tries[0]), "daily, then {tries:?}");
+        assert!((8..=15).contains(&tries[1]), "weekly, {tries:?}");
+        assert_eq!(damaged, 173, "daily");
+        let mut weeks = 0..2;
+        while weeks.next().is_some() && world.keys_of("off.").is_empty() {
+            world.entra_answers.borrow_mut().push_back(dead.clone());
+            sweep(&app);
+            world.advance(WEEK);
+        }
         assert_eq!(
             (world.keys_of("off.").len(), world.keys_of("rec.")),
             (1, vec![key])
         );
-        world.advance(7 * DAILY);
+        world.advance(MONTHLY);
         assert_eq!(sweep(&app).damaged, 1);
         world.advance(DAILY);
         assert_eq!(sweep(&app).damaged, 0);
@@ -1223,7 +1024,9 @@ mod tests {
         world.retry_after.set(Some(3600));
         world.entra_answers.borrow_mut().extend(vec![throttled; 40]);
         let report = sweep(&app);
-        assert!(report.retrying <= 32 && report.remaining >= 8, "{report:?}");
+        assert!(report.retrying <= 32 && report.waiting >= 8, "{report:?}");
+        assert_eq!(report.remaining, 0, "calling again is of no use");
+        assert_eq!(world.lines("tenant_held"), 1);
         let calls = world.redeemed.borrow().len();
         world.advance(3599);
         assert_eq!(sweep(&app).refreshed, 0);
@@ -1237,10 +1040,13 @@ mod tests {
         assert_eq!(sweep(&app).refreshed, 40);
     }
 
-    /// With as many tenants as fit at once, and with more.
+    /// With as many tenants as fit at once, and with more; a slow Entra ID, and a slow Key Vault.
     #[test]
     fn a_slow_tenant_holds_up_nobody() {
-        for (others, concurrency) in [(3_u32, 32_u32), (9, 4)] {
+        let sizes = [(3_u32, 32_u32), (9, 4)];
+        let systems = ["entra", "key vault"];
+        let cases = sizes.map(|size| systems.map(|system| (size, system)));
+        for ((others, concurrency), system) in cases.into_iter().flatten() {
             let tenant = |number| format!("{number:08}-7777-7777-7777-777777777777");
             let world = World::new();
             for (name, value) in [
@@ -1258,7 +1064,12 @@ mod tests {
                 block_on(app.enroll(&world.bearer_in(&tenant(number), &object), None)).unwrap();
             }
             world.advance(WEEK);
-            *world.held.borrow_mut() = Some(tenant(0));
+            // One that remembers no key.
+            let app = {
+                drop(app);
+                world.app()
+            };
+            *world.held.borrow_mut() = Some((system, tenant(0)));
             let key = Bearer::new(SWEEP_KEY.into());
             let mut sweep = pin!(app.sweep(&key));
             // As long as a few of its answers take, were they waited for one by one.
@@ -1374,6 +1185,19 @@ mod tests {
                 "step {step}: {:?}",
                 world.keys_of("")
             );
+        }
+    }
+
+    #[test]
+    fn a_listing_in_pages_is_read_to_its_end() {
+        for page in [1, 2, 7, 1000] {
+            let (world, app) = enrolled(5);
+            world.page.set(Some(page));
+            world.advance(WEEK);
+            let report = sweep(&app);
+            assert_eq!((report.due, report.refreshed), (5, 5), "{page}");
+            world.rotate();
+            assert_eq!(sweep(&app).resealed, 5);
         }
     }
 

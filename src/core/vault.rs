@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use lru::LruCache;
@@ -11,18 +12,19 @@ use serde_json::json;
 
 use crate::caller::{Claims, SigningKeys, Unverified};
 use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
+use crate::deadline::{Deadline, LONGEST};
 use crate::entra::{
-    self, Class, Grant, Granted, HoldsUp, Refusal, Suspect, is_claims_request, read_token_response,
+    self, Class, Grant, Granted, Refusal, Suspect, is_claims_request, read_token_response,
     token_endpoint, token_request,
 };
 use crate::error::{
-    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
-    UserError, VaultError,
+    CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason, StoredError,
+    Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
 use crate::identity::{Guid, KeyVersion, Nonce, SecretName, TenantId, UserId};
 use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
 use crate::managed_identity;
-use crate::outbound::{Deadline, Repeat, send};
+use crate::outbound::{Repeat, send};
 use crate::pause::{Paused, Pauses, retry_after};
 use crate::port::{
     Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
@@ -81,21 +83,25 @@ pub struct Vault<E> {
     key_vault_tenant: RefCell<Option<TenantId>>,
     assertions: RefCell<LruCache<String, Cached<Rc<ClientAssertion>>>>,
     pauses: RefCell<Pauses>,
-    grants: SingleFlight<Same, Result<Rc<Granted>, VaultError>>,
-    key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Result<Rc<Key>, VaultError>>,
-    signing_key_fetches: SingleFlight<(), Result<Rc<SigningKeys>, VaultError>>,
-    key_vault_token_fetches: SingleFlight<Option<String>, Result<Rc<AccessToken>, VaultError>>,
-    /// Whether the last answer with a date said so.
+    grants: SingleFlight<Same, Rc<Granted>, VaultError>,
+    key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Rc<Key>, VaultError>,
+    signing_key_fetches: SingleFlight<(), Rc<SigningKeys>, VaultError>,
+    key_vault_token_fetches: SingleFlight<Option<String>, Rc<AccessToken>, VaultError>,
+    /// What the last answer with a date said of the clock.
     clock_is_wrong: Cell<bool>,
 }
 
 impl<E: Environment> VaultPort for Vault<E> {
     fn check_settings(&self) -> Result<(), VaultError> {
-        self.call().map(drop)
+        self.call(LONGEST).map(drop)
     }
 
-    async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError> {
-        let call = self.call()?;
+    async fn identify(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<(User, Policy), VaultError> {
+        let call = self.call(within)?;
         let (_, user) = self.user(&call, bearer).await?;
         Ok((user, policy(&call)))
     }
@@ -105,9 +111,11 @@ impl<E: Environment> VaultPort for Vault<E> {
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
+        within: Duration,
     ) -> Result<Enrolment, VaultError> {
-        let call = self.call()?;
+        let call = self.call(within)?;
         let (user_id, user) = self.user(&call, bearer).await?;
+        let chosen = Chosen::by_caller(scope.is_some());
         let scope = granted_scope(&call, scope)?;
         // Before Entra ID is asked: without a key its answer could not be kept.
         let (secret, key) = self.sealing_key(&call, &user.tenant).await?;
@@ -115,7 +123,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             assertion: bearer,
             scope: &scope,
         };
-        let granted = self.grant(&call, &user, &grant).await?;
+        let granted = self.grant(&call, &user, &grant, chosen).await?;
         let payload = Payload {
             refresh_token: successor(&granted)?,
             user_id,
@@ -136,9 +144,11 @@ impl<E: Environment> VaultPort for Vault<E> {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        within: Duration,
     ) -> Result<Issued, VaultError> {
-        let call = self.call()?;
+        let call = self.call(within)?;
         let (user_id, user) = self.user(&call, bearer).await?;
+        let chosen = Chosen::by_caller(draw.scope.is_some());
         let scope = granted_scope(&call, draw.scope.as_deref())?;
         check_claims(draw.claims.as_deref())?;
 
@@ -162,7 +172,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: &scope,
             claims: draw.claims.as_deref(),
         };
-        let granted = self.grant(&call, &user, &grant).await?;
+        let granted = self.grant(&call, &user, &grant, chosen).await?;
         let replacement = match successor(&granted) {
             Ok(refresh_token) if draw.replace => {
                 self.replacement(
@@ -187,8 +197,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         })
     }
 
-    async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError> {
-        let call = self.call()?;
+    async fn refresh(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<SealedToken, VaultError> {
+        let call = self.call(within)?;
         let payload = self.open_stored(&call, stored).await?;
         let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
         let (secret, key) = self.sealing_key(&call, &stored.user.tenant).await?;
@@ -197,7 +211,8 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: &scope,
             claims: None,
         };
-        let granted = self.grant(&call, &stored.user, &grant).await?;
+        let chosen = Chosen::BySettings;
+        let granted = self.grant(&call, &stored.user, &grant, chosen).await?;
         let payload = Payload {
             refresh_token: successor(&granted)?,
             ..payload
@@ -211,8 +226,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         )
     }
 
-    async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
-        let call = self.call()?;
+    async fn reseal(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<Option<SealedToken>, VaultError> {
+        let call = self.call(within)?;
         let envelope = Envelope::parse(&stored.token)?;
         let (secret, key) = self.sealing_key(&call, &stored.user.tenant).await?;
         if envelope.secret == secret && envelope.version == key.version {
@@ -229,20 +248,43 @@ impl<E: Environment> VaultPort for Vault<E> {
         .map(Some)
     }
 
-    async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
-        let call = self.call()?;
+    async fn newest_key_version(
+        &self,
+        tenant: &TenantId,
+        within: Duration,
+    ) -> Result<KeyVersion, VaultError> {
+        let call = self.call(within)?;
         allowed(&call, tenant)?;
         let secret = call.secret_id.secret_name(tenant);
         let key = self.fetch_key(&call, &secret, None).await?;
-        // A sweep begins with this. By a wrong clock it would refresh what is not due, or leave what is.
+        // By a wrong clock a sweep would refresh what is not due, or leave what is.
         if self.clock_is_wrong.get() {
             return Err(OperatorError::ClockWrong.into());
         }
+        self.check_sealing_key(&secret, &key)?;
         Ok(key.version.clone())
     }
 
-    async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
-        let call = self.call()?;
+    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError> {
+        let call = self.call(within)?;
+        // The one request that needs no tenant, and what comes back is wanted anyway.
+        let (keys, is_dated) = self.fetch_signing_keys(&call).await?;
+        self.keep_signing_keys(keys);
+        if !is_dated {
+            return Err(VaultError::upstream(System::SigningKeys));
+        }
+        if self.clock_is_wrong.get() {
+            return Err(OperatorError::ClockWrong.into());
+        }
+        Ok(())
+    }
+
+    async fn authorize_sweep(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<SweepLimits, VaultError> {
+        let call = self.call(within)?;
         // Every key is tried, so that the time does not tell which one was right.
         let by_key = call
             .sweep_keys
@@ -268,8 +310,9 @@ impl<E: Environment> VaultPort for Vault<E> {
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
+        within: Duration,
     ) -> Result<Operator, VaultError> {
-        let call = self.call()?;
+        let call = self.call(within)?;
         let claims = self.authenticate(&call, bearer).await?;
         let own = claims.subject.tenant.clone();
         // Who names no tenant means all that he may act on.
@@ -312,8 +355,8 @@ impl<E: Environment> Vault<E> {
     }
 
     /// What a call of the vault needs from its start: the settings, and its deadline.
-    fn call(&self) -> Result<Call, VaultError> {
-        let deadline = Deadline::start(&self.env);
+    fn call(&self, within: Duration) -> Result<Call, VaultError> {
+        let deadline = Deadline::within(&self.env, within.min(LONGEST));
         let now = self.env.now();
         let mut cached = self.settings.borrow_mut();
         if let Some(settings) = cached.as_ref().and_then(|cached| cached.at(now)) {
@@ -396,16 +439,13 @@ impl<E: Environment> Vault<E> {
         }
         let fetched = self
             .signing_key_fetches
-            .run(&self.env, &(), async || {
+            .run(&self.env, &(), call.deadline, async || {
                 self.signing_keys_asked_at.set(now);
-                let keys = Rc::new(self.fetch_signing_keys(call).await?);
-                *self.signing_keys.borrow_mut() = Some(Cached::new(
-                    Rc::clone(&keys),
-                    now.saturating_add(SIGNING_KEYS_FRESH),
-                ));
-                Ok(keys)
+                let (keys, _) = self.fetch_signing_keys(call).await?;
+                Ok(self.keep_signing_keys(keys))
             })
-            .await;
+            .await
+            .unwrap_or_else(|| Err(VaultError::upstream(System::SigningKeys)));
         match (fetched, known) {
             (Ok(keys), _) => Ok(keys),
             (Err(_), Some((keys, until)))
@@ -419,8 +459,16 @@ impl<E: Environment> Vault<E> {
         }
     }
 
-    /// From one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its choice.
-    async fn fetch_signing_keys(&self, call: &Call) -> Result<SigningKeys, VaultError> {
+    fn keep_signing_keys(&self, keys: SigningKeys) -> Rc<SigningKeys> {
+        let keys = Rc::new(keys);
+        let until = self.env.now().saturating_add(SIGNING_KEYS_FRESH);
+        *self.signing_keys.borrow_mut() = Some(Cached::new(Rc::clone(&keys), until));
+        keys
+    }
+
+    /// From one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its choice. And whether the
+    /// answer had a date.
+    async fn fetch_signing_keys(&self, call: &Call) -> Result<(SigningKeys, bool), VaultError> {
         let unavailable = || VaultError::upstream(System::SigningKeys);
         let request = Request::get(format!("{}common/discovery/v2.0/keys", call.authority))
             .body(SecretBody::default())
@@ -431,7 +479,8 @@ impl<E: Environment> Vault<E> {
         if !response.status().is_success() {
             return Err(unavailable());
         }
-        SigningKeys::parse(response.body()).ok_or_else(unavailable)
+        let keys = SigningKeys::parse(response.body()).ok_or_else(unavailable)?;
+        Ok((keys, clock_off(&response, self.env.now()).is_some()))
     }
 
     // ---- Entra ID ----
@@ -443,14 +492,16 @@ impl<E: Environment> Vault<E> {
         call: &Call,
         user: &User,
         grant: &Grant<'_>,
+        chosen: Chosen,
     ) -> Result<Rc<Granted>, VaultError> {
-        let same = Same::new(user, grant);
+        let same = Same::new(user, grant, chosen);
         self.grants
-            .run(&self.env, &same, async || {
-                let granted = self.token(call, &user.tenant, Some(user), grant).await?;
-                Ok(Rc::new(granted))
+            .run(&self.env, &same, call.deadline, async || {
+                let token = self.token(call, &user.tenant, Some(user), grant, chosen);
+                Ok(Rc::new(token.await?))
             })
             .await
+            .unwrap_or_else(|| Err(VaultError::upstream(System::Entra)))
     }
 
     async fn token(
@@ -459,6 +510,7 @@ impl<E: Environment> Vault<E> {
         tenant: &TenantId,
         user: Option<&User>,
         grant: &Grant<'_>,
+        chosen: Chosen,
     ) -> Result<Granted, VaultError> {
         self.check_pauses(tenant, user)?;
         let assertion = self.assertion(call, tenant).await?;
@@ -469,7 +521,7 @@ impl<E: Environment> Vault<E> {
                 Proof::Assertion(assertion)
             }
             (Credential::Certificate(_) | Credential::ManagedIdentity, None) => {
-                return Err(self.credential_refused(call, None));
+                return Err(self.credential_refused(call, Reason::default()));
             }
         };
         let request = token_request(call, tenant, proof, grant)
@@ -482,12 +534,13 @@ impl<E: Environment> Vault<E> {
             self.env.line(
                 &json!({
                     "event": "entra_refused", "grant": grant.name(), "tenant": tenant.as_str(),
-                    "status": response.status().as_u16(), "aadsts": refusal.code, "trace_id": refusal.trace_id,
+                    "status": response.status().as_u16(), "aadsts": refusal.reason.aadsts,
+                    "suberror": refusal.reason.suberror.map(Suberror::as_str), "trace_id": refusal.trace_id,
                 })
                 .to_string(),
             );
             self.heed(&refusal.class, tenant, user);
-            self.refused(call, refusal, grant)
+            self.refused(call, refusal, grant, chosen)
         })
     }
 
@@ -495,15 +548,18 @@ impl<E: Environment> Vault<E> {
         let now = self.env.now();
         let mut pauses = self.pauses.borrow_mut();
         let of_user = user.and_then(|user| pauses.left(&Paused::User(user.clone()), now));
-        let left = of_user.max(pauses.left(&Paused::Tenant(tenant.clone()), now));
-        if left.is_some() {
-            return Err(UpstreamError {
-                system: System::Entra,
-                retry_after_seconds: left,
-            }
-            .into());
+        let of_tenant = pauses.left(&Paused::Tenant(tenant.clone()), now);
+        let (left, holds_up) = match (of_tenant, of_user) {
+            (None, None) => return Ok(()),
+            (None, left) => (left, HoldsUp::User),
+            (left, of_user) => (left.max(of_user), HoldsUp::Tenant),
+        };
+        Err(UpstreamError {
+            system: System::Entra,
+            retry_after_seconds: left,
+            holds_up: user.map_or(HoldsUp::Everyone, |_| holds_up),
         }
-        Ok(())
+        .into())
     }
 
     /// Keeps away whom Entra ID wants to keep away.
@@ -516,10 +572,12 @@ impl<E: Environment> Vault<E> {
             return;
         };
         let whom = match (holds_up, user) {
-            (HoldsUp::Nobody, _) => return,
+            (HoldsUp::Request, _) => return,
             (HoldsUp::User, Some(user)) => Paused::User(user.clone()),
             // This app's own requests have no user.
-            (HoldsUp::User, None) | (HoldsUp::Tenant, _) => Paused::Tenant(tenant.clone()),
+            (HoldsUp::User, None) | (HoldsUp::Tenant | HoldsUp::Everyone, _) => {
+                Paused::Tenant(tenant.clone())
+            }
         };
         let seconds = retry_after_seconds.unwrap_or(PAUSE);
         self.pauses
@@ -589,48 +647,75 @@ impl<E: Environment> Vault<E> {
     }
 
     /// What was made of a credential that is refused is forgotten: it may have been replaced.
-    fn credential_refused(&self, call: &Call, code: Option<u32>) -> VaultError {
+    fn credential_refused(&self, call: &Call, reason: Reason) -> VaultError {
         self.assertions.borrow_mut().clear();
         OperatorError::CredentialRefused {
             setting: call.credential.setting().into(),
-            code,
+            reason,
         }
         .into()
     }
 
-    #[expect(clippy::match_same_arms, reason = "one arm a reason")]
-    fn refused(&self, call: &Call, refusal: Refusal, grant: &Grant<'_>) -> VaultError {
-        let code = refusal.code;
-        let operator = || OperatorError::EntraRefused(code).into();
-        let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, code }).into();
+    fn refused(
+        &self,
+        call: &Call,
+        refusal: Refusal,
+        grant: &Grant<'_>,
+        chosen: Chosen,
+    ) -> VaultError {
+        let reason = refusal.reason;
+        let ask_user =
+            |claims| UserError::InteractionRequired(Interaction { claims, reason }).into();
         match (refusal.class, grant) {
             (
                 Class::Transient {
                     retry_after_seconds,
-                    holds_up: _,
+                    holds_up,
                 },
-                _,
+                grant,
             ) => UpstreamError {
                 system: System::Entra,
                 retry_after_seconds,
+                holds_up: match grant {
+                    // Without it nobody's key can be read.
+                    Grant::ClientCredentials { .. } => HoldsUp::Everyone,
+                    Grant::OnBehalfOf { .. } | Grant::Refresh { .. } => holds_up,
+                },
             }
             .into(),
-            (Class::Operator(Suspect::Credential), _) => self.credential_refused(call, code),
-            (Class::Operator(Suspect::App), _) => operator(),
-            // This app itself has no user who could act.
+            (Class::Operator(Suspect::Credential), _) => self.credential_refused(call, reason),
+            // This app itself has no user who could act, and nobody chose the scope but the settings.
             (
-                Class::Interaction { .. } | Class::Dead | Class::Assertion,
+                Class::Operator(Suspect::App)
+                | Class::Interaction { .. }
+                | Class::Dead
+                | Class::Organisation
+                | Class::Scope
+                | Class::Assertion,
                 Grant::ClientCredentials { .. },
-            ) => operator(),
+            ) => OperatorError::KeyVaultTokenRefused(reason).into(),
+            (Class::Scope, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => match chosen {
+                Chosen::ByCaller => CallerError::InvalidScope(reason).into(),
+                Chosen::BySettings => OperatorError::EntraRefused(reason).into(),
+            },
+            (
+                Class::Operator(Suspect::App),
+                Grant::OnBehalfOf { .. } | Grant::Refresh { .. },
+            )
+            // There was no assertion.
+            | (Class::Assertion, Grant::Refresh { .. }) => {
+                OperatorError::EntraRefused(reason).into()
+            }
+            (Class::Organisation, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+                OrganisationError(reason).into()
+            }
             (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
                 ask_user(claims)
             }
-            // The sign-in behind the caller's token was revoked.
+            // The sign-in behind the caller's own token was revoked. What is stored is another one's, and stays.
             (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
-            (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(code).into(),
+            (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(reason).into(),
             (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
-            // There was no assertion.
-            (Class::Assertion, Grant::Refresh { .. }) => operator(),
         }
     }
 
@@ -654,11 +739,19 @@ impl<E: Environment> Vault<E> {
             Some(version) => self.key(call, &secret, &version).await?,
             None => self.fetch_key(call, &secret, None).await?,
         };
-        if key.is_valid_at(now) {
-            Ok((secret, key))
-        } else {
-            Err(OperatorError::KeyNotValid(OperatorError::name(&secret)).into())
+        self.check_sealing_key(&secret, &key)?;
+        Ok((secret, key))
+    }
+
+    /// Whether a key, the newest of its tenant, may seal now.
+    fn check_sealing_key(&self, secret: &SecretName, key: &Key) -> Result<(), OperatorError> {
+        if !key.is_valid_at(self.env.now()) {
+            return Err(OperatorError::KeyNotValid(OperatorError::name(secret)));
         }
+        if self.uses.borrow().is_worn_out(secret, &key.version) {
+            return Err(OperatorError::KeyWornOut(OperatorError::name(secret)));
+        }
+        Ok(())
     }
 
     /// A key by its exact version.
@@ -689,10 +782,11 @@ impl<E: Environment> Vault<E> {
     ) -> Result<Rc<Key>, VaultError> {
         let id = (secret.clone(), version.cloned());
         self.key_fetches
-            .run(&self.env, &id, async || {
+            .run(&self.env, &id, call.deadline, async || {
                 self.fetch_key_now(call, secret, version).await
             })
             .await
+            .unwrap_or_else(|| Err(VaultError::upstream(System::KeyVault)))
     }
 
     async fn fetch_key_now(
@@ -754,6 +848,7 @@ impl<E: Environment> Vault<E> {
         let throttled = |retry_after_seconds| UpstreamError {
             system: System::KeyVault,
             retry_after_seconds,
+            holds_up: HoldsUp::Everyone,
         };
         let whom = Paused::KeyVault;
         let left = self.pauses.borrow_mut().left(&whom, self.env.now());
@@ -799,7 +894,7 @@ impl<E: Environment> Vault<E> {
             return Ok(Rc::clone(token));
         }
         self.key_vault_token_fetches
-            .run(&self.env, &claims, async || {
+            .run(&self.env, &claims, call.deadline, async || {
                 let (token, expires_at) = self
                     .fetch_key_vault_token(call, secret, claims.as_deref())
                     .await?;
@@ -809,6 +904,7 @@ impl<E: Environment> Vault<E> {
                 Ok(token)
             })
             .await
+            .unwrap_or_else(|| Err(VaultError::upstream(System::KeyVault)))
     }
 
     async fn fetch_key_vault_token(
@@ -829,7 +925,8 @@ impl<E: Environment> Vault<E> {
                     scope: &call.key_vault_scope,
                     claims,
                 };
-                let granted = self.token(call, &tenant, None, &grant).await?;
+                let token = self.token(call, &tenant, None, &grant, Chosen::BySettings);
+                let granted = token.await?;
                 let expires_at = self.env.now().saturating_add(granted.expires_in.into());
                 Ok((granted.access_token, expires_at))
             }
@@ -976,6 +1073,25 @@ impl Deref for Call {
     }
 }
 
+/// Who chose the scope of a grant, and so whose fault it is if there is no such scope.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Chosen {
+    /// Whoever sent the request.
+    ByCaller,
+    /// The settings, now or when the user enrolled.
+    BySettings,
+}
+
+impl Chosen {
+    fn by_caller(it_is_so: bool) -> Self {
+        if it_is_so {
+            Self::ByCaller
+        } else {
+            Self::BySettings
+        }
+    }
+}
+
 /// What makes two grants the same: who, with which token, for what.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Same {
@@ -983,10 +1099,11 @@ struct Same {
     token: [u8; 32],
     scope: String,
     claims: Option<String>,
+    chosen: Chosen,
 }
 
 impl Same {
-    fn new(user: &User, grant: &Grant<'_>) -> Self {
+    fn new(user: &User, grant: &Grant<'_>, chosen: Chosen) -> Self {
         let (token, scope, claims) = match grant {
             Grant::OnBehalfOf { assertion, scope } => (assertion.digest(), scope.as_str(), None),
             Grant::Refresh {
@@ -1001,6 +1118,7 @@ impl Same {
             token,
             scope: scope.into(),
             claims: claims.map(Into::into),
+            chosen,
         }
     }
 }
@@ -1054,6 +1172,9 @@ fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, Call
         return Ok(settings.scope.clone());
     };
     let scope = Scope::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
+    if scope.mixes_default() {
+        return Err(CallerError::InvalidScope(Reason::default()));
+    }
     if scope.same_resource(&settings.scope) {
         Ok(scope)
     } else {
@@ -1113,7 +1234,7 @@ mod tests {
     }
 
     fn enrolled(vault: &Vault<Shared>, world: &Shared) -> (User, SealedToken) {
-        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap();
+        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
         (enrolment.user, enrolment.sealed)
     }
 
@@ -1123,7 +1244,7 @@ mod tests {
         token: &str,
         draw: Draw,
     ) -> Result<Issued, VaultError> {
-        block_on(vault.access_token(bearer, &nonce(), token, draw))
+        block_on(vault.access_token(bearer, &nonce(), token, draw, LONGEST))
     }
 
     #[test]
@@ -1159,7 +1280,7 @@ mod tests {
             .insert("key_vault_tenant", TENANT.to_owned());
         world.down.borrow_mut().push("key vault");
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, VaultError::upstream(System::KeyVault));
         // Asked for a token without having been challenged.
         assert_eq!(world.take_calls(), ["keys", "entra client_credentials"]);
@@ -1183,9 +1304,14 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         let (user, sealed) = enrolled(&vault, &world);
         let other = Nonce::parse("1793606000other").unwrap();
-        let error =
-            block_on(vault.access_token(&world.bearer(), &other, &sealed.token, Draw::default()))
-                .unwrap_err();
+        let error = block_on(vault.access_token(
+            &world.bearer(),
+            &other,
+            &sealed.token,
+            Draw::default(),
+            LONGEST,
+        ))
+        .unwrap_err();
         assert_eq!(error, StoredError::NotBound.into());
         let stored = StoredToken {
             user,
@@ -1193,7 +1319,7 @@ mod tests {
             token: sealed.token,
         };
         assert_eq!(
-            block_on(vault.refresh(&stored)).unwrap_err(),
+            block_on(vault.refresh(&stored, LONGEST)).unwrap_err(),
             StoredError::NotBound.into()
         );
     }
@@ -1205,7 +1331,7 @@ mod tests {
         let (user, sealed) = enrolled(&vault, &world);
         world.rotate();
         world.advance(301);
-        let (other, _) = block_on(vault.identify(&world.bearer_of(OTHER_USER))).unwrap();
+        let (other, _) = block_on(vault.identify(&world.bearer_of(OTHER_USER), LONGEST)).unwrap();
         world.take_calls();
         let moved = StoredToken {
             user: other,
@@ -1213,11 +1339,11 @@ mod tests {
             token: sealed.token.clone(),
         };
         assert_eq!(
-            block_on(vault.refresh(&moved)).unwrap_err(),
+            block_on(vault.refresh(&moved, LONGEST)).unwrap_err(),
             StoredError::NotBound.into()
         );
         assert_eq!(
-            block_on(vault.reseal(&moved)).unwrap_err(),
+            block_on(vault.reseal(&moved, LONGEST)).unwrap_err(),
             StoredError::NotBound.into()
         );
         let tenant = Guid::parse(OTHER_USER).unwrap();
@@ -1227,7 +1353,7 @@ mod tests {
             token: sealed.token,
         };
         assert_eq!(
-            block_on(vault.refresh(&foreign)).unwrap_err(),
+            block_on(vault.refresh(&foreign, LONGEST)).unwrap_err(),
             CallerError::TenantNotAllowed.into()
         );
         assert!(
@@ -1258,7 +1384,8 @@ mod tests {
                 CallerError::ScopeNotGranted.into(),
                 "{scope}"
             );
-            let error = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope))).unwrap_err();
+            let error = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST))
+                .unwrap_err();
             assert_eq!(error, CallerError::ScopeNotGranted.into(), "{scope}");
         }
         assert_eq!(world.take_calls(), Vec::<String>::new());
@@ -1301,7 +1428,7 @@ mod tests {
         let world = World::new();
         world.keys.borrow_mut().clear();
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(
             error,
             OperatorError::KeyNotFound(format!("obo-{TENANT}")).into()
@@ -1320,15 +1447,15 @@ mod tests {
             token: sealed.token,
         };
         world.down.borrow_mut().push("entra");
-        assert_eq!(block_on(vault.reseal(&stored)), Ok(None));
+        assert_eq!(block_on(vault.reseal(&stored, LONGEST)), Ok(None));
         world.rotate();
         assert_eq!(
-            block_on(vault.newest_key_version(&user.tenant))
+            block_on(vault.newest_key_version(&user.tenant, LONGEST))
                 .unwrap()
                 .as_str(),
             World::version(1)
         );
-        let resealed = block_on(vault.reseal(&stored)).unwrap().unwrap();
+        let resealed = block_on(vault.reseal(&stored, LONGEST)).unwrap().unwrap();
         assert_eq!(resealed.key_version.as_str(), World::version(1));
         world.down.borrow_mut().clear();
         draw(&vault, &world.bearer(), &resealed.token, Draw::default()).unwrap();
@@ -1351,12 +1478,15 @@ mod tests {
             nonce: nonce(),
             token: sealed.token,
         };
-        let next = block_on(vault.refresh(&stored)).unwrap();
+        let next = block_on(vault.refresh(&stored, LONGEST)).unwrap();
         assert_eq!(next.key_version.as_str(), World::version(1));
-        block_on(vault.refresh(&StoredToken {
-            token: next.token,
-            ..stored
-        }))
+        block_on(vault.refresh(
+            &StoredToken {
+                token: next.token,
+                ..stored
+            },
+            LONGEST,
+        ))
         .unwrap();
         let redeemed = world.redeemed.borrow();
         assert_ne!(redeemed[0], redeemed[1]);
@@ -1419,11 +1549,12 @@ mod tests {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let (_, sealed) = enrolled(&vault, &world);
-        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None));
+        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST));
         let throttled = |seconds| {
             VaultError::from(UpstreamError {
                 system: System::KeyVault,
                 retry_after_seconds: Some(seconds),
+                holds_up: HoldsUp::Everyone,
             })
         };
         let answer = |status| (status, json!({"error": {"code": "Throttled"}}));
@@ -1498,7 +1629,7 @@ mod tests {
             .key_vault_answers
             .borrow_mut()
             .extend([(401, json!({})), (401, json!({}))]);
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, OperatorError::KeyVaultRefused.into());
     }
 
@@ -1549,7 +1680,7 @@ mod tests {
             .extend([(200, expired.clone()), (200, expired)]);
         let refused = VaultError::from(OperatorError::KeyNotValid(format!("obo-{TENANT}")));
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, refused);
         world.advance(58);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
@@ -1566,7 +1697,7 @@ mod tests {
         *vault.uses.borrow_mut() = Uses::worn_out();
         let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             error.clone().into()
         );
         let asked = Draw {
@@ -1580,7 +1711,10 @@ mod tests {
             nonce: nonce(),
             token: sealed.token,
         };
-        assert_eq!(block_on(vault.refresh(&stored)).unwrap_err(), error.into());
+        assert_eq!(
+            block_on(vault.refresh(&stored, LONGEST)).unwrap_err(),
+            error.into()
+        );
     }
 
     /// base64 of 32 bytes 7, the world's first key.
@@ -1590,7 +1724,7 @@ mod tests {
     fn signing_keys_outlive_an_outage_and_an_unknown_kid_does_not_hammer() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
-        block_on(vault.identify(&world.bearer())).unwrap();
+        block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
         world.take_calls();
         let unknown = crate::caller::tests::sign(
             &json!({"alg": "RS256", "kid": "new"}),
@@ -1598,7 +1732,7 @@ mod tests {
         );
         for _ in 0..3 {
             assert_eq!(
-                block_on(vault.identify(&unknown)).unwrap_err(),
+                block_on(vault.identify(&unknown, LONGEST)).unwrap_err(),
                 TokenDefect::UnknownKey.into()
             );
         }
@@ -1610,17 +1744,17 @@ mod tests {
         world.advance(300);
         for _ in 0..3 {
             assert_eq!(
-                block_on(vault.identify(&unknown)).unwrap_err(),
+                block_on(vault.identify(&unknown, LONGEST)).unwrap_err(),
                 TokenDefect::UnknownKey.into()
             );
         }
         assert_eq!(world.take_calls(), ["keys"]);
         world.down.borrow_mut().push("keys");
         world.advance(7200);
-        block_on(vault.identify(&world.bearer())).unwrap();
+        block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
         world.advance(86_400);
         assert_eq!(
-            block_on(vault.identify(&world.bearer())).unwrap_err(),
+            block_on(vault.identify(&world.bearer(), LONGEST)).unwrap_err(),
             VaultError::upstream(System::SigningKeys)
         );
     }
@@ -1630,12 +1764,12 @@ mod tests {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let bearer = world.bearer();
-        block_on(vault.identify(&bearer)).unwrap();
+        block_on(vault.identify(&bearer, LONGEST)).unwrap();
         // Without signing keys nothing can be verified.
         *vault.signing_keys.borrow_mut() = None;
         world.down.borrow_mut().push("keys");
-        block_on(vault.identify(&bearer)).unwrap();
-        let error = block_on(vault.identify(&world.bearer_of(OTHER_USER))).unwrap_err();
+        block_on(vault.identify(&bearer, LONGEST)).unwrap();
+        let error = block_on(vault.identify(&world.bearer_of(OTHER_USER), LONGEST)).unwrap_err();
         assert_eq!(error, VaultError::upstream(System::SigningKeys));
     }
 
@@ -1644,12 +1778,12 @@ mod tests {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let bearer = world.bearer();
-        block_on(vault.identify(&bearer)).unwrap();
+        block_on(vault.identify(&bearer, LONGEST)).unwrap();
         world.advance(3900 + 299);
-        block_on(vault.identify(&bearer)).unwrap();
+        block_on(vault.identify(&bearer, LONGEST)).unwrap();
         world.advance(1);
         assert_eq!(
-            block_on(vault.identify(&bearer)).unwrap_err(),
+            block_on(vault.identify(&bearer, LONGEST)).unwrap_err(),
             TokenDefect::Expired.into()
         );
     }
@@ -1663,7 +1797,7 @@ mod tests {
             .insert("tenants", OTHER_USER.to_owned());
         let vault = Vault::new(Rc::clone(&world));
         assert_eq!(
-            block_on(vault.identify(&world.bearer())).unwrap_err(),
+            block_on(vault.identify(&world.bearer(), LONGEST)).unwrap_err(),
             CallerError::TenantNotAllowed.into()
         );
         assert_eq!(world.take_calls(), Vec::<String>::new());
@@ -1680,17 +1814,18 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         for key in [SWEEP_KEY, previous] {
             assert_eq!(
-                block_on(vault.authorize_sweep(&Bearer::new(key.into())))
+                block_on(vault.authorize_sweep(&Bearer::new(key.into()), LONGEST))
                     .unwrap()
                     .concurrency,
                 32
             );
         }
         for key in ["", "x", &SWEEP_KEY[1..]] {
-            let error = block_on(vault.authorize_sweep(&Bearer::new(key.into()))).unwrap_err();
+            let error =
+                block_on(vault.authorize_sweep(&Bearer::new(key.into()), LONGEST)).unwrap_err();
             assert_eq!(error, CallerError::SweepNotAuthorized.into(), "{key}");
         }
-        let user = block_on(vault.authorize_sweep(&world.bearer())).unwrap_err();
+        let user = block_on(vault.authorize_sweep(&world.bearer(), LONGEST)).unwrap_err();
         assert_eq!(
             user,
             CallerError::InsufficientScope(SWEEP_ROLE.into()).into()
@@ -1708,29 +1843,43 @@ mod tests {
                 json!({"error": error, "error_codes": [code], "claims": "{}", "error_description": "canary user@contoso"}),
             )
         };
+        let down = |holds_up| {
+            VaultError::from(UpstreamError {
+                system: System::Entra,
+                retry_after_seconds: None,
+                holds_up,
+            })
+        };
         for (code, on_enrol, on_draw) in [
             (
                 50_173,
                 VaultError::from(UserError::InteractionRequired(Interaction {
                     claims: None,
-                    code: Some(50_173),
+                    reason: reason(50_173),
                 })),
-                VaultError::from(UserError::ReenrolmentRequired(Some(50_173))),
+                VaultError::from(UserError::ReenrolmentRequired(reason(50_173))),
             ),
             (
                 500_133,
                 TokenDefect::Rejected.into(),
-                OperatorError::EntraRefused(Some(500_133)).into(),
+                OperatorError::EntraRefused(reason(500_133)).into(),
             ),
-            (
-                90_033,
-                VaultError::upstream(System::Entra),
-                VaultError::upstream(System::Entra),
-            ),
+            (90_033, down(HoldsUp::Tenant), down(HoldsUp::Tenant)),
             (
                 700_016,
-                OperatorError::EntraRefused(Some(700_016)).into(),
-                OperatorError::EntraRefused(Some(700_016)).into(),
+                OrganisationError(reason(700_016)).into(),
+                OrganisationError(reason(700_016)).into(),
+            ),
+            (
+                7_000_114,
+                OperatorError::EntraRefused(reason(7_000_114)).into(),
+                OperatorError::EntraRefused(reason(7_000_114)).into(),
+            ),
+            // The scope is the settings'.
+            (
+                70_011,
+                OperatorError::EntraRefused(reason(70_011)).into(),
+                OperatorError::EntraRefused(reason(70_011)).into(),
             ),
             (
                 7_000_215,
@@ -1743,7 +1892,7 @@ mod tests {
                 .borrow_mut()
                 .push_back(refusal("invalid_grant", code));
             assert_eq!(
-                block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
                 on_enrol
             );
             world.advance(PAUSE.into());
@@ -1765,6 +1914,64 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_that_is_none_is_the_fault_of_whoever_chose_it() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let asked = |scope: &str| Draw {
+            scope: Some(scope.into()),
+            ..Draw::default()
+        };
+        for code in [70_011, 650_053, 650_057, 28_002, 28_003] {
+            world.entra_answers.borrow_mut().push_back((
+                401,
+                json!({"error": "invalid_client", "error_codes": [code]}),
+            ));
+            let draw = draw(
+                &vault,
+                &world.bearer(),
+                &sealed.token,
+                asked("https://graph.microsoft.com/None"),
+            );
+            assert_eq!(
+                draw.unwrap_err(),
+                CallerError::InvalidScope(reason(code)).into()
+            );
+        }
+        world.take_calls();
+        for scope in [
+            "https://graph.microsoft.com/.default https://graph.microsoft.com/User.Read",
+            "https://graph.microsoft.com/User.Read https://graph.microsoft.com/.Default",
+        ] {
+            let mixed = VaultError::from(CallerError::InvalidScope(Reason::default()));
+            let refused = draw(&vault, &world.bearer(), &sealed.token, asked(scope));
+            assert_eq!(refused.unwrap_err(), mixed);
+            let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST));
+            assert_eq!(enrolment.unwrap_err(), mixed);
+        }
+        assert_eq!(world.take_calls(), Vec::<String>::new(), "refused here");
+    }
+
+    #[test]
+    fn a_refused_token_for_key_vault_is_no_users_fault() {
+        let world = World::new();
+        for code in [50_173, 50_076, 50_105, 70_011, 500_011] {
+            let answer =
+                json!({"error": "invalid_grant", "error_codes": [code], "suberror": "bad_token"});
+            world.app_answers.borrow_mut().push_back((400, answer));
+            let vault = Vault::new(Rc::clone(&world));
+            let reason = Reason {
+                aadsts: Some(code),
+                suberror: Some(Suberror::BadToken),
+            };
+            assert_eq!(
+                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+                OperatorError::KeyVaultTokenRefused(reason).into()
+            );
+        }
+    }
+
+    #[test]
     fn no_refresh_token_is_no_enrolment() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
@@ -1773,7 +1980,7 @@ mod tests {
             json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             OperatorError::NoRefreshToken.into()
         );
     }
@@ -1785,6 +1992,7 @@ mod tests {
             VaultError::Upstream(UpstreamError {
                 system: System::Entra,
                 retry_after_seconds,
+                ..
             }) => retry_after_seconds,
             other => panic!("{other:?}"),
         }
@@ -1810,11 +2018,11 @@ mod tests {
         };
         let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
         assert_eq!(left(error), Some(200));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err();
+        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(left(error), Some(200));
         assert_eq!(world.take_calls(), Vec::<String>::new());
         let other = world.bearer_of(OTHER_USER);
-        block_on(vault.enroll(&other, &nonce(), None)).unwrap();
+        block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap();
         world.advance(200);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
     }
@@ -1849,7 +2057,7 @@ mod tests {
             world.take_calls();
             // Another user of the tenant, who needs nothing but Entra ID.
             let other = world.bearer_of(OTHER_USER);
-            let error = block_on(vault.enroll(&other, &nonce(), None)).unwrap_err();
+            let error = block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap_err();
             assert_eq!(left(error), Some(seconds));
             assert_eq!(world.take_calls(), Vec::<String>::new());
             let stored = StoredToken {
@@ -1862,7 +2070,7 @@ mod tests {
             };
             // Not held up: it fails at its own seal.
             assert_eq!(
-                block_on(vault.refresh(&stored)).unwrap_err(),
+                block_on(vault.refresh(&stored, LONGEST)).unwrap_err(),
                 StoredError::NotBound.into()
             );
             vault
@@ -1913,7 +2121,7 @@ mod tests {
                 replace: true,
                 ..Draw::default()
             };
-            vault.access_token(&bearer, &nonce, &sealed.token, draw)
+            vault.access_token(&bearer, &nonce, &sealed.token, draw, LONGEST)
         });
         let issued: Vec<_> = block_on(join_all(draws))
             .into_iter()
@@ -1941,7 +2149,9 @@ mod tests {
             .map(|n| world.bearer_of(&format!("{n}4444444-4444-4444-8444-444444444444")))
             .collect();
         let nonce = nonce();
-        let enrolments = users.iter().map(|user| vault.enroll(user, &nonce, None));
+        let enrolments = users
+            .iter()
+            .map(|user| vault.enroll(user, &nonce, None, LONGEST));
         for enrolment in block_on(join_all(enrolments)) {
             enrolment.unwrap();
         }
@@ -1959,8 +2169,8 @@ mod tests {
         world.slow.set(true);
         let vault = Vault::new(Rc::clone(&world));
         let (bearer, nonce) = (world.bearer(), nonce());
-        let draws =
-            (0..5).map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default()));
+        let draws = (0..5)
+            .map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default(), LONGEST));
         for issued in block_on(join_all(draws)) {
             issued.unwrap();
         }
@@ -1981,8 +2191,8 @@ mod tests {
         ));
         let bearer = world.bearer();
         let nonce = nonce();
-        let draws =
-            (0..3).map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default()));
+        let draws = (0..3)
+            .map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default(), LONGEST));
         for outcome in block_on(join_all(draws)) {
             assert!(matches!(
                 outcome,
@@ -1997,9 +2207,16 @@ mod tests {
     fn credential_refused(setting: &str, code: Option<u32>) -> VaultError {
         OperatorError::CredentialRefused {
             setting: setting.into(),
-            code,
+            reason: code.map(reason).unwrap_or_default(),
         }
         .into()
+    }
+
+    fn reason(code: u32) -> Reason {
+        Reason {
+            aadsts: Some(code),
+            suberror: None,
+        }
     }
 
     /// A world with this credential: `credential`, and what belongs to it.
@@ -2129,12 +2346,12 @@ mod tests {
             json!({"error": "invalid_request", "error_description": "Identity not found"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             credential_refused("managed_identity_client_id", None)
         );
         world.down.borrow_mut().push("identity");
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None)).unwrap_err(),
+            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             VaultError::upstream(System::ManagedIdentity)
         );
     }
@@ -2158,14 +2375,14 @@ mod tests {
                 ("identity_header", "header-canary".to_owned()),
             ]);
             let vault = Vault::new(Rc::clone(&world));
-            let call = vault.call().unwrap();
+            let call = vault.call(LONGEST).unwrap();
             let assertion = block_on(vault.assertion(&call, &tenant)).unwrap();
             shown.push(format!("{:?} {assertion:?}", call.settings));
         }
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let (user, sealed) = enrolled(&vault, &world);
-        let call = vault.call().unwrap();
+        let call = vault.call(LONGEST).unwrap();
         let (secret, key) = block_on(vault.sealing_key(&call, &tenant)).unwrap();
         let token = AccessToken::new("at-canary".into());
         let question = secret_request(&call, &secret, None, Some(&token)).unwrap();
@@ -2244,9 +2461,9 @@ mod tests {
             &claims,
         );
         let vault = Vault::new(Rc::clone(&world));
-        let (user, _) = block_on(vault.identify(&bearer)).unwrap();
+        let (user, _) = block_on(vault.identify(&bearer, LONGEST)).unwrap();
         assert_eq!(user.tenant.as_str(), guest_tenant);
-        let enrolment = block_on(vault.enroll(&bearer, &nonce(), None)).unwrap();
+        let enrolment = block_on(vault.enroll(&bearer, &nonce(), None, LONGEST)).unwrap();
         assert_eq!(enrolment.user.tenant.as_str(), guest_tenant);
         assert!(world.take_calls().contains(&"key vault ".to_owned()));
     }

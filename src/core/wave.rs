@@ -50,7 +50,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     pub(crate) async fn apply(
         &self,
         layout: &Layout,
-        changes: &[Change],
+        changes: &[&Change],
     ) -> Vec<Result<bool, StoreError>> {
         let mut progress = vec![Progress::UnderWay; changes.len()];
 
@@ -110,7 +110,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     async fn look_again(
         &self,
         layout: &Layout,
-        changes: &[Change],
+        changes: &[&Change],
         progress: &mut [Progress],
         look: Look,
     ) {
@@ -157,7 +157,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// Writes what the changes that came so far have to write: a value to set, or none to delete.
     async fn phase(
         &self,
-        changes: &[Change],
+        changes: &[&Change],
         progress: &mut [Progress],
         of: Progress,
         writes: impl Fn(&Change) -> Vec<(String, Option<Vec<u8>>)>,

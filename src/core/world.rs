@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::caller::tests::{NOW, claims, jwks, sign};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Store,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer,
 };
 use crate::secret::Bearer;
@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) redeemed: RefCell<Vec<String>>,
     /// Answers that the token endpoint gives to grants of users before it behaves again.
     pub(crate) entra_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Answers that it gives to this app's own requests before it behaves again.
+    pub(crate) app_answers: RefCell<VecDeque<(u16, Value)>>,
     /// How this app proved who it is at the token endpoint, in order: its secret, or its assertion.
     pub(crate) proofs: RefCell<Vec<String>>,
     /// Answers that the managed identity endpoint gives before it behaves again.
@@ -55,14 +57,20 @@ pub(crate) struct World {
     pub(crate) elapsed: Cell<Duration>,
     /// Whether requests take a turn, in which others are sent.
     pub(crate) slow: Cell<bool>,
-    /// The tenant of which Entra ID's answers wait for as long as this is set.
-    pub(crate) held: RefCell<Option<String>>,
+    /// `entra` or `key vault`, and the tenant of which its answers wait for as long as this is set.
+    pub(crate) held: RefCell<Option<(&'static str, String)>>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
     /// What Key Vault's challenges say besides.
     pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
     pub(crate) others_ahead: Cell<u64>,
+    /// Keys on a page of a listing; none: all are on one. 0: there is no end of pages.
+    pub(crate) page: Cell<Option<usize>>,
+    /// Whether answers have a date.
+    pub(crate) dated: Cell<bool>,
+    /// Keys that begin so cannot be written.
+    pub(crate) refused: RefCell<Option<&'static str>>,
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
@@ -86,6 +94,7 @@ impl World {
             calls: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
+            app_answers: RefCell::default(),
             proofs: RefCell::default(),
             identity_answers: RefCell::default(),
             key_vault_answers: RefCell::default(),
@@ -100,6 +109,9 @@ impl World {
             retry_after: Cell::default(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
+            page: Cell::default(),
+            dated: Cell::new(true),
+            refused: RefCell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
         })
@@ -114,8 +126,11 @@ impl World {
         )
     }
 
+    /// Time passes, on every clock.
     pub(crate) fn advance(&self, seconds: u64) {
         self.now.set(self.now.get() + seconds);
+        self.elapsed
+            .set(self.elapsed.get() + Duration::from_secs(seconds));
     }
 
     pub(crate) fn rotate(&self) {
@@ -150,6 +165,13 @@ impl World {
     /// Takes the calls made since the last time.
     pub(crate) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.borrow_mut())
+    }
+
+    /// Lines of the log that have this event.
+    pub(crate) fn lines(&self, event: &str) -> usize {
+        let event = format!(r#""event":"{event}""#);
+        let log = self.log.borrow();
+        log.iter().filter(|line| line.contains(&event)).count()
     }
 
     /// Keys of storage that begin so.
@@ -216,6 +238,9 @@ impl World {
         let proof = form.get("client_secret").or(form.get("client_assertion"));
         self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
+            if let Some(answer) = self.app_answers.borrow_mut().pop_front() {
+                return answer;
+            }
             return (
                 200,
                 json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
@@ -312,7 +337,9 @@ impl Http for Shared {
         if self.slow.get() {
             turn().await;
         }
-        let is_held = |held: &String| system == "entra" && request.uri().path().contains(held);
+        let is_held = |(of, tenant): &(&str, String)| {
+            system == *of && request.uri().path().contains(tenant.as_str())
+        };
         while self.held.borrow().as_ref().is_some_and(is_held) {
             turn().await;
         }
@@ -331,8 +358,10 @@ impl Http for Shared {
         if let Some(seconds) = self.retry_after.get() {
             response = response.header("retry-after", seconds);
         }
+        if self.dated.get() {
+            response = response.header("date", httpdate::fmt_http_date(now));
+        }
         Ok(response
-            .header("date", httpdate::fmt_http_date(now))
             .header(
                 "www-authenticate",
                 format!(
@@ -366,6 +395,10 @@ impl Store for Shared {
 
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
         self.store_operation()?;
+        let refused = *self.refused.borrow();
+        if refused.is_some_and(|refused| key.starts_with(refused)) {
+            return Err(StoreError("injected".into()));
+        }
         self.rows.borrow_mut().insert(key.into(), value.into());
         Ok(())
     }
@@ -392,10 +425,30 @@ impl Store for Shared {
         Ok(())
     }
 
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
         self.store_operation()?;
-        self.listings.set(self.listings.get() + 1);
-        Ok(self.rows.borrow().keys().cloned().collect())
+        if cursor.is_none() {
+            self.listings.set(self.listings.get() + 1);
+        }
+        let rows = self.rows.borrow();
+        let mut keys = rows
+            .keys()
+            .filter(|key| Some(key.as_str()) > cursor)
+            .cloned();
+        let Some(length) = self.page.get() else {
+            let cursor = None;
+            return Ok(Page {
+                keys: keys.collect(),
+                cursor,
+            });
+        };
+        let keys: Vec<_> = keys.by_ref().take(length).collect();
+        // The last page is empty, unless there is none.
+        let cursor = match length {
+            0 => Some("again".to_owned()),
+            _ => keys.last().cloned(),
+        };
+        Ok(Page { keys, cursor })
     }
 }
 
@@ -412,10 +465,11 @@ impl Timer for Shared {
 
     /// Over when everything else has had a turn for every millisecond.
     async fn sleep(&self, duration: Duration) {
+        let until = self.elapsed.get() + duration;
         for _ in 0..duration.as_millis() {
             turn().await;
         }
-        self.elapsed.set(self.elapsed.get() + duration);
+        self.elapsed.set(self.elapsed.get().max(until));
     }
 }
 

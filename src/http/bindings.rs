@@ -15,7 +15,7 @@ spin_sdk::wit_bindgen::generate!({
     inline: "
         package behalf:http;
         world http-component {
-            import behalf:vault/vault@0.1.0;
+            import behalf:vault/vault@0.2.0;
             import wasi:keyvalue/store@0.2.0-draft2;
             import wasi:keyvalue/batch@0.2.0-draft2;
         }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use behalf_core::Keeper;
-use behalf_core::port::{BodyError, Clock, Log, Random, RequestBody};
+use behalf_core::port::{BodyError, Clock, Log, Random, RequestBody, Timer};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::StatusCode;
@@ -43,8 +43,7 @@ struct Body(IncomingRequestBody);
 impl RequestBody for Body {
     async fn read(self, limit: usize, time: Duration) -> Result<Bytes, BodyError> {
         let body = pin!(Limited::new(self.0, limit).collect());
-        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let end = pin!(monotonic_clock::wait_for(nanoseconds));
+        let end = pin!(Wasi.sleep(time));
         let Either::Left((body, _)) = select(body, end).await else {
             return Err(BodyError::TooSlow);
         };
@@ -61,6 +60,17 @@ struct Wasi;
 impl Clock for Wasi {
     fn now(&self) -> u64 {
         u64::try_from(system_clock::now().seconds).unwrap_or(0)
+    }
+}
+
+impl Timer for Wasi {
+    fn elapsed(&self) -> Duration {
+        Duration::from_nanos(monotonic_clock::now())
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        monotonic_clock::wait_for(nanoseconds).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
 //! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (facts/spin.md §4).
 
-use behalf_core::port::{Store, StoreError};
+use behalf_core::port::{Page, Store, StoreError};
 use spin_sdk::key_value;
 
 use crate::bindings::wasi::keyvalue::{batch, store as draft};
@@ -35,9 +35,12 @@ impl Store for SpinStore {
         batch::delete_many(&bucket()?, &keys).map_err(draft_failed)
     }
 
-    async fn list_keys(&self) -> Result<Vec<String>, StoreError> {
-        let listing = bucket()?.list_keys(None).map_err(draft_failed)?;
-        Ok(listing.keys)
+    async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
+        let page = bucket()?.list_keys(cursor).map_err(draft_failed)?;
+        Ok(Page {
+            keys: page.keys,
+            cursor: page.cursor,
+        })
     }
 }
 

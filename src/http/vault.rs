@@ -1,8 +1,10 @@
 //! The imported vault as the core's port, and the table of its errors: one arm a case, no catch-all.
 
+use std::time::Duration;
+
 use behalf_core::error::{
-    CallerError, Interaction, OperatorError, StoredError, System, TokenDefect, UpstreamError,
-    UserError, VaultError,
+    CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason, StoredError,
+    Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -21,8 +23,12 @@ impl VaultPort for ImportedVault {
         Ok(wit::check_settings()?)
     }
 
-    async fn identify(&self, bearer: &Bearer) -> Result<(User, Policy), VaultError> {
-        let caller = wit::identify(bearer.expose().into()).await?;
+    async fn identify(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<(User, Policy), VaultError> {
+        let caller = wit::identify(bearer.expose().into(), milliseconds(within)).await?;
         Ok((user(&caller.user)?, caller.policy.into()))
     }
 
@@ -31,11 +37,13 @@ impl VaultPort for ImportedVault {
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
+        within: Duration,
     ) -> Result<Enrolment, VaultError> {
         let enrolment = wit::enroll(
             bearer.expose().into(),
             nonce.as_str().into(),
             scope.map(Into::into),
+            milliseconds(within),
         )
         .await?;
         Ok(Enrolment {
@@ -52,6 +60,7 @@ impl VaultPort for ImportedVault {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        within: Duration,
     ) -> Result<Issued, VaultError> {
         let draw = wit::Draw {
             scope: draw.scope,
@@ -63,6 +72,7 @@ impl VaultPort for ImportedVault {
             nonce.as_str().into(),
             token.into(),
             draw,
+            milliseconds(within),
         )
         .await?;
         Ok(Issued {
@@ -74,23 +84,43 @@ impl VaultPort for ImportedVault {
         })
     }
 
-    async fn refresh(&self, stored: &StoredToken) -> Result<SealedToken, VaultError> {
-        wit::refresh(stored.into()).await?.try_into()
+    async fn refresh(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<SealedToken, VaultError> {
+        let sealed = wit::refresh(stored.into(), milliseconds(within)).await?;
+        sealed.try_into()
     }
 
-    async fn reseal(&self, stored: &StoredToken) -> Result<Option<SealedToken>, VaultError> {
-        wit::reseal(stored.into())
-            .await?
-            .map(TryInto::try_into)
-            .transpose()
+    async fn reseal(
+        &self,
+        stored: &StoredToken,
+        within: Duration,
+    ) -> Result<Option<SealedToken>, VaultError> {
+        let sealed = wit::reseal(stored.into(), milliseconds(within)).await?;
+        sealed.map(TryInto::try_into).transpose()
     }
 
-    async fn newest_key_version(&self, tenant: &TenantId) -> Result<KeyVersion, VaultError> {
-        key_version(&wit::newest_key_version(tenant.as_str().into()).await?)
+    async fn newest_key_version(
+        &self,
+        tenant: &TenantId,
+        within: Duration,
+    ) -> Result<KeyVersion, VaultError> {
+        let version = wit::newest_key_version(tenant.as_str().into(), milliseconds(within)).await?;
+        key_version(&version)
     }
 
-    async fn authorize_sweep(&self, bearer: &Bearer) -> Result<SweepLimits, VaultError> {
-        let limits = wit::authorize_sweep(bearer.expose().into()).await?;
+    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError> {
+        Ok(wit::confirm_clock(milliseconds(within)).await?)
+    }
+
+    async fn authorize_sweep(
+        &self,
+        bearer: &Bearer,
+        within: Duration,
+    ) -> Result<SweepLimits, VaultError> {
+        let limits = wit::authorize_sweep(bearer.expose().into(), milliseconds(within)).await?;
         Ok(SweepLimits {
             policy: limits.policy.into(),
             seconds: limits.seconds,
@@ -103,18 +133,25 @@ impl VaultPort for ImportedVault {
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
+        within: Duration,
     ) -> Result<Operator, VaultError> {
         let role = match role {
             Role::Read => wit::Role::Read,
             Role::Admin => wit::Role::Admin,
         };
         let tenant = tenant.map(|tenant| tenant.as_str().into());
-        let operator = wit::authorize_operator(bearer.expose().into(), role, tenant).await?;
+        let within = milliseconds(within);
+        let operator =
+            wit::authorize_operator(bearer.expose().into(), role, tenant, within).await?;
         Ok(Operator {
             policy: operator.policy.into(),
             tenant: operator.tenant.as_deref().map(tenant_id).transpose()?,
         })
     }
+}
+
+fn milliseconds(time: Duration) -> Option<wit::Milliseconds> {
+    u32::try_from(time.as_millis()).ok()
 }
 
 fn user(user: &wit::User) -> Result<User, VaultError> {
@@ -174,6 +211,15 @@ impl From<&StoredToken> for wit::StoredToken {
     }
 }
 
+impl From<wit::Reason> for Reason {
+    fn from(reason: wit::Reason) -> Self {
+        Self {
+            aadsts: reason.aadsts,
+            suberror: reason.suberror.as_deref().and_then(Suberror::parse),
+        }
+    }
+}
+
 impl From<wit::Error> for VaultError {
     fn from(error: wit::Error) -> Self {
         match error {
@@ -196,17 +242,23 @@ impl From<wit::Error> for VaultError {
                     CallerError::InsufficientScope(lacking)
                 }
                 wit::CallerError::ScopeNotGranted => CallerError::ScopeNotGranted,
+                wit::CallerError::InvalidScope(reason) => CallerError::InvalidScope(reason.into()),
                 wit::CallerError::SweepNotAuthorized => CallerError::SweepNotAuthorized,
             }),
             wit::Error::User(error) => Self::User(match error {
                 wit::UserError::InteractionRequired(interaction) => {
                     UserError::InteractionRequired(Interaction {
                         claims: interaction.claims,
-                        code: interaction.code,
+                        reason: interaction.reason.into(),
                     })
                 }
-                wit::UserError::ReenrolmentRequired(code) => UserError::ReenrolmentRequired(code),
+                wit::UserError::ReenrolmentRequired(reason) => {
+                    UserError::ReenrolmentRequired(reason.into())
+                }
             }),
+            wit::Error::Organisation(reason) => {
+                Self::Organisation(OrganisationError(reason.into()))
+            }
             wit::Error::Stored(error) => Self::Stored(match error {
                 wit::StoredError::Damaged => StoredError::Damaged,
                 wit::StoredError::NotBound => StoredError::NotBound,
@@ -224,10 +276,15 @@ impl From<wit::Error> for VaultError {
                 wit::OperatorError::KeyVaultForbidden => OperatorError::KeyVaultForbidden,
                 wit::OperatorError::KeyVaultFirewall => OperatorError::KeyVaultFirewall,
                 wit::OperatorError::KeyVaultRefused => OperatorError::KeyVaultRefused,
-                wit::OperatorError::EntraRefused(code) => OperatorError::EntraRefused(code),
+                wit::OperatorError::EntraRefused(reason) => {
+                    OperatorError::EntraRefused(reason.into())
+                }
+                wit::OperatorError::KeyVaultTokenRefused(reason) => {
+                    OperatorError::KeyVaultTokenRefused(reason.into())
+                }
                 wit::OperatorError::CredentialRefused(fault) => OperatorError::CredentialRefused {
                     setting: fault.setting,
-                    code: fault.code,
+                    reason: fault.reason.into(),
                 },
                 wit::OperatorError::ClockWrong => OperatorError::ClockWrong,
                 wit::OperatorError::NoRefreshToken => OperatorError::NoRefreshToken,
@@ -240,6 +297,12 @@ impl From<wit::Error> for VaultError {
                     wit::System::ManagedIdentity => System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
+                holds_up: match error.holds_up {
+                    wit::HoldsUp::Request => HoldsUp::Request,
+                    wit::HoldsUp::User => HoldsUp::User,
+                    wit::HoldsUp::Tenant => HoldsUp::Tenant,
+                    wit::HoldsUp::Everyone => HoldsUp::Everyone,
+                },
             }),
         }
     }

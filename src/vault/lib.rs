@@ -11,7 +11,7 @@ use behalf_core::secret::Bearer;
 
 use crate::bindings::Component;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};
-use crate::translation::{nonce, user};
+use crate::translation::{nonce, user, within};
 use crate::wasi::vault;
 
 impl Guest for Component {
@@ -19,8 +19,13 @@ impl Guest for Component {
         Ok(vault().check_settings()?)
     }
 
-    async fn identify(bearer: String) -> Result<wit::Caller, wit::Error> {
-        let (user, policy) = vault().identify(&Bearer::new(bearer)).await?;
+    async fn identify(
+        bearer: String,
+        limit: Option<wit::Milliseconds>,
+    ) -> Result<wit::Caller, wit::Error> {
+        let (user, policy) = vault()
+            .identify(&Bearer::new(bearer), within(limit))
+            .await?;
         Ok(wit::Caller {
             user: user.into(),
             policy: policy.into(),
@@ -31,11 +36,11 @@ impl Guest for Component {
         bearer: String,
         given: String,
         scope: Option<String>,
+        limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Enrolment, wit::Error> {
-        Ok(vault()
-            .enroll(&Bearer::new(bearer), &nonce(&given)?, scope.as_deref())
-            .await?
-            .into())
+        let (bearer, nonce) = (Bearer::new(bearer), nonce(&given)?);
+        let enrolment = vault().enroll(&bearer, &nonce, scope.as_deref(), within(limit));
+        Ok(enrolment.await?.into())
     }
 
     async fn access_token(
@@ -43,48 +48,67 @@ impl Guest for Component {
         given: String,
         token: String,
         draw: wit::Draw,
+        limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Issued, wit::Error> {
         let draw = Draw {
             scope: draw.scope,
             claims: draw.claims,
             replace: draw.replace,
         };
-        Ok(vault()
-            .access_token(&Bearer::new(bearer), &nonce(&given)?, &token, draw)
-            .await?
-            .into())
+        let (bearer, nonce) = (Bearer::new(bearer), nonce(&given)?);
+        let issued = vault().access_token(&bearer, &nonce, &token, draw, within(limit));
+        Ok(issued.await?.into())
     }
 
-    async fn refresh(stored: wit::StoredToken) -> Result<wit::SealedToken, wit::Error> {
-        Ok(vault().refresh(&stored.try_into()?).await?.into())
+    async fn refresh(
+        stored: wit::StoredToken,
+        limit: Option<wit::Milliseconds>,
+    ) -> Result<wit::SealedToken, wit::Error> {
+        let sealed = vault().refresh(&stored.try_into()?, within(limit)).await?;
+        Ok(sealed.into())
     }
 
-    async fn reseal(stored: wit::StoredToken) -> Result<Option<wit::SealedToken>, wit::Error> {
-        Ok(vault().reseal(&stored.try_into()?).await?.map(Into::into))
+    async fn reseal(
+        stored: wit::StoredToken,
+        limit: Option<wit::Milliseconds>,
+    ) -> Result<Option<wit::SealedToken>, wit::Error> {
+        let sealed = vault().reseal(&stored.try_into()?, within(limit)).await?;
+        Ok(sealed.map(Into::into))
     }
 
-    async fn newest_key_version(tenant: String) -> Result<String, wit::Error> {
-        Ok(vault()
-            .newest_key_version(&translation::tenant(&tenant)?)
-            .await?
-            .as_str()
-            .into())
+    async fn newest_key_version(
+        tenant: String,
+        limit: Option<wit::Milliseconds>,
+    ) -> Result<String, wit::Error> {
+        let tenant = translation::tenant(&tenant)?;
+        let version = vault().newest_key_version(&tenant, within(limit)).await?;
+        Ok(version.as_str().into())
     }
 
-    async fn authorize_sweep(bearer: String) -> Result<wit::SweepLimits, wit::Error> {
-        Ok(vault().authorize_sweep(&Bearer::new(bearer)).await?.into())
+    async fn confirm_clock(limit: Option<wit::Milliseconds>) -> Result<(), wit::Error> {
+        Ok(vault().confirm_clock(within(limit)).await?)
+    }
+
+    async fn authorize_sweep(
+        bearer: String,
+        limit: Option<wit::Milliseconds>,
+    ) -> Result<wit::SweepLimits, wit::Error> {
+        let bearer = Bearer::new(bearer);
+        let limits = vault().authorize_sweep(&bearer, within(limit)).await?;
+        Ok(limits.into())
     }
 
     async fn authorize_operator(
         bearer: String,
         role: wit::Role,
         given: Option<String>,
+        limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Operator, wit::Error> {
         let given = given.as_deref().map(translation::tenant).transpose()?;
-        Ok(vault()
-            .authorize_operator(&Bearer::new(bearer), role.into(), given.as_ref())
-            .await?
-            .into())
+        let bearer = Bearer::new(bearer);
+        let operator =
+            vault().authorize_operator(&bearer, role.into(), given.as_ref(), within(limit));
+        Ok(operator.await?.into())
     }
 }
 

@@ -1,7 +1,11 @@
 //! Core types as WIT values, and the table of errors: one arm a case, no catch-all.
 
+use std::time::Duration;
+
+use behalf_core::deadline::LONGEST;
 use behalf_core::error::{
-    CallerError, OperatorError, StoredError, System, TokenDefect, UserError, VaultError,
+    CallerError, HoldsUp, OperatorError, OrganisationError, Reason, StoredError, Suberror, System,
+    TokenDefect, UserError, VaultError,
 };
 use behalf_core::identity::{Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -27,6 +31,13 @@ pub(crate) fn user(tenant_id: &str, id: &str) -> Result<User, wit::Error> {
     Ok(User {
         tenant: tenant(tenant_id)?,
         id,
+    })
+}
+
+/// Reads how long a call may take.
+pub(crate) fn within(milliseconds: Option<wit::Milliseconds>) -> Duration {
+    milliseconds.map_or(LONGEST, |milliseconds| {
+        Duration::from_millis(milliseconds.into())
     })
 }
 
@@ -108,6 +119,15 @@ impl From<Operator> for wit::Operator {
     }
 }
 
+impl From<Reason> for wit::Reason {
+    fn from(reason: Reason) -> Self {
+        Self {
+            aadsts: reason.aadsts,
+            suberror: reason.suberror.map(Suberror::as_str).map(Into::into),
+        }
+    }
+}
+
 impl From<VaultError> for wit::Error {
     fn from(error: VaultError) -> Self {
         match error {
@@ -130,17 +150,23 @@ impl From<VaultError> for wit::Error {
                     wit::CallerError::InsufficientScope(lacking)
                 }
                 CallerError::ScopeNotGranted => wit::CallerError::ScopeNotGranted,
+                CallerError::InvalidScope(reason) => wit::CallerError::InvalidScope(reason.into()),
                 CallerError::SweepNotAuthorized => wit::CallerError::SweepNotAuthorized,
             }),
             VaultError::User(error) => Self::User(match error {
                 UserError::InteractionRequired(interaction) => {
                     wit::UserError::InteractionRequired(wit::Interaction {
                         claims: interaction.claims,
-                        code: interaction.code,
+                        reason: interaction.reason.into(),
                     })
                 }
-                UserError::ReenrolmentRequired(code) => wit::UserError::ReenrolmentRequired(code),
+                UserError::ReenrolmentRequired(reason) => {
+                    wit::UserError::ReenrolmentRequired(reason.into())
+                }
             }),
+            VaultError::Organisation(OrganisationError(reason)) => {
+                Self::Organisation(reason.into())
+            }
             VaultError::Stored(error) => Self::Stored(match error {
                 StoredError::Damaged => wit::StoredError::Damaged,
                 StoredError::NotBound => wit::StoredError::NotBound,
@@ -157,9 +183,17 @@ impl From<VaultError> for wit::Error {
                 OperatorError::KeyVaultForbidden => wit::OperatorError::KeyVaultForbidden,
                 OperatorError::KeyVaultFirewall => wit::OperatorError::KeyVaultFirewall,
                 OperatorError::KeyVaultRefused => wit::OperatorError::KeyVaultRefused,
-                OperatorError::EntraRefused(code) => wit::OperatorError::EntraRefused(code),
-                OperatorError::CredentialRefused { setting, code } => {
-                    wit::OperatorError::CredentialRefused(wit::CredentialFault { setting, code })
+                OperatorError::EntraRefused(reason) => {
+                    wit::OperatorError::EntraRefused(reason.into())
+                }
+                OperatorError::KeyVaultTokenRefused(reason) => {
+                    wit::OperatorError::KeyVaultTokenRefused(reason.into())
+                }
+                OperatorError::CredentialRefused { setting, reason } => {
+                    wit::OperatorError::CredentialRefused(wit::CredentialFault {
+                        setting,
+                        reason: reason.into(),
+                    })
                 }
                 OperatorError::ClockWrong => wit::OperatorError::ClockWrong,
                 OperatorError::NoRefreshToken => wit::OperatorError::NoRefreshToken,
@@ -172,6 +206,12 @@ impl From<VaultError> for wit::Error {
                     System::ManagedIdentity => wit::System::ManagedIdentity,
                 },
                 retry_after_seconds: error.retry_after_seconds,
+                holds_up: match error.holds_up {
+                    HoldsUp::Request => wit::HoldsUp::Request,
+                    HoldsUp::User => wit::HoldsUp::User,
+                    HoldsUp::Tenant => wit::HoldsUp::Tenant,
+                    HoldsUp::Everyone => wit::HoldsUp::Everyone,
+                },
             }),
         }
     }

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+const PROBLEM: &str = include_str!("../../../src/core/problem.rs");
+const ERROR: &str = include_str!("../../../src/core/error.rs");
+
 /// Codes that no case can meet, and why.
 const NEVER_MET: [(&str, &str); 2] = [
     ("key_worn_out", "it takes 2^31 seals under one key"),
@@ -11,21 +14,25 @@ const NEVER_MET: [(&str, &str); 2] = [
     ),
 ];
 
-/// Compares the codes that the cases expect with the core's table of them, read from its source: the table is a match
-/// that the compiler keeps complete, and a list beside it would not be. README.md names each of them.
+/// Compares the codes that the cases expect with the core's tables of them, read from their source: they are matches that
+/// the compiler keeps complete, and a list beside them would not be. README.md names each of them.
 pub(crate) fn every_code_has_a_case(mut met: BTreeSet<String>) -> Result<(), String> {
-    let table = include_str!("../../../src/core/problem.rs");
     let readme = include_str!("../../../README.md");
     let mut codes = BTreeSet::new();
-    for (begin, end) in [
-        ("fn row(", "struct Row"),
-        ("fn of_keeper", "struct ProblemBody"),
+    for (table, begin, end) in [
+        (PROBLEM, "fn row(", "struct Row"),
+        (PROBLEM, "fn of_keeper", "fn of_vault"),
+        (
+            ERROR,
+            "/// A word for each error",
+            "/// For the flow of `?`",
+        ),
     ] {
         let part = table
             .split_once(begin)
             .and_then(|(_, behind)| behind.split_once(end));
         let (part, _) =
-            part.ok_or_else(|| format!("src/core/problem.rs has no part from {begin} to {end}"))?;
+            part.ok_or_else(|| format!("the tables have no part from {begin} to {end}"))?;
         codes.extend(part.split('"').skip(1).step_by(2).map(str::to_owned));
     }
     if let Some(code) = met
@@ -43,7 +50,7 @@ pub(crate) fn every_code_has_a_case(mut met: BTreeSet<String>) -> Result<(), Str
         Ok(())
     } else {
         Err(format!(
-            "without a case: {:?}; not in src/core/problem.rs: {:?}",
+            "without a case: {:?}; not in the tables: {:?}",
             codes.difference(&met).collect::<Vec<_>>(),
             met.difference(&codes).collect::<Vec<_>>()
         ))

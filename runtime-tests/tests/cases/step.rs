@@ -50,6 +50,8 @@ pub(crate) struct Step {
 
     /// Names of things to do: see [`Step::act`].
     act: Option<String>,
+    /// Entra ID refuses the user with this AADSTS number from now on; 0: no more.
+    refuse: Option<u32>,
     /// Changes of the tenant's key in Key Vault.
     key: Option<Key>,
     /// Changes of the one row of the store whose key begins so: removed, replaced by a text, or a member of its JSON set.
@@ -88,6 +90,7 @@ impl Default for Step {
             header: BTreeMap::new(),
             json: BTreeMap::new(),
             act: None,
+            refuse: None,
             key: None,
             remove: None,
             replace: None,
@@ -134,6 +137,10 @@ impl Step {
         let mut skipped = world.apps[0].output().len();
         if let Some(act) = &self.act {
             Self::act(world, act)?;
+        }
+        if let Some(code) = self.refuse {
+            let code = (code > 0).then_some(code);
+            world.emulators.refuse(TENANT, USER, code);
         }
         if let Some(key) = &self.key {
             key.change(&world.emulators)?;
@@ -337,7 +344,7 @@ impl Step {
         }
         for (name, value) in &self.json {
             ensure!(
-                answer.json[name] == *value,
+                is_like(&answer.json[name], value),
                 "expected {name}: {value}: {answer:?}"
             );
         }
@@ -357,6 +364,16 @@ impl Key {
         let [nbf, exp] = [self.nbf, self.exp].map(|seconds| Some(now() + seconds?));
         emulators.set_secret_validity(&name, nbf, exp)?;
         Ok(())
+    }
+}
+
+/// Whether a value is the one expected; of an object, whether the members expected are.
+fn is_like(value: &Value, expected: &Value) -> bool {
+    match expected {
+        Value::Object(members) => members
+            .iter()
+            .all(|(name, expected)| is_like(&value[name], expected)),
+        _ => value == expected,
     }
 }
 

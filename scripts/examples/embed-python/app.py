@@ -38,19 +38,19 @@ async def ask(call):
 class Tokens(exports.Tokens):
     async def enroll(self, bearer: str) -> str:
         nonce = secrets.token_hex(16)
-        enrolment = await ask(vault.enroll(bearer, nonce, None))
+        enrolment = await ask(vault.enroll(bearer, nonce, None, None))
         user, sealed = enrolment.user, enrolment.sealed
         records[user.id] = Record(user.tenant, nonce, sealed.token, sealed.key_version)
         return user.id
 
     async def draw(self, bearer: str) -> str:
-        user = (await ask(vault.identify(bearer))).user
+        user = (await ask(vault.identify(bearer, None))).user
         record = records.get(user.id)
         if record is None:
             raise Err("not enrolled")
         # A real one asks for a replacement only if the stored token is over a day old: each is a write.
         draw = Draw(scope=None, claims=None, replace=True)
-        issued = await ask(vault.access_token(bearer, record.nonce, record.token, draw))
+        issued = await ask(vault.access_token(bearer, record.nonce, record.token, draw, None))
         # Removed or enrolled anew meanwhile: the access token does not leave.
         if records.get(user.id) is not record:
             raise Err("not enrolled")
@@ -61,12 +61,12 @@ class Tokens(exports.Tokens):
     async def reseal(self) -> int:
         moved = 0
         for tenant in {record.tenant for record in records.values()}:
-            newest = await ask(vault.newest_key_version(tenant))
+            newest = await ask(vault.newest_key_version(tenant, None))
             for user_id, record in list(records.items()):
                 if record.tenant != tenant or record.key_version == newest:
                     continue
                 token = record.token
-                sealed = await ask(vault.reseal(StoredToken(tenant, user_id, record.nonce, token)))
+                sealed = await ask(vault.reseal(StoredToken(tenant, user_id, record.nonce, token), None))
                 # Only in the place of what was re-sealed: a draw may have put a newer one there.
                 if sealed is not None and record.token == token:
                     record.token, record.key_version = sealed.token, sealed.key_version

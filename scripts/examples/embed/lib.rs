@@ -30,7 +30,7 @@ struct Record {
 impl Guest for Component {
     async fn enroll(bearer: String) -> Result<String, String> {
         let nonce = new_nonce()?;
-        let enrolment = vault::enroll(bearer, nonce.clone(), None)
+        let enrolment = vault::enroll(bearer, nonce.clone(), None, None)
             .await
             .map_err(text)?;
         let record = Record {
@@ -44,7 +44,7 @@ impl Guest for Component {
     }
 
     async fn draw(bearer: String) -> Result<String, String> {
-        let caller = vault::identify(bearer.clone()).await.map_err(text)?;
+        let caller = vault::identify(bearer.clone(), None).await.map_err(text)?;
         let record = find(&caller.user.id).ok_or("not enrolled")?;
         let draw = Draw {
             scope: None,
@@ -52,7 +52,7 @@ impl Guest for Component {
             // A real one asks only if the stored token is over a day old: each replacement is a write.
             replace: true,
         };
-        let issued = vault::access_token(bearer, record.nonce.clone(), record.token, draw)
+        let issued = vault::access_token(bearer, record.nonce.clone(), record.token, draw, None)
             .await
             .map_err(text)?;
         RECORDS.with_borrow_mut(|records| {
@@ -74,7 +74,7 @@ impl Guest for Component {
         let tenants: BTreeSet<_> = records.values().map(|it| it.tenant.clone()).collect();
         let mut moved: u32 = 0;
         for tenant in tenants {
-            let newest = vault::newest_key_version(tenant.clone())
+            let newest = vault::newest_key_version(tenant.clone(), None)
                 .await
                 .map_err(text)?;
             let outdated = records
@@ -87,7 +87,7 @@ impl Guest for Component {
                     nonce: record.nonce.clone(),
                     token: record.token.clone(),
                 };
-                let Some(sealed) = vault::reseal(stored).await.map_err(text)? else {
+                let Some(sealed) = vault::reseal(stored, None).await.map_err(text)? else {
                     continue;
                 };
                 RECORDS.with_borrow_mut(|records| {

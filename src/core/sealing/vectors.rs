@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::Vault;
+use crate::deadline::LONGEST;
 use crate::error::VaultError;
 use crate::identity::Guid;
 use crate::port::{Draw, VaultPort as _};
@@ -213,7 +214,8 @@ impl Vector {
         let vault = Vault::new(Rc::clone(&world));
         let nonce = Nonce::parse(&self.values["nonce"]).unwrap();
         let bearer = world.bearer_of(object);
-        let drawn = block_on(vault.access_token(&bearer, &nonce, &self.token, Draw::default()));
+        let drawn =
+            block_on(vault.access_token(&bearer, &nonce, &self.token, Draw::default(), LONGEST));
         let redeemed = world.redeemed.borrow();
         assert_eq!(drawn.is_ok(), redeemed.len() == 1, "{}", self.name);
         match drawn {
