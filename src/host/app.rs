@@ -9,7 +9,7 @@ use crate::service::{Failure, Service};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, Scheme, Uri};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use serde::Deserialize;
@@ -27,6 +27,15 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most of a problem's description that is read, in bytes.
 const MAX_PROBLEM: usize = 64 * 1024;
+
+/// Between whom a request is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// The client's address.
+    pub(crate) client: SocketAddr,
+    /// This host's, as the client sees it.
+    pub(crate) local: SocketAddr,
+}
 
 /// An app that can answer requests.
 pub(crate) struct App {
@@ -89,9 +98,12 @@ impl App {
     }
 
     async fn problem(&self, request: Request<WasiBody>) -> Option<String> {
-        let response = self
-            .handle(request, Scheme::HTTP, SocketAddr::from(([127, 0, 0, 1], 0)))
-            .await;
+        let local = SocketAddr::from(([127, 0, 0, 1], 0));
+        let peer = Peer {
+            client: local,
+            local,
+        };
+        let response = self.handle(request, Scheme::HTTP, peer).await;
         let media_type = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
         if !response.status().is_server_error()
             || !media_type.starts_with("application/problem+json")
@@ -107,19 +119,19 @@ impl App {
         problem.detail.or(problem.title)
     }
 
-    /// Answers a request from `client`.
+    /// Answers a request.
     pub(crate) async fn handle(
         &self,
         mut request: Request<WasiBody>,
         scheme: Scheme,
-        client: SocketAddr,
+        peer: Peer,
     ) -> Response<WasiBody> {
         // Between the client and this host alone; a component that forwards requests must not forward it.
         request.headers_mut().remove(CONNECTION);
         if request.uri().path() == "/.well-known/spin/health" {
             return plain(StatusCode::OK, "OK");
         }
-        if let Err(reason) = complete_uri(&mut request, scheme) {
+        if let Err(reason) = complete_uri(&mut request, scheme, peer.local) {
             return plain(StatusCode::BAD_REQUEST, reason);
         }
         let uri = request.uri().clone();
@@ -132,7 +144,7 @@ impl App {
         let Ok(admitted) = Arc::clone(&self.admission).try_acquire_owned() else {
             return overloaded();
         };
-        found.add_headers(request.headers_mut(), &uri.to_string(), client);
+        found.add_headers(request.headers_mut(), &uri.to_string(), peer.client);
         match service.answer(request).await {
             Ok(response) => response.map(|body| {
                 Admitted {
@@ -193,30 +205,39 @@ struct Problem {
     title: Option<String>,
 }
 
-/// Gives a request's URI its scheme and authority, from the `Host` header where the request line has none.
+/// Gives a request's URI its scheme and authority, from the `Host` header where the request line has none. In HTTP/1.0,
+/// which has no such header, it is the address that the request came to.
 ///
 /// # Errors
 ///
-/// There is no authority, or there are two; as text for the client.
-fn complete_uri(request: &mut Request<WasiBody>, scheme: Scheme) -> Result<(), &'static str> {
-    let header = match request.headers().get(HOST) {
-        Some(host) => {
+/// There is no authority, or there are two (RFC 9112 §3.2); as text for the client.
+fn complete_uri(
+    request: &mut Request<WasiBody>,
+    scheme: Scheme,
+    local: SocketAddr,
+) -> Result<(), &'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let header = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
             let host = host
                 .to_str()
                 .ok()
                 .and_then(|host| host.parse::<Authority>().ok());
             Some(host.ok_or("The Host header is malformed.\n")?)
         }
-        None => None,
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err("There is more than one Host header.\n"),
     };
+    let is_old = request.version() < Version::HTTP_11;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.authority = Some(match (header, parts.authority) {
+    parts.authority = match (header, parts.authority) {
         (Some(header), Some(authority)) if header != authority => {
             return Err("The Host header contradicts the URI.\n");
         }
-        (Some(authority), _) | (None, Some(authority)) => authority,
+        (Some(authority), _) | (None, Some(authority)) => Some(authority),
+        (None, None) if is_old => local.to_string().parse().ok(),
         (None, None) => return Err("There is no Host header.\n"),
-    });
+    };
     parts.scheme = Some(scheme);
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| "The URI is malformed.\n")?;
     Ok(())
@@ -286,7 +307,8 @@ mod tests {
                 request = request.header(HOST, host);
             }
             let mut request = request.body(empty()).unwrap();
-            complete_uri(&mut request, Scheme::HTTP).map(|()| request.uri().to_string())
+            let local = SocketAddr::from(([127, 0, 0, 1], 3000));
+            complete_uri(&mut request, Scheme::HTTP, local).map(|()| request.uri().to_string())
         };
         assert_eq!(
             complete("/a?b", Some("h.test:3000")).unwrap(),

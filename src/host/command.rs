@@ -2,11 +2,14 @@
 
 use crate::app::{App, SettingsError};
 use crate::capacity;
+use crate::connection::Server;
 use crate::console::{self, Format};
+use crate::crowd::Crowd;
 use crate::instance::{Lifetime, ReuseLimits};
 use crate::loading::{LoadError, Options, load};
 use crate::manifest::{Manifest, ManifestError};
 use crate::serve::{BindError, allow_many_connections, bind, serve};
+use crate::talk::Patience;
 use crate::tls::{self, PemError};
 use crate::variables::{Environment, Given, check_name};
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +21,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long a client may take to agree on TLS and to send its first request's head, and the rest of any other head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests in hand may take to finish when the process should stop.
 const GRACE: Duration = Duration::from_secs(30);
@@ -267,6 +273,20 @@ struct Up {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     idle_instance_timeout: Duration,
 
+    /// How many connections clients may have; past it, those without a request give way [default: what the limit of open
+    /// files leaves, 10000 at most].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_connections: Option<usize>,
+
+    /// How long a client may keep a connection without a request. Longer than load balancers do, which would meet one that
+    /// just closes.
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration)]
+    keep_alive_timeout: Duration,
+
+    /// How long a client may go without taking anything of its answer.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    write_timeout: Duration,
+
     /// How long a component may take from a request to the head of its response, and after that until the body is written
     /// and all else is done; a body that takes longer breaks off [default: no limit].
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -305,7 +325,13 @@ impl Up {
             (Some(certificate), Some(key)) => Some(tls::server(certificate, key)?),
             _ => None,
         };
-        allow_many_connections();
+        let connections = allow_many_connections();
+        let crowd = Crowd::new(self.max_connections.unwrap_or(connections));
+        let patience = Patience {
+            head: HEAD_TIMEOUT,
+            idle: self.keep_alive_timeout,
+            write: self.write_timeout,
+        };
         // Early, so that an address in use is told at once; clients wait until the app is ready.
         let listener = match manifest.routes.iter().next() {
             Some(_) => Some(bind(self.listen).await?),
@@ -332,7 +358,8 @@ impl Up {
                 writeln!(stdout, "Serving {scheme}://{address}")
                     .and_then(|()| stdout.flush())
                     .map_err(Failure::Io)?;
-                serve(listener, tls, Arc::clone(&app), lifetime).await;
+                let server = Server::new(Arc::clone(&app), patience, lifetime.clone());
+                serve(listener, Arc::new(server), tls, crowd, lifetime).await;
             }
             Ok::<_, Failure>(())
         };

@@ -59,6 +59,8 @@ impl ReuseLimits {
 /// What all instances of this process share: how to stop, and who is still at work.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lifetime {
+    /// Cancelled when the process will stop soon: clients are sent away, in order.
+    pub(crate) leaving: CancellationToken,
     /// Cancelled when the process should stop: nothing new is begun, and idle instances end.
     pub(crate) stopping: CancellationToken,
     /// Whatever has to finish before the process may end.

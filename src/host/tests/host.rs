@@ -565,6 +565,175 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
     }
 }
 
+/// Time that a process and its children took of the processors so far, in hundredths of a second.
+fn processor_time(id: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // Behind the name, which may hold anything: utime and stime are the 12th and 13th from there (proc_pid_stat(5)).
+    let fields: Vec<_> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// HTTP/2 begins with a P, and so does POST: it cannot be told yet which it is.
+#[tokio::test]
+async fn a_connection_that_says_one_byte_takes_no_time_of_the_processor() {
+    let host = start();
+    let mut connections = Vec::new();
+    for _ in 0..900 {
+        connections.push(host.connect(b"P").await);
+    }
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let with_clients = processor_time(host.id()) - before;
+    connections.clear();
+    host.text("/served").await;
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let without = processor_time(host.id()) - before;
+    assert!(
+        with_clients < 20 && without < 20,
+        "{with_clients}, {without}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_its_request_gets_its_answer() {
+    let host = start();
+    let mut stream = host
+        .connect(b"GET /sleep/300 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    stream.shutdown().await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    assert!(heard.contains("slept"), "{heard}");
+}
+
+/// As probes of load balancers do, without a Host header.
+#[tokio::test]
+async fn a_request_names_its_host_once_or_is_of_http_1_0() {
+    let host = start();
+    let heard = host.exchange("GET /headers HTTP/1.0\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.0 200 "), "{heard}");
+    let url = format!("spin-full-url: {}/headers\n", host.url);
+    assert!(heard.contains(&url), "{heard}");
+    for headers in ["", "host: a\r\nhost: a\r\n", "host: a\r\nhost: b\r\n"] {
+        let request = format!("GET /headers HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
+        let heard = host.exchange(&request).await;
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{headers}: {heard}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_is_said() {
+    let request = b"GET /served HTTP/1.1\r\nhost: h\r\n\r\n";
+    let patient = start();
+    let mut kept = patient.connect(request).await;
+    let host = Setup::new(&manifest())
+        .arg(&["--keep-alive-timeout", "1s"])
+        .start();
+    let mut heard = String::new();
+    let mut stream = host.connect(request).await;
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+
+    kept.write_all(request).await.unwrap();
+    kept.shutdown().await.unwrap();
+    let mut heard = String::new();
+    kept.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard.matches("HTTP/1.1 200 ").count(), 2, "{heard}");
+}
+
+#[tokio::test]
+async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-connections", "10"])
+        .start();
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(host.connect(b"").await);
+    }
+    let ended = silent.iter_mut().map(async |stream| {
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_u8());
+        ended.await.is_ok()
+    });
+    let ended = futures_util::future::join_all(ended).await;
+    assert_eq!(ended.iter().filter(|it| **it).count(), 20);
+    host.text("/served").await;
+
+    let mut working = Vec::new();
+    for _ in 0..10 {
+        let request = b"GET /sleep/3000 HTTP/1.1\r\nhost: h\r\n\r\n";
+        working.push(host.connect(request).await);
+    }
+    // Until all of them are at work, others may come in at the cost of one that is not.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let refused = host
+        .exchange("GET /served HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    assert_eq!(refused, "");
+    let answer = working.pop().unwrap().read_u8().await;
+    assert_eq!(answer.unwrap(), b'H');
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn at_the_limit_of_open_files_connections_are_shed_and_others_answered() {
+    for more in [&[][..], &["--max-connections", "1000"]] {
+        let host = Setup::new(&manifest()).open_files(64).arg(more).start();
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(host.connect(b"").await);
+        }
+        for _ in 0..5 {
+            host.text("/served").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_does_not_keep_it_in_hand() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "2", "--write-timeout", "3s"])
+        .start();
+    let stalled = host
+        .connect(b"GET /flood/50 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    let client = http_2();
+    let response = client.get(host.uri("/flood/50").parse().unwrap());
+    let also_stalled = response.await.unwrap();
+    // Until both are dropped, there is room for none but them.
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let both = tokio::join!(host.get("/sleep/100"), host.get("/sleep/100"));
+        if both.0.0 == StatusCode::OK && both.1.0 == StatusCode::OK {
+            break;
+        }
+        assert!(Instant::now() < end, "they are still in hand");
+    }
+    let rest = also_stalled.into_body().collect().await;
+    assert!(rest.is_err(), "what is dropped does not look whole");
+    drop(stalled);
+
+    // Who takes a little now and then goes on.
+    let mut slow = host
+        .connect(b"GET /flood/8 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut heard = Vec::new();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let mut part = (&mut slow).take(800_000);
+        part.read_to_end(&mut heard).await.unwrap();
+    }
+    slow.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.ends_with(b"\r\n0\r\n\r\n"));
+    assert!(heard.len() > 8 << 20);
+}
+
 #[tokio::test]
 async fn requests_wait_for_a_place_in_the_pool() {
     let host = Setup::new(&manifest())

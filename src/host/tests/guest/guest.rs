@@ -76,6 +76,7 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 Response::new(Fields::new(), Some(body), trailers).0
             }
             ["drip", count, milliseconds] => drip(number(count), number(milliseconds)),
+            ["flood", megabytes] => flood(number(megabytes)),
             ["half"] => half(),
             ["half-sent"] => half_sent(request).await,
             ["sleep", milliseconds] => {
@@ -289,6 +290,18 @@ fn drip(count: u64, milliseconds: u64) -> Response {
         for index in 0..count {
             sleep(milliseconds).await;
             writer.write_all(format!("{index}\n").into_bytes()).await;
+        }
+    });
+    Response::new(Fields::new(), Some(reader), wit_future::new(|| Ok(None)).1).0
+}
+
+fn flood(megabytes: u64) -> Response {
+    let (mut writer, reader) = wit_stream::new();
+    wit_bindgen::spawn(async move {
+        for _ in 0..megabytes {
+            if !writer.write_all(vec![b'x'; 1 << 20]).await.is_empty() {
+                return;
+            }
         }
     });
     Response::new(Fields::new(), Some(reader), wit_future::new(|| Ok(None)).1).0

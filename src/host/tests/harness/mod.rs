@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -75,6 +76,7 @@ pub struct Setup {
     pub folder: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    open_files: Option<u32>,
 }
 
 impl Setup {
@@ -87,7 +89,14 @@ impl Setup {
                 .map(str::to_owned)
                 .to_vec(),
             environment: Vec::new(),
+            open_files: None,
         }
+    }
+
+    /// Lets the host have so many files open, and no more.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
     }
 
     /// Runs another command than `up`, with no arguments yet.
@@ -108,7 +117,17 @@ impl Setup {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_behalf"))
+        let program = env!("CARGO_BIN_EXE_behalf");
+        let mut command = match self.open_files {
+            Some(most) => {
+                let mut command = Command::new("/bin/sh");
+                let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+                command.args(["-c", &limited, program]);
+                command
+            }
+            None => Command::new(program),
+        };
+        command
             .current_dir(self.folder.path())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -238,6 +257,27 @@ impl Host {
         client.request(request.map(Full::new)).await.unwrap()
     }
 
+    /// Opens a connection, and sends this.
+    pub async fn connect(&self, begun: &[u8]) -> TcpStream {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        stream
+    }
+
+    /// Sends this, and returns all that comes back before the connection ends.
+    pub async fn exchange(&self, sent: &str) -> String {
+        let mut heard = Vec::new();
+        let mut stream = self.connect(sent.as_bytes()).await;
+        let _ = stream.read_to_end(&mut heard).await;
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+
+    /// The host's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn uri(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
@@ -351,7 +391,7 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
