@@ -3,7 +3,7 @@
 use crate::allow_list::AllowListError;
 use crate::console;
 use crate::cron::{self, Job};
-use crate::instance::Lifetime;
+use crate::life::Lifetime;
 use crate::routes::Routes;
 use crate::service::{Failure, Service};
 use bytes::Bytes;
@@ -39,31 +39,23 @@ pub(crate) struct Peer {
 
 /// An app that can answer requests.
 pub(crate) struct App {
-    routes: Routes,
-    services: BTreeMap<String, Arc<Service>>,
-    jobs: Vec<Arc<Job>>,
-    admission: Arc<Semaphore>,
-    allow_list_fault: Option<(String, AllowListError)>,
+    /// Which path is for which component.
+    pub(crate) routes: Routes,
+    /// The components with a route, by id.
+    pub(crate) services: BTreeMap<String, Arc<Service>>,
+    /// What is on a schedule.
+    pub(crate) jobs: Vec<Arc<Job>>,
+    /// A permit for each request that may be in hand.
+    pub(crate) admission: Arc<Semaphore>,
+    /// The path by which others ask whether this host is ready.
+    pub(crate) ready_path: Option<String>,
+    /// How this process ends.
+    pub(crate) lifetime: Lifetime,
+    /// A component, and what is wrong with its allow-list.
+    pub(crate) allow_list_fault: Option<(String, AllowListError)>,
 }
 
 impl App {
-    /// An app of these parts. Of all requests at most `max_requests` are in hand at once.
-    pub(crate) fn new(
-        routes: Routes,
-        services: BTreeMap<String, Arc<Service>>,
-        jobs: Vec<Arc<Job>>,
-        max_requests: usize,
-        allow_list_fault: Option<(String, AllowListError)>,
-    ) -> Self {
-        Self {
-            routes,
-            services,
-            jobs,
-            admission: Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS))),
-            allow_list_fault,
-        }
-    }
-
     /// Runs what is on a schedule, until `lifetime` says to stop.
     pub(crate) async fn keep_schedules(&self, lifetime: &Lifetime) {
         cron::run(&self.jobs, lifetime).await;
@@ -130,6 +122,11 @@ impl App {
         request.headers_mut().remove(CONNECTION);
         if request.uri().path() == "/.well-known/spin/health" {
             return plain(StatusCode::OK, "OK");
+        }
+        if self.lifetime.leaving.is_cancelled()
+            && self.ready_path.as_deref() == Some(request.uri().path())
+        {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "The server is stopping.\n");
         }
         if let Err(reason) = complete_uri(&mut request, scheme, peer.local) {
             return plain(StatusCode::BAD_REQUEST, reason);

@@ -2,7 +2,7 @@
 //! end that cuts nothing short.
 
 use crate::app::{App, Peer};
-use crate::instance::Lifetime;
+use crate::life::Lifetime;
 use crate::talk::{Patience, Talk, Verdict};
 use crate::wire::Wire;
 use http::header::{CONNECTION, HeaderValue};
@@ -35,6 +35,9 @@ const MAX_STREAMS: u32 = 128;
 
 /// How often a silent HTTP/2 client is asked whether it is still there; it has as long again to answer.
 const PING: Duration = Duration::from_secs(30);
+
+/// How long a client that has just come has for its first request when the process stops.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What all connections have in common.
 pub(crate) struct Server {
@@ -140,9 +143,16 @@ impl Server {
                 }
                 () = lifetime.stopping.cancelled(), if !stopping => {
                     stopping = true;
-                    connection.as_mut().graceful_shutdown();
+                    next = Instant::now();
+                    if !talk.has_begun() {
+                        next = next.checked_add(LAST_CALL).unwrap_or(next);
+                    }
                 }
                 () = sleep_until(next.into()) => match talk.judge(&self.patience, Instant::now()) {
+                    Verdict::Stay(_) if stopping && !dismissed => {
+                        dismissed = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                     Verdict::Stay(until) => next = until,
                     Verdict::Leave if !dismissed => {
                         dismissed = true;

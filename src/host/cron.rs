@@ -6,7 +6,8 @@
 
 use crate::bindings::cron::{Error, Metadata, SpinCronPre};
 use crate::console;
-use crate::instance::{Grants, Guest, Lifetime, cause};
+use crate::instance::{Grants, Guest, cause};
+use crate::life::Lifetime;
 use crate::places::{PATIENCE, Places, Purpose};
 use chrono::{DateTime, Utc};
 use std::fmt;

@@ -10,8 +10,6 @@ use crate::variables::ComponentVariables;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -54,17 +52,6 @@ impl ReuseLimits {
     pub(crate) fn interruptible(&self) -> bool {
         self.request_timeout.is_some()
     }
-}
-
-/// What all instances of this process share: how to stop, and who is still at work.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Lifetime {
-    /// Cancelled when the process will stop soon: clients are sent away, in order.
-    pub(crate) leaving: CancellationToken,
-    /// Cancelled when the process should stop: nothing new is begun, and idle instances end.
-    pub(crate) stopping: CancellationToken,
-    /// Whatever has to finish before the process may end.
-    pub(crate) at_work: TaskTracker,
 }
 
 /// What every instance of one component gets.

@@ -8,7 +8,8 @@ use crate::composition::{ComposeError, compose};
 use crate::console;
 use crate::cron::Job;
 use crate::engine;
-use crate::instance::{Grants, Guest, Lifetime, ReuseLimits};
+use crate::instance::{Grants, Guest, ReuseLimits};
+use crate::life::Lifetime;
 use crate::manifest::{Component, Manifest};
 use crate::outbound::{Outbound, OutboundClient};
 use crate::places::Places;
@@ -19,6 +20,7 @@ use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -33,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) max_instances: u32,
     /// How many requests may be in hand at once.
     pub(crate) max_requests: usize,
+    /// The path by which others ask whether this host is ready.
+    pub(crate) ready_path: Option<String>,
     /// The folder for compiled components; none: they are compiled at every start.
     pub(crate) cache: Option<PathBuf>,
     /// A file with certificate authorities that requests to others trust besides.
@@ -92,13 +96,17 @@ pub(crate) fn load(
             services.insert(id, Arc::new(service));
         }
     }
-    Ok(App::new(
-        manifest.routes,
+    Ok(App {
+        routes: manifest.routes,
         services,
         jobs,
-        options.max_requests,
+        admission: Arc::new(Semaphore::new(
+            options.max_requests.min(Semaphore::MAX_PERMITS),
+        )),
+        ready_path: options.ready_path,
+        lifetime: lifetime.clone(),
         allow_list_fault,
-    ))
+    })
 }
 
 /// Opens the store if one of these components uses it.

@@ -4,18 +4,21 @@ use crate::app::Peer;
 use crate::connection::Server;
 use crate::console;
 use crate::crowd::Crowd;
-use crate::instance::Lifetime;
+use crate::life::Lifetime;
 use crate::talk::Talk;
-use rustls::ServerConfig;
+use crate::tls::ServerIdentity;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// How long to wait before accepting again when the system has no more sockets for us.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long at a stop those are taken in that the system has let in already.
+const LATECOMERS: Duration = Duration::from_millis(20);
 
 /// Open files that are not for clients: the store, connections to others, and what starts.
 const OTHER_FILES: u64 = 128;
@@ -60,29 +63,29 @@ pub(crate) enum BindError {
 pub(crate) async fn serve(
     listener: TcpListener,
     server: Arc<Server>,
-    tls: Option<Arc<ServerConfig>>,
+    identity: Option<&ServerIdentity>,
     crowd: Crowd,
     lifetime: &Lifetime,
 ) {
     let mut reserve = Reserve::new();
+    let welcome = |(stream, client): (TcpStream, SocketAddr)| {
+        let talk = Talk::new();
+        let local = stream.local_addr().or_else(|_| listener.local_addr());
+        // Else all are at work; dropped, it is closed.
+        if let (true, Ok(local)) = (crowd.enter(&talk), local) {
+            let (server, tls) = (Arc::clone(&server), identity.map(ServerIdentity::current));
+            let peer = Peer { client, local };
+            let serving = async move { server.serve(stream, peer, tls, talk).await };
+            lifetime.at_work.spawn(serving);
+        }
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = lifetime.stopping.cancelled() => return,
+            () = lifetime.stopping.cancelled() => break,
         };
         match accepted {
-            Ok((stream, client)) => {
-                let talk = Talk::new();
-                let local = stream.local_addr().or_else(|_| listener.local_addr());
-                // Else all are at work; dropped, it is closed.
-                if let (true, Ok(local)) = (crowd.enter(&talk), local) {
-                    let (server, tls) = (Arc::clone(&server), tls.clone());
-                    let peer = Peer { client, local };
-                    lifetime
-                        .at_work
-                        .spawn(async move { server.serve(stream, peer, tls, talk).await });
-                }
-            }
+            Ok(accepted) => welcome(accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 console::warn(format_args!("cannot accept connections: {error}"));
@@ -93,6 +96,13 @@ pub(crate) async fn serve(
             }
         }
     }
+    // Whom the system has let in already would be reset.
+    let rest = async {
+        while let Ok(accepted) = listener.accept().await {
+            welcome(accepted);
+        }
+    };
+    let _ = tokio::time::timeout(LATECOMERS, rest).await;
 }
 
 /// An open file that is of no use but to be closed when no more can be opened. Without it, clients that cannot be accepted

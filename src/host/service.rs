@@ -5,7 +5,8 @@
 //! come to their end. A processor each is enough for most; when a request waits nevertheless, another instance is
 //! started, if there is a place for it ([`crate::places`]).
 
-use crate::instance::{Grants, Guest, Lifetime, ReuseLimits, cause};
+use crate::instance::{Grants, Guest, ReuseLimits, cause};
+use crate::life::Lifetime;
 use crate::places::{PATIENCE, Places, Purpose};
 use crate::worker;
 use http::{Request, Response};

@@ -105,6 +105,11 @@ impl Talk {
         self.state().is_http2
     }
 
+    /// Whether a request has come.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.state().requests > 0
+    }
+
     /// Whether requests came before, and since when the client has had nothing in hand; none: it has. The less, the rather
     /// the connection can go.
     pub(crate) fn waits_since(&self) -> Option<(bool, Instant)> {

@@ -971,6 +971,196 @@ async fn a_second_signal_stops_at_once() {
     assert!(!host.log().contains("an instance failed"), "{}", host.log());
 }
 
+/// Asks again and again on one connection as long as that is kept, then on another. Returns how many answers there were
+/// before a new connection was of no use any more; anything else that goes wrong is a failed test.
+async fn keep_asking(address: String) -> u32 {
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    let mut answers = 0;
+    while let Ok(stream) = tokio::net::TcpStream::connect(&address).await {
+        let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let before = answers;
+        loop {
+            let request = Request::get("/sleep/5").header("host", &address);
+            let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+            let response = match send.send_request(request).await {
+                Ok(response) => response,
+                // The system let it in when the host had closed.
+                Err(_) if answers == before => return answers,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(response.status(), StatusCode::OK);
+            let is_last = response.headers().get("connection").is_some();
+            response.into_body().collect().await.unwrap();
+            answers += 1;
+            if is_last {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_leaves_resets_nobody() {
+    let mut host = Setup::new(&manifest())
+        .arg(&["--lame-duck", "3s", "--ready-path", "/served"])
+        .start();
+    host.text("/served").await;
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let clients: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(keep_asking(address.clone())))
+        .collect();
+    let client = http_2();
+    let uri = || host.uri("/headers").parse().unwrap();
+    client.get(uri()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    host.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let probe = "GET /served?x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let ready = host.exchange(probe).await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    // On another connection: the one before has been given up.
+    assert_eq!(client.get(uri()).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(host.text("/sleep/1").await, "slept");
+    for client in clients {
+        assert!(client.await.unwrap() > 50);
+    }
+    drop(client);
+    assert_eq!(host.ended(), Some(0));
+    assert!(!host.log().contains("stopped before"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_grace_is_given_up() {
+    let mut host = Setup::new(&manifest()).arg(&["--grace", "500ms"]).start();
+    let _hanging = host
+        .connect(b"GET /sleep/60000 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let log = host.log();
+    let line =
+        "stopped before 2 connections and instances had finished, after the 500ms of --grace";
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_changes_is_served_without_a_restart() {
+    let (one, two, three) = (
+        harness::Authority::new(),
+        harness::Authority::new(),
+        harness::Authority::new(),
+    );
+    let setup = Setup::new(&manifest());
+    one.write(setup.folder.path(), "localhost");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let folder = host.setup.folder.path();
+    let address = host.url.strip_prefix("https://").unwrap().to_owned();
+    one.ask(&address, "h2", "/served").await;
+
+    two.write(folder, "localhost");
+    host.signal("HUP");
+    host.log_with("serves the certificate anew");
+    two.ask(&address, "h2", "/served").await;
+
+    // One that is of no use changes nothing.
+    std::fs::write(folder.join("cert.pem"), "half of a").unwrap();
+    host.signal("HUP");
+    let log = host.log_with("stays in use");
+    assert!(log.contains("cert.pem: "), "{log}");
+    two.ask(&address, "http/1.1", "/served").await;
+
+    // Without a word, sooner or later.
+    three.write(folder, "localhost");
+    let noticed = async {
+        while host.log().matches("serves the certificate anew").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noticed)
+        .await
+        .unwrap();
+    three.ask(&address, "h2", "/served").await;
+}
+
+/// Without HTTPS there is nothing to read again, and no reason to end.
+#[tokio::test]
+async fn a_hang_up_ends_nothing() {
+    let host = start();
+    host.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_how_the_host_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut host = Setup::new(&manifest())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .start();
+    let said = async || {
+        let mut buffer = [0; 100];
+        let said = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer));
+        let length = said.await.unwrap().unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(said().await, "READY=1");
+    host.signal("TERM");
+    assert_eq!(said().await, "STOPPING=1");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test]
+async fn a_healthcheck_tells_whether_a_host_answers() {
+    let check = |address: &str, more: &[&str]| {
+        let setup = Setup::new("").command("healthcheck");
+        setup.arg(&["--listen", address]).arg(more).fails()
+    };
+    let mut host = start();
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    assert_eq!(check(&address, &[]), (Some(0), String::new()));
+    assert_eq!(check(&format!("0.0.0.0:{port}"), &[]).0, Some(0));
+    assert_eq!(check(&address, &["--path", "/served"]).0, Some(0));
+    let (code, log) = check(&address, &["--path", "/nowhere"]);
+    let message = "behalf: the answer was 404 Not Found\n";
+    assert_eq!((code, log.as_str()), (Some(1), message));
+    let (code, log) = check(&address, &["--path", "/sleep/60000", "--timeout", "200ms"]);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("no answer within the 200ms"), "{log}");
+    host.signal("INT");
+    host.ended();
+    let (code, log) = check(&address, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        log.contains(&format!("behalf: {address} does not answer")),
+        "{log}"
+    );
+
+    let authority = harness::Authority::new();
+    let setup = Setup::new(&manifest());
+    authority.write(setup.folder.path(), "app.example");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let address = host.url.strip_prefix("https://").unwrap();
+    let folder = host.setup.folder.path();
+    let certificate = folder.join("cert.pem");
+    let with = ["--tls-cert", certificate.to_str().unwrap()];
+    assert_eq!(check(address, &with), (Some(0), String::new()));
+    authority.write(folder, "app.example");
+    let (code, log) = check(address, &with);
+    assert_eq!(code, Some(1), "{log}");
+}
+
 #[tokio::test]
 async fn the_end_of_standard_input_is_a_stop() {
     let mut host = start();

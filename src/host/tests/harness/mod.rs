@@ -85,9 +85,16 @@ impl Setup {
         std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
         Self {
             folder,
-            arguments: ["up", "--exit-on-stdin-close", "--listen", "127.0.0.1:0"]
-                .map(str::to_owned)
-                .to_vec(),
+            arguments: [
+                "up",
+                "--exit-on-stdin-close",
+                "--lame-duck",
+                "0s",
+                "--listen",
+                "127.0.0.1:0",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             environment: Vec::new(),
             open_files: None,
         }
