@@ -667,11 +667,11 @@ async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() 
 
     let mut working = Vec::new();
     for _ in 0..10 {
-        let request = b"GET /sleep/3000 HTTP/1.1\r\nhost: h\r\n\r\n";
+        let request = b"GET /sleep/10000 HTTP/1.1\r\nhost: h\r\n\r\n";
         working.push(host.connect(request).await);
     }
     // Until all of them are at work, others may come in at the cost of one that is not.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = host
         .exchange("GET /served HTTP/1.1\r\nhost: h\r\n\r\n")
         .await;
