@@ -11,7 +11,7 @@ fuzz_target!(|token: &str| {
     let Ok(unverified) = Unverified::parse(&bearer) else {
         return;
     };
-    let _ = (unverified.tenant(), unverified.key_id());
+    let _ = (unverified.claims(), unverified.key_id());
     let keys = SigningKeys::parse(include_bytes!("../corpus/jwks/entra.json")).unwrap();
     let key = keys.find("k1").unwrap();
     let issuers = [IssuerTemplate::new(

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use behalf_core::error::VaultError;
+use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::port::{Config, ConfigError};
 use behalf_core::settings::Settings;
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +29,7 @@ fuzz_target!(|text: &str| {
             assert!(!settings.required_scope.is_empty() && !settings.audiences.is_empty());
             let _ = format!("{settings:?}");
         }
-        Err(VaultError::Operator(error)) => assert!(error.setting().is_some()),
+        Err(VaultError::Operator(OperatorError::Setting(faults))) => assert!(!faults.is_empty()),
         Err(other) => panic!("{other:?}"),
     }
 });

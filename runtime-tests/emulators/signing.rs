@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use jsonwebtoken::{Algorithm, Header};
+use ring::rand::SystemRandom;
 use ring::{digest, hmac, signature};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -36,6 +37,9 @@ pub enum Signature {
     UnknownKey,
     /// RS256 with the published key that may sign for personal accounts only (facts §B, per-key issuer).
     PersonalAccountsKey,
+    /// As in tokens for Microsoft Graph: over a header with another `nonce` than the one that is sent, so that Graph alone,
+    /// which knows how to make the one of the other, can verify it.
+    Graph,
 }
 
 /// Tenant of personal Microsoft accounts.
@@ -76,7 +80,11 @@ impl KeyRing {
     pub(crate) fn sign(self, how: Signature, version: u8, claims: &Value) -> String {
         let current = self.current();
         let key = match how {
-            Signature::Good | Signature::Broken | Signature::None | Signature::Hs256 => current,
+            Signature::Good
+            | Signature::Broken
+            | Signature::None
+            | Signature::Hs256
+            | Signature::Graph => current,
             Signature::UnknownKey => &keys().unpublished,
             Signature::PersonalAccountsKey => &keys().personal,
         };
@@ -110,6 +118,14 @@ impl KeyRing {
                 );
                 let secret = hmac::Key::new(hmac::HMAC_SHA256, key.certificate);
                 join(&signed, hmac::sign(&secret, signed.as_bytes()).as_ref())
+            }
+            Signature::Graph => {
+                let nonce = digest::digest(&digest::SHA256, key.kid.as_bytes());
+                let header = |nonce: &str| json!({ "typ": "JWT", "alg": "RS256", "kid": key.kid, "nonce": nonce });
+                let sent = header("a-nonce-of-microsoft-graph");
+                let signed = header(&BASE64_URL_SAFE_NO_PAD.encode(nonce));
+                let signature = key.sign_bytes(unsigned(&signed, claims).as_bytes());
+                join(&unsigned(&sent, claims), &signature)
             }
         }
     }
@@ -188,6 +204,17 @@ impl Key {
         let mut header = Header::new(Algorithm::RS256);
         header.kid = Some(self.kid.clone());
         jwt::sign(&header, claims, self.private)
+    }
+
+    /// RS256 over any bytes.
+    fn sign_bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut signature = vec![0; self.pair.public().modulus_len()];
+        let random = SystemRandom::new();
+        let padding = &signature::RSA_PKCS1_SHA256;
+        self.pair
+            .sign(padding, &random, bytes, &mut signature)
+            .expect("a key of this size signs");
+        signature
     }
 
     /// The claims of a token that this key signed with this algorithm, whatever they say.
@@ -278,6 +305,7 @@ mod tests {
             Signature::Hs256,
             Signature::UnknownKey,
             Signature::PersonalAccountsKey,
+            Signature::Graph,
         ] {
             let verified = ring.verify(&ring.sign(how, 2, &claims));
             assert_eq!(verified.is_some(), how == Signature::Good, "{how:?}");

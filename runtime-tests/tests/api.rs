@@ -7,7 +7,7 @@
 
 use reqwest::Method;
 use runtime_tests::app::Answer;
-use runtime_tests::emulators::{TENANT, USER, key_name};
+use runtime_tests::emulators::{OTHER_TENANT, Options, TENANT, USER, key_name};
 use runtime_tests::scene::Scene;
 use serde_json::{Value, json};
 
@@ -171,4 +171,78 @@ async fn me(scene: &Scene, token: &str) -> anyhow::Result<Answer> {
             .await?,
     )
     .await
+}
+
+/// In a form that the client asks for, and with a tenant that is being removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_json_or_for_prometheus() -> Result {
+    let scene = Scene::with(Options::default(), |app| app.set("operator_tenant", TENANT)).await?;
+    for tenant in [TENANT, OTHER_TENANT] {
+        let token = scene.emulators.caller().tenant(tenant).mint();
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(&token), None)
+            .await?;
+        assert_eq!(answer.status, 201);
+    }
+    let bar = format!("bar.{}", OTHER_TENANT.replace('-', ""));
+    scene.store().insert(&bar, b"")?;
+    let operator = scene.emulators.caller().app(&["Behalf.Read"]).mint();
+    let status = async |accept: &str| -> anyhow::Result<Answer> {
+        let request = scene.app.request(Method::GET, "/v1/status");
+        let request = request.header("accept", accept).bearer_auth(&operator);
+        let answer = Answer::read(request.send().await?).await?;
+        scene.remember(&answer, "/v1/status");
+        assert_eq!(answer.status, 200);
+        Ok(answer)
+    };
+    // A browser library's default, a command line's, and nothing that there is.
+    for accept in [
+        "application/json, text/plain, */*",
+        "*/*",
+        "text/html",
+        "text/plain;q=0.5, application/json",
+    ] {
+        let answer = status(accept).await?;
+        assert_eq!(
+            answer.header("content-type"),
+            "application/json",
+            "{accept}"
+        );
+        let tenants = &answer.json["tenants"];
+        assert_eq!(tenants[OTHER_TENANT]["being_removed"], true);
+        assert_eq!(tenants[TENANT].get("being_removed"), None);
+    }
+    let answer = status(
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+    )
+    .await?;
+    assert!(
+        answer
+            .header("content-type")
+            .starts_with("text/plain; version=0.0.4")
+    );
+    let mut families: Vec<_> = answer
+        .text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(['{', ' ']).next().unwrap())
+        .collect();
+    families.dedup();
+    let all = families.len();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(
+        families.len(),
+        all,
+        "each family is in one piece:\n{}",
+        answer.text
+    );
+    let removed = format!("behalf_tenant_being_removed{{tenant=\"{OTHER_TENANT}\"}} 1");
+    assert!(
+        answer.text.lines().any(|line| line == removed),
+        "{}",
+        answer.text
+    );
+    scene.end().await?;
+    Ok(())
 }

@@ -59,10 +59,11 @@ const STUFFED: [&str; 21] = [
     "signing_keys_unavailable",
 ];
 /// Codes of [`no_refusal_shows_a_secret`].
-const REFUSED: [&str; 21] = [
+const REFUSED: [&str; 23] = [
     "body_broken_off",
     "token_missing",
     "token_wrong_algorithm",
+    "token_proof_of_possession",
     "token_unknown_key",
     "token_bad_signature",
     "token_wrong_issuer",
@@ -71,6 +72,7 @@ const REFUSED: [&str; 21] = [
     "token_not_yet_valid",
     "token_rejected",
     "tenant_not_allowed",
+    "account_not_supported",
     "insufficient_scope",
     "not_enrolled",
     "method_not_allowed",
@@ -85,7 +87,11 @@ const REFUSED: [&str; 21] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 8] = [
+    (
+        "tenant_not_onboarded",
+        "runtime-tests/cases/key-is-none.toml code = \"tenant_not_onboarded\"",
+    ),
     (
         "setting",
         "runtime-tests/tests/canary.rs fn a_secret_in_the_wrong_setting_is_not_shown",
@@ -268,6 +274,10 @@ async fn no_refusal_shows_a_secret() -> Result {
         caller().claim("exp", now - 301).mint(),
         caller().claim("nbf", now + 3600).mint(),
         caller().claim("scp", "other").mint(),
+        caller().claim("cnf", json!({ "kid": "k" })).mint(),
+        caller()
+            .claim("iss", "https://contoso.b2clogin.com/x/v2.0/")
+            .mint(),
         caller()
             .tenant("99999999-9999-4999-8999-999999999999")
             .mint(),
@@ -397,8 +407,8 @@ async fn no_failure_shows_a_credential() -> Result {
             .filter(|_| kind == "managed-identity");
         for fault in of_identity.chain(of_entra) {
             if fault.target == Target::ManagedIdentity {
-                // What it gave before is forgotten when it is refused.
-                let refusal = Fault::entra(7_000_215).grant(GRANTS[1]);
+                // What it gave before is forgotten when it is refused, and what it gives then, too.
+                let refusal = Fault::entra(7_000_215).grant(GRANTS[1]).times(2);
                 scene.emulators.fault(refusal);
                 codes.insert(scene.call(Method::PUT, ME).await?.code().to_owned());
             }
@@ -603,8 +613,9 @@ async fn key_fails(scene: &Scene, codes: &mut BTreeSet<String>) -> Result {
     loop {
         let answer = scene.call(Method::PUT, ME).await?;
         codes.insert(answer.code().to_owned());
-        if answer.status == 500 {
-            scene.call(Method::POST, ACCESS_TOKEN).await?;
+        if answer.status == 500 || answer.code() == "tenant_not_onboarded" {
+            let answer = scene.call(Method::POST, ACCESS_TOKEN).await?;
+            codes.insert(answer.code().to_owned());
             scene.sweep().await?;
             return Ok(());
         }

@@ -1,33 +1,58 @@
 //! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::identity::TenantId;
+use crate::accept::{JSON, METRICS, prefers_second};
+use crate::identity::{Guid, TenantId};
 use crate::keeper::{Environment, Keeper, KeeperError, View};
-use crate::port::{BodyError, RequestBody, Store, VaultPort};
-use crate::problem::{ApiError, BODY_TIME, LONGEST_BODY, json_response};
+use crate::port::{BodyError, Random, RequestBody, Store, VaultPort};
+use crate::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
 use crate::record::Status;
 use crate::secret::Bearer;
+
+/// The id of a request, which its answer has, too, and the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     /// Answers a request. It never fails: errors are answers.
     pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
-        match self.route(request, body).await {
+        let id = request_id(request, &self.env);
+        // Probes are the operator's own.
+        let reader = if is_probe(request.uri.path()) {
+            Reader::Operator
+        } else {
+            Reader::Caller
+        };
+        let mut response = match self.route(request, body).await {
             Ok(response) => response,
             Err(error) => {
-                // The caller can only wait; why is for the operator.
-                if let ApiError::Keeper(KeeperError::Store(reason)) = &error {
-                    self.env.line(
-                        &json!({"event": "store_failed", "reason": reason.to_string()}).to_string(),
-                    );
-                }
-                error.to_response()
+                self.tell(&error, &id, reader);
+                error.to_response(&id, reader)
             }
+        };
+        if let Ok(id) = HeaderValue::try_from(id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log.
+    fn tell(&self, error: &ApiError, request_id: &str, reader: Reader) {
+        let event = match error {
+            ApiError::Keeper(KeeperError::Store(_)) => "store_failed",
+            _ => "request_failed",
+        };
+        let reason = match error {
+            ApiError::Keeper(KeeperError::Store(reason)) => reason.to_string(),
+            error => error.detail(Reader::Operator),
+        };
+        if reason != error.detail(reader) {
+            self.env.line(&json!({"event": event, "request_id": request_id, "code": error.code(), "reason": reason}).to_string());
         }
     }
 
@@ -39,7 +64,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         let method = &request.method;
         match request.uri.path() {
             // Neither asks anyone: an outage elsewhere is no reason to take this replica out, since it can still remove.
-            "/healthz" | "/readyz" => match *method {
+            path if is_probe(path) => match *method {
                 Method::GET | Method::HEAD => {
                     self.vault.check_settings()?;
                     Ok(json_response(StatusCode::OK, &json!({"status": "ok"})))
@@ -53,9 +78,8 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
                 )),
                 Method::PUT => {
                     let asked: EnrolBody = read_json(body, "the optional text `scope`").await?;
-                    let (view, created) = self
-                        .enroll(&bearer(request), asked.scope.as_deref())
-                        .await?;
+                    let (view, created) =
+                        self.enrol(&bearer(request), asked.scope.as_deref()).await?;
                     Ok(view_response(
                         if created {
                             StatusCode::CREATED
@@ -105,7 +129,7 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
             "/v1/status" => match *method {
                 Method::GET => {
                     let report = self.status(&bearer(request)).await?;
-                    Ok(if accepts_text(request) {
+                    Ok(if prefers_second(&request.headers, JSON, METRICS) {
                         text_response(report.to_prometheus())
                     } else {
                         json_response(StatusCode::OK, &report)
@@ -130,14 +154,23 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     }
 }
 
-/// Whether a client asks for the text format, as Prometheus does.
-fn accepts_text(request: &Parts) -> bool {
-    let mut values = request.headers.get_all(ACCEPT).iter();
-    values.any(|value| {
-        value
-            .to_str()
-            .is_ok_and(|value| value.contains("text/plain"))
-    })
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+/// The caller's own id of the request, if it can be written anywhere; else a new one.
+fn request_id(request: &Parts, random: &impl Random) -> String {
+    let mut values = request.headers.get_all(REQUEST_ID).iter();
+    let is_id = |id: &&str| {
+        let mut bytes = id.bytes();
+        (1..=64).contains(&id.len())
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    match (values.next(), values.next()) {
+        (Some(id), None) => id.to_str().ok().filter(is_id).map(Into::into),
+        (_, _) => None,
+    }
+    .unwrap_or_else(|| Guid::random(random).as_str().into())
 }
 
 fn text_response(text: String) -> Response<Bytes> {
@@ -145,7 +178,7 @@ fn text_response(text: String) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; version=0.0.4"),
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

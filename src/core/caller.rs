@@ -1,11 +1,11 @@
 //! Callers' tokens: Entra ID access tokens, v1 and v2, verified against the signing keys
 //! (facts/entra-and-key-vault.md §B).
 //!
-//! Two steps, because the first costs about 1.5 ms in wasm and its result may be kept, while the second depends on the
-//! settings and the time and is done for every request:
+//! Two steps, because one costs about 1.5 ms in wasm and its result may be kept, while the other depends on the settings
+//! and the time and is done for every request, and first, so that nothing is fetched for a token that is not for this app:
 //!
-//! 1. [`Unverified::verify`]: signature and issuer, with a signing key.
-//! 2. [`Claims::accept_user`], [`Claims::accept_app`]: tenant, audience, times, scope or role.
+//! 1. [`Claims::accept_user`], [`Claims::accept_app`]: tenant, audience, times, scope or role.
+//! 2. [`Unverified::verify`]: signature and issuer, with a signing key.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rsa::pkcs1v15::{Signature, VerifyingKey};
@@ -13,9 +13,10 @@ use rsa::signature::Verifier as _;
 use rsa::{BoxedUint, PublicKey};
 use serde::Deserialize;
 use sha2::Sha256;
+use url::Url;
 
-use crate::error::{CallerError, TokenDefect};
-use crate::identity::{Guid, Subject, TenantId};
+use crate::error::{AccountKind, CallerError, TokenDefect};
+use crate::identity::{Guid, PERSONAL_ACCOUNTS, Subject, TenantId};
 use crate::secret::Bearer;
 use crate::settings::{IssuerTemplate, Settings};
 
@@ -41,14 +42,15 @@ impl<'a> Unverified<'a> {
     /// Reads a compact JWT. The algorithm is checked before any claim is looked at.
     ///
     /// # Errors
-    /// [`TokenDefect::Missing`], [`TokenDefect::Malformed`], [`TokenDefect::WrongAlgorithm`].
-    pub fn parse(bearer: &'a Bearer) -> Result<Self, TokenDefect> {
+    /// [`TokenDefect::Missing`], [`TokenDefect::Malformed`], [`TokenDefect::WrongAlgorithm`],
+    /// [`TokenDefect::ProofOfPossession`]; [`CallerError::AccountNotSupported`].
+    pub fn parse(bearer: &'a Bearer) -> Result<Self, CallerError> {
         let token = bearer.expose();
         if token.is_empty() {
-            return Err(TokenDefect::Missing);
+            return Err(TokenDefect::Missing.into());
         }
         if token.len() > LONGEST {
-            return Err(TokenDefect::Malformed);
+            return Err(TokenDefect::Malformed.into());
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenDefect::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenDefect::Malformed)?;
@@ -60,15 +62,26 @@ impl<'a> Unverified<'a> {
 
         let header: Header =
             serde_json::from_slice(&decode(header)?).map_err(|_| TokenDefect::Malformed)?;
+        // What the holder of a bound token signs around it.
+        if header
+            .typ
+            .is_some_and(|typ| typ.eq_ignore_ascii_case("pop"))
+        {
+            return Err(TokenDefect::ProofOfPossession.into());
+        }
         if header.alg != "RS256" {
-            return Err(TokenDefect::WrongAlgorithm);
+            return Err(TokenDefect::WrongAlgorithm.into());
         }
         // RFC 7515 §4.1.11: an extension that is not understood must not be ignored.
         if header.crit.is_some() {
-            return Err(TokenDefect::Malformed);
+            return Err(TokenDefect::Malformed.into());
         }
+        let payload = decode(payload)?;
+        // First, because such tokens need not have the claims of the others.
+        let kind: Kind = serde_json::from_slice(&payload).map_err(|_| TokenDefect::Malformed)?;
+        kind.check()?;
         let claims: RawClaims =
-            serde_json::from_slice(&decode(payload)?).map_err(|_| TokenDefect::Malformed)?;
+            serde_json::from_slice(&payload).map_err(|_| TokenDefect::Malformed)?;
         Ok(Self {
             signed,
             signature: decode(signature)?,
@@ -77,10 +90,10 @@ impl<'a> Unverified<'a> {
         })
     }
 
-    /// The tenant it says it is from: to be refused, if it is not allowed, before anything is fetched for it.
+    /// What it says: to be refused before anything is fetched for it.
     #[must_use]
-    pub fn tenant(&self) -> &TenantId {
-        &self.claims.subject.tenant
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// The signing key it says it is signed with.
@@ -142,7 +155,8 @@ impl Claims {
     /// # Errors
     /// [`CallerError`].
     pub fn accept_user(&self, settings: &Settings, now: u64) -> Result<(), CallerError> {
-        self.accept(settings, now)?;
+        // Whoever is served is refreshed, and that goes by the setting `tenants` alone.
+        self.accept(settings.tenants.allow(&self.subject.tenant), settings, now)?;
         if !self.is_apps_own && self.scopes.contains(&settings.required_scope) {
             Ok(())
         } else {
@@ -165,9 +179,10 @@ impl Claims {
         settings: &Settings,
         now: u64,
     ) -> Result<(), CallerError> {
-        self.accept(settings, now)?;
         let own = &self.subject.tenant;
-        let reaches = settings.operator_tenant.as_ref() == Some(own) || tenant == Some(own);
+        let is_operators = settings.operator_tenant.as_ref() == Some(own);
+        self.accept(is_operators || settings.tenants.allow(own), settings, now)?;
+        let reaches = is_operators || tenant == Some(own);
         if reaches && self.is_apps_own && self.roles.iter().any(|held| held == role) {
             Ok(())
         } else {
@@ -181,9 +196,13 @@ impl Claims {
         self.expires_at.saturating_add(SKEW)
     }
 
-    fn accept(&self, settings: &Settings, now: u64) -> Result<(), CallerError> {
-        let tenant_of_operator = settings.operator_tenant.as_ref() == Some(&self.subject.tenant);
-        if !settings.tenants.allow(&self.subject.tenant) && !tenant_of_operator {
+    fn accept(
+        &self,
+        is_tenant_allowed: bool,
+        settings: &Settings,
+        now: u64,
+    ) -> Result<(), CallerError> {
+        if !is_tenant_allowed {
             return Err(CallerError::TenantNotAllowed);
         }
         if !settings.audiences.contains(&self.audience) {
@@ -295,9 +314,45 @@ impl SigningKey {
 
 #[derive(Deserialize)]
 struct Header {
+    typ: Option<String>,
     alg: String,
     kid: Option<String>,
     crit: Option<serde_json::Value>,
+}
+
+/// Claims that tell another kind of token.
+#[derive(Deserialize)]
+struct Kind {
+    iss: Option<String>,
+    tid: Option<String>,
+    cnf: Option<serde_json::Value>,
+}
+
+impl Kind {
+    fn check(&self) -> Result<(), CallerError> {
+        if self.cnf.is_some() {
+            return Err(TokenDefect::ProofOfPossession.into());
+        }
+        let is_personal = |tid: &str| tid.eq_ignore_ascii_case(PERSONAL_ACCOUNTS);
+        if self.tid.as_deref().is_some_and(is_personal) {
+            return Err(CallerError::AccountNotSupported(AccountKind::Personal));
+        }
+        let issuer = self.iss.as_deref().and_then(|iss| Url::parse(iss).ok());
+        if issuer.is_some_and(|issuer| is_external(&issuer)) {
+            return Err(CallerError::AccountNotSupported(AccountKind::External));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a URL is one of External ID's or Azure AD B2C's, whose keys are each tenant's own: `{name}.ciamlogin.com`,
+/// `{name}.b2clogin.com`, and the same under the endings of other clouds
+/// (<https://learn.microsoft.com/entra/external-id/customers/concept-custom-url-domain>,
+/// <https://learn.microsoft.com/azure/active-directory-b2c/b2clogin>).
+pub(crate) fn is_external(url: &Url) -> bool {
+    let domain = url.domain().unwrap_or_default();
+    let second = domain.rsplit('.').nth(1);
+    matches!(second, Some("ciamlogin" | "b2clogin"))
 }
 
 #[derive(Deserialize)]
@@ -340,7 +395,6 @@ pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::identity::PERSONAL_ACCOUNTS;
     use crate::settings::tests::{CLIENT, TENANT, least};
 
     pub(crate) const NOW: u64 = 1_793_606_000;
@@ -355,12 +409,27 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn jwks(issuer: Value) -> Vec<u8> {
-        let public = PublicKey::from(PrivateKey::from(private_key()));
+        jwks_of("k1", issuer)
+    }
+
+    pub(crate) fn jwks_of(kid: &str, issuer: Value) -> Vec<u8> {
+        key_set(kid, private_key().into(), issuer)
+    }
+
+    /// With a key of this name that did not sign anything here.
+    pub(crate) fn jwks_of_another_key(kid: &str) -> Vec<u8> {
+        use rsa::pkcs8::DecodePrivateKey as _;
+        let pem = crate::credential::tests::PRIVATE_KEY;
+        key_set(kid, PrivateKey::from_pkcs8_pem(pem).unwrap(), template())
+    }
+
+    fn key_set(kid: &str, key: PrivateKey, issuer: Value) -> Vec<u8> {
+        let public = PublicKey::from(key);
         let number =
             |number: &BoxedUint| URL_SAFE_NO_PAD.encode(number.to_be_bytes_trimmed_vartime());
         json!({"keys": [
             {"kty": "EC", "kid": "ec", "crv": "P-256", "x": "AA", "y": "AA"},
-            {"kty": "RSA", "use": "sig", "kid": "k1", "n": number(public.n()), "e": number(public.e()), "issuer": issuer},
+            {"kty": "RSA", "use": "sig", "kid": kid, "n": number(public.n()), "e": number(public.e()), "issuer": issuer},
         ]})
         .to_string()
         .into_bytes()
@@ -553,6 +622,60 @@ pub(crate) mod tests {
         }
     }
 
+    /// Whatever else they have or lack: B2C's have no `tid`.
+    #[test]
+    fn accounts_that_are_not_supported_are_told_by_name() {
+        use AccountKind::{External, Personal};
+        let issuer = |host: &str| with("iss", json!(format!("https://{host}/{TENANT}/v2.0/")));
+        let without = |mut claims: Value, name: &str| {
+            claims.as_object_mut().unwrap().remove(name);
+            claims
+        };
+        for (claims, expected) in [
+            (with("tid", json!(PERSONAL_ACCOUNTS)), Personal),
+            (issuer(&format!("{TENANT}.ciamlogin.com")), External),
+            (issuer("contoso.ciamlogin.com"), External),
+            (without(issuer("contoso.b2clogin.com"), "tid"), External),
+            (issuer("contoso.b2clogin.cn"), External),
+        ] {
+            assert_eq!(
+                check(&header(), &claims, template()).map(|_| ()),
+                Err(CallerError::AccountNotSupported(expected)),
+                "{claims}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "b2clogin.com.evil.example",
+            "notb2clogin.com",
+        ] {
+            assert_eq!(
+                check(&header(), &issuer(host), template()).map(|_| ()),
+                Err(TokenDefect::WrongIssuer.into()),
+                "{host}"
+            );
+        }
+    }
+
+    /// In the claims of Entra ID's own token, or as the signed request around it
+    /// (draft-ietf-oauth-signed-http-request), which is no access token at all.
+    #[test]
+    fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
+        let request = json!({"at": "a.b.c", "ts": NOW, "cnf": {"jwk": {"kty": "RSA"}}});
+        for (header, claims) in [
+            (header(), with("cnf", json!({"kid": "k"}))),
+            (header(), request.clone()),
+            (json!({"typ": "pop", "alg": "ES256", "kid": "k"}), request),
+        ] {
+            assert_eq!(
+                check(&header, &claims, template()).map(|_| ()),
+                Err(TokenDefect::ProofOfPossession.into()),
+                "{claims}"
+            );
+        }
+        check(&header(), &with("cnf", Value::Null), template()).unwrap();
+    }
+
     #[test]
     fn another_tenant_is_not_allowed() {
         let other = "55555555-5555-5555-5555-555555555555";
@@ -611,7 +734,7 @@ pub(crate) mod tests {
         ] {
             assert_eq!(
                 Unverified::parse(&Bearer::new(token.into())).map(|_| ()),
-                Err(defect),
+                Err(defect.into()),
                 "{token}"
             );
         }

@@ -3,16 +3,17 @@
 use std::convert::Infallible;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rsa::pkcs8::DecodePrivateKey as _;
-use rsa::pkcs8::der::pem::{self, PemLabel as _};
 use rsa::pss::SigningKey;
 use rsa::signature::{RandomizedSigner as _, SignatureEncoding as _};
 use rsa::traits::PublicKeyParts as _;
 use rsa::{PrivateKey, pkcs1::DecodeRsaPrivateKey as _, rand_core};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
+use crate::error::SettingFault;
 use crate::identity::Guid;
 use crate::port::Random;
 use crate::secret::{ClientAssertion, ClientSecret};
@@ -65,39 +66,44 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads both from PEM: the certificate first in its text, the key as PKCS#8 or PKCS#1.
+    /// Reads both from PEM (RFC 7468), each out of whatever else its text holds: the key as PKCS#8 or PKCS#1, and of the
+    /// certificates the one that is the key's.
     ///
     /// # Errors
-    /// The setting at fault, and what is expected of it.
-    pub fn read(
-        certificate_pem: &str,
-        private_key_pem: &str,
-    ) -> Result<Self, (&'static str, &'static str)> {
-        let certificate = decode_certificate(certificate_pem).ok_or((
-            "certificate_pem",
-            "must be a certificate in PEM: -----BEGIN CERTIFICATE----- and so on, with its line breaks",
-        ))?;
-        let key = PrivateKey::from_pkcs8_pem(private_key_pem)
-            .ok()
-            .or_else(|| PrivateKey::from_pkcs1_pem(private_key_pem).ok())
-            .filter(|key| key.n().bit_width_vartime() >= LEAST_BITS)
-            .ok_or((
-                "private_key_pem",
-                "must be an RSA private key of at least 2048 bits in PEM, not encrypted, with its line breaks",
-            ))?;
-        // A certificate holds its key's modulus as it is; the rest of X.509 is for Entra ID to read.
-        let modulus = key.n().to_be_bytes_trimmed_vartime();
-        if !certificate
-            .windows(modulus.len())
-            .any(|window| *window == *modulus)
-        {
-            return Err((
-                "private_key_pem",
-                "must be the private key of `certificate_pem`: it belongs to another certificate",
+    /// What is expected of each setting at fault.
+    pub fn read(certificate_pem: &str, private_key_pem: &str) -> Result<Self, Vec<SettingFault>> {
+        let certificates: Vec<_> = blocks(certificate_pem, "CERTIFICATE").collect();
+        let mut faults = Vec::new();
+        if certificates.is_empty() {
+            faults.push(SettingFault::new(
+                "certificate_pem",
+                "must hold a certificate in PEM: -----BEGIN CERTIFICATE----- and so on",
             ));
         }
+        let key = private_key(private_key_pem);
+        if key.is_none() {
+            faults.push(SettingFault::new(
+                "private_key_pem",
+                "must hold an RSA private key of at least 2048 bits in PEM, not encrypted: -----BEGIN PRIVATE KEY----- and so on",
+            ));
+        }
+        let Some(key) = key.filter(|_| faults.is_empty()) else {
+            return Err(faults);
+        };
+        // A certificate holds its key's modulus as it is; the rest of X.509 is for Entra ID to read.
+        let modulus = key.n().to_be_bytes_trimmed_vartime();
+        let is_the_keys = |certificate: &&Zeroizing<Vec<u8>>| {
+            let mut windows = certificate.windows(modulus.len());
+            windows.any(|window| *window == *modulus)
+        };
+        let Some(certificate) = certificates.iter().find(is_the_keys) else {
+            return Err(vec![SettingFault::new(
+                "private_key_pem",
+                "must be the private key of `certificate_pem`: it belongs to another certificate",
+            )]);
+        };
         Ok(Self {
-            thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(&certificate)),
+            thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(certificate)),
             key: SigningKey::new(key),
         })
     }
@@ -136,19 +142,32 @@ impl std::fmt::Debug for Certificate {
     }
 }
 
-/// DER of the first certificate in a PEM text.
-fn decode_certificate(text: &str) -> Option<Vec<u8>> {
-    let start = text.find("-----BEGIN CERTIFICATE-----")?;
-    let end_mark = "-----END CERTIFICATE-----";
-    let rest = text.get(start..)?;
-    let end = rest.find(end_mark)?.checked_add(end_mark.len())?;
-    let (label, der) = pem::decode_vec(rest.get(..end)?.as_bytes()).ok()?;
-    (label == Label::PEM_LABEL).then_some(der)
+/// The first usable private key in a PEM text.
+fn private_key(pem: &str) -> Option<PrivateKey> {
+    let pkcs8 = blocks(pem, "PRIVATE KEY").filter_map(|der| PrivateKey::from_pkcs8_der(&der).ok());
+    let pkcs1 =
+        blocks(pem, "RSA PRIVATE KEY").filter_map(|der| PrivateKey::from_pkcs1_der(&der).ok());
+    pkcs8
+        .chain(pkcs1)
+        .find(|key| key.n().bit_width_vartime() >= LEAST_BITS)
 }
 
-struct Label;
-impl pem::PemLabel for Label {
-    const PEM_LABEL: &'static str = "CERTIFICATE";
+/// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others than
+/// those in base64 are passed over.
+fn blocks(pem: &str, label: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+    let begin = format!("-----BEGIN {label}-----");
+    let end = format!("-----END {label}-----");
+    let mut rest = pem;
+    std::iter::from_fn(move || {
+        let (_, behind) = rest.split_once(&begin)?;
+        let (block, behind) = behind.split_once(&end)?;
+        rest = behind;
+        // Room for all of it at once, so that no copy stays behind.
+        let mut text = Zeroizing::new(String::with_capacity(block.len()));
+        text.extend(block.split_ascii_whitespace());
+        Some(STANDARD.decode(text.as_bytes()).ok().map(Zeroizing::new))
+    })
+    .flatten()
 }
 
 /// The randomness of the port, as the `rsa` crate takes it.
@@ -191,6 +210,7 @@ pub(crate) mod tests {
     // openssl req -x509 -newkey rsa:2048 -nodes -days 36500 -subj "/CN=behalf test" …
     pub(crate) const CERTIFICATE: &str = include_str!("tests/certificate.pem");
     pub(crate) const PRIVATE_KEY: &str = include_str!("tests/certificate-key.pem");
+    const OTHER_CERTIFICATE: &str = include_str!("tests/other-certificate.pem");
     const OTHER_KEY: &str = include_str!("tests/signing-key.pem");
     const ENDPOINT: &str = "https://login.microsoftonline.com/t/oauth2/v2.0/token";
 
@@ -241,24 +261,75 @@ pub(crate) mod tests {
         assert_ne!(assertion.expose(), another.expose(), "a jti of its own");
     }
 
+    /// Certificates as Key Vault exports them have key and chain in one text; others have them in another order, with the line
+    /// ends of Windows, or with what `openssl pkcs12` writes around them.
+    #[test]
+    fn the_certificate_and_its_key_are_found_in_a_bundle() {
+        let thumbprint = Certificate::read(CERTIFICATE, PRIVATE_KEY)
+            .unwrap()
+            .thumbprint;
+        let around = "Bag Attributes\n    friendlyName: behalf\nsubject=CN = behalf test\n";
+        let one_line = |pem: &str| pem.replace('\n', " ");
+        let wide: String = PRIVATE_KEY
+            .lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect();
+        let wide = format!("-----BEGIN PRIVATE KEY-----\n{wide}\n-----END PRIVATE KEY-----");
+        for bundle in [
+            format!("{PRIVATE_KEY}{CERTIFICATE}"),
+            format!("{CERTIFICATE}{PRIVATE_KEY}"),
+            format!("{PRIVATE_KEY}{CERTIFICATE}{OTHER_CERTIFICATE}"),
+            format!("{OTHER_CERTIFICATE}{CERTIFICATE}{PRIVATE_KEY}"),
+            format!("{PRIVATE_KEY}{CERTIFICATE}").replace('\n', "\r\n"),
+            format!("{around}{CERTIFICATE}{around}{PRIVATE_KEY}{around}"),
+            format!("{}{}", one_line(PRIVATE_KEY), one_line(CERTIFICATE)),
+            format!("{CERTIFICATE}{wide}"),
+            format!("{CERTIFICATE}{}", pkcs1(PRIVATE_KEY)),
+        ] {
+            let read = Certificate::read(&bundle, &bundle);
+            assert_eq!(read.unwrap().thumbprint, thumbprint, "{bundle}");
+        }
+    }
+
+    /// As `openssl rsa -traditional` writes it.
+    fn pkcs1(pem: &str) -> String {
+        use rsa::pkcs1::EncodeRsaPrivateKey as _;
+        let key = PrivateKey::from_pkcs8_pem(pem).unwrap();
+        key.to_pkcs1_pem(rsa::pkcs8::LineEnding::LF)
+            .unwrap()
+            .to_string()
+    }
+
     #[test]
     fn what_is_no_certificate_with_its_key_is_named() {
-        let chain = format!("subject=x\n{CERTIFICATE}\n{CERTIFICATE}");
-        Certificate::read(&chain, PRIVATE_KEY).unwrap();
-        for (certificate, key, setting) in [
-            ("", PRIVATE_KEY, "certificate_pem"),
-            (PRIVATE_KEY, PRIVATE_KEY, "certificate_pem"),
+        let encrypted = PRIVATE_KEY.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        for (certificate, key, settings) in [
+            ("", PRIVATE_KEY, &["certificate_pem"][..]),
+            (PRIVATE_KEY, PRIVATE_KEY, &["certificate_pem"]),
             (
                 "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----",
                 PRIVATE_KEY,
-                "certificate_pem",
+                &["certificate_pem"],
             ),
-            (CERTIFICATE, "", "private_key_pem"),
-            (CERTIFICATE, CERTIFICATE, "private_key_pem"),
-            (CERTIFICATE, OTHER_KEY, "private_key_pem"),
+            (CERTIFICATE, "", &["private_key_pem"]),
+            (CERTIFICATE, CERTIFICATE, &["private_key_pem"]),
+            (CERTIFICATE, OTHER_KEY, &["private_key_pem"]),
+            (OTHER_CERTIFICATE, PRIVATE_KEY, &["private_key_pem"]),
+            (CERTIFICATE, &encrypted, &["private_key_pem"]),
+            (
+                PRIVATE_KEY,
+                CERTIFICATE,
+                &["certificate_pem", "private_key_pem"],
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----",
+                "-----END PRIVATE KEY----------BEGIN PRIVATE KEY-----",
+                &["certificate_pem", "private_key_pem"],
+            ),
         ] {
-            let error = Certificate::read(certificate, key).map(|_| ()).unwrap_err();
-            assert_eq!(error.0, setting);
+            let faults = Certificate::read(certificate, key).map(drop).unwrap_err();
+            let names: Vec<_> = faults.iter().map(|fault| &*fault.name).collect();
+            assert_eq!(names, settings);
         }
     }
 

@@ -13,9 +13,10 @@ use thiserror::Error;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::error::SettingFault;
 use crate::port::{Config, HttpError, Limits, SecretBody};
 use crate::secret::SweepKey;
-use crate::settings::is_loopback;
+use crate::settings::{is_loopback, trimmed};
 
 /// For how long it rings again. Less than the five minutes of the schedule in `spin.toml`, so that its next time is the
 /// next try.
@@ -51,13 +52,8 @@ pub enum Next {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DoorbellError {
     /// A setting is missing or wrong.
-    #[error("the setting `{name}` {expected}")]
-    Setting {
-        /// Its name.
-        name: &'static str,
-        /// What it must be.
-        expected: &'static str,
-    },
+    #[error("{0}")]
+    Setting(SettingFault),
     /// The host forbids the call.
     #[error("the host does not allow calls of `sweep_url`: set `sweep_origin` to its origin")]
     Denied,
@@ -119,18 +115,19 @@ impl Doorbell {
     /// # Errors
     /// [`DoorbellError::Setting`].
     pub fn new(settings: &impl Config) -> Result<Option<Self>, DoorbellError> {
+        let wrong = |name, expected| DoorbellError::Setting(SettingFault::new(name, expected));
         let get = |name| {
-            let value = settings.get(name).map_err(|_| DoorbellError::Setting {
-                name,
-                expected: "is not known to the host",
-            })?;
-            Ok(Zeroizing::new(value.unwrap_or_default().trim().to_owned()))
+            let value = settings
+                .get(name)
+                .map_err(|_| wrong(name, "is not known to the host"))?
+                .map(Zeroizing::new)
+                .unwrap_or_default();
+            Ok(Zeroizing::new(trimmed(&value).to_owned()))
         };
         let key = SweepKey::new(get("sweep_key")?.to_string());
         if key.expose().is_empty() {
             return Ok(None);
         }
-        let wrong = |name, expected| DoorbellError::Setting { name, expected };
         let authorization = Zeroizing::new(format!("Bearer {}", key.expose()));
         let mut authorization = HeaderValue::try_from(authorization.as_str())
             .map_err(|_| wrong("sweep_key", "may hold visible ASCII characters only"))?;
@@ -597,11 +594,16 @@ mod tests {
             ("https://app.example/v1/sweep", "two\nlines", "sweep_key"),
         ] {
             let error = Doorbell::new(&values(url, key)).unwrap_err();
-            assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            let variable = format!("`{name}` (SPIN_VARIABLE_{})", name.to_ascii_uppercase());
+            assert!(error.to_string().contains(&variable), "{error}");
             assert!(!error.to_string().contains("two"), "{error}");
         }
+        // As a file can hold it.
+        let key = format!("\u{feff}{SWEEP_KEY}\r\n");
         for url in ["https://app.example/v1/sweep", "http://[::1]:1/v1/sweep"] {
-            let bell = Doorbell::new(&values(url, SWEEP_KEY)).unwrap().unwrap();
+            let bell = Doorbell::new(&values(url, &key)).unwrap().unwrap();
+            let sent = bell.request().headers()[AUTHORIZATION].clone();
+            assert_eq!(sent, format!("Bearer {SWEEP_KEY}"));
             assert_eq!(bell.request().uri(), url);
             assert!(!format!("{bell:?}").contains(SWEEP_KEY));
         }

@@ -1,6 +1,8 @@
 //! Entra ID's token endpoint: requests of the three grants, and what an answer means
 //! (facts/entra-and-key-vault.md §A).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use serde::{Deserialize, Deserializer};
@@ -100,7 +102,7 @@ pub fn token_request(
         .saturating_mul(3)
         .saturating_add(4096);
     let mut form = form_urlencoded::Serializer::new(String::with_capacity(room));
-    form.append_pair("client_id", &settings.client_id);
+    form.append_pair("client_id", settings.client_id.as_str());
     match proof {
         Proof::Secret(secret) => {
             form.append_pair("client_secret", secret.expose());
@@ -156,7 +158,7 @@ pub struct Granted {
     pub token_type: String,
     /// Seconds it is valid for.
     pub expires_in: u32,
-    /// The scopes granted.
+    /// The scopes granted; empty if the answer did not say, which means those asked for (RFC 6749 §5.1).
     pub scope: String,
     /// The refresh token, if one came back.
     pub refresh_token: Option<RefreshToken>,
@@ -291,6 +293,22 @@ pub fn read_token_response(
 /// Whether a text can be a claims request: a JSON object.
 pub(crate) fn is_claims_request(claims: &str) -> bool {
     serde_json::from_str::<Map<String, Value>>(claims).is_ok()
+}
+
+/// Reads a claims request: as JSON text, or as the challenge of an API carries it, in base64 or base64url
+/// (<https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
+pub(crate) fn claims_request(text: &str) -> Option<String> {
+    let text = text.trim();
+    let encoded = text.trim_end_matches('=');
+    let decoded = STANDARD_NO_PAD
+        .decode(encoded)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(encoded));
+    let claims = match decoded {
+        Ok(claims) => String::from_utf8(claims).ok()?,
+        // A JSON object is no base64: it has braces.
+        Err(_) => text.to_owned(),
+    };
+    is_claims_request(&claims).then_some(claims)
 }
 
 /// The `claims` parameter: what is asked for, with the capabilities declared in it (§A.4); none if it would be empty.

@@ -43,6 +43,16 @@ pub enum CallerError {
     /// The token's tenant is not allowed.
     #[error("the token's tenant is not among the setting `tenants`")]
     TenantNotAllowed,
+    /// The token's tenant has no key yet.
+    #[error(
+        "the token's tenant has no key: create Key Vault secret `{0}` with 32 random bytes in base64"
+    )]
+    TenantNotOnboarded(String),
+    /// The token is of an account that no tenant of an organisation's own has.
+    #[error(
+        "{0} are not supported: only those of an organisation's own tenant are, its guests included"
+    )]
+    AccountNotSupported(AccountKind),
     /// The token lacks this scope or role.
     #[error("the token lacks `{0}`")]
     InsufficientScope(String),
@@ -64,6 +74,24 @@ pub enum CallerError {
     SweepNotAuthorized,
 }
 
+/// Kinds of accounts that are not supported: their signing keys are elsewhere, one place a tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccountKind {
+    /// Personal Microsoft accounts.
+    Personal,
+    /// Customers' accounts: External ID in external tenants, and Azure AD B2C.
+    External,
+}
+
+impl std::fmt::Display for AccountKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Personal => "personal Microsoft accounts",
+            Self::External => "accounts of external tenants (External ID, Azure AD B2C)",
+        })
+    }
+}
+
 /// What is wrong with a bearer token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum TokenDefect {
@@ -76,6 +104,11 @@ pub enum TokenDefect {
     /// Its `alg` is not RS256.
     #[error("the token is not signed with RS256")]
     WrongAlgorithm,
+    /// It is bound to a key of whoever it was issued to (`cnf`, RFC 7800 §3), which a bearer does not prove to hold.
+    #[error(
+        "the token is bound to a key (proof of possession): ask Entra ID for a bearer token, which has no claim cnf"
+    )]
+    ProofOfPossession,
     /// None of the signing keys has its `kid`.
     #[error("no signing key of the setting `authority` has the token's `kid`")]
     UnknownKey,
@@ -237,14 +270,9 @@ pub enum StoredError {
 /// The operator's turn.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum OperatorError {
-    /// A setting is missing or wrong.
-    #[error("setting `{name}` {expected}")]
-    Setting {
-        /// Its name.
-        name: String,
-        /// What is expected of it.
-        expected: String,
-    },
+    /// Settings are missing or wrong: these, at least one. A line each.
+    #[error("{}", lines(.0))]
+    Setting(Vec<SettingFault>),
     /// There is no key.
     #[error(
         "Key Vault has no secret `{0}`, or not this version of it: create it with 32 random bytes in base64"
@@ -309,6 +337,38 @@ pub enum OperatorError {
     NoRefreshToken,
 }
 
+/// A setting that is missing or wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SettingFault {
+    /// Its name.
+    pub name: String,
+    /// What is expected of it. Never its value.
+    pub expected: String,
+}
+
+impl SettingFault {
+    /// Names a setting, and says what is expected of it.
+    #[must_use]
+    pub fn new(name: &str, expected: &str) -> Self {
+        Self {
+            name: name.into(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// With the environment variable that has it, if it is a variable and no place in the manifest.
+impl std::fmt::Display for SettingFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, expected } = self;
+        write!(f, "setting `{name}` ")?;
+        if !name.contains('.') {
+            write!(f, "(SPIN_VARIABLE_{}) ", name.to_ascii_uppercase())?;
+        }
+        f.write_str(expected)
+    }
+}
+
 /// Another system's fault.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("{system} does not answer as it should; try again later")]
@@ -358,6 +418,93 @@ impl std::fmt::Display for System {
     }
 }
 
+/// What a caller is told. Whoever operates the app reads the error itself, which names secrets and settings; callers have
+/// no use for those names, and no right to them.
+impl VaultError {
+    /// The text.
+    #[must_use]
+    pub fn for_caller(&self) -> String {
+        match self {
+            Self::Caller(error) => error.for_caller(),
+            Self::User(error) => error.to_string(),
+            Self::Organisation(error) => error.to_string(),
+            Self::Stored(error) => error.to_string(),
+            Self::Operator(error) => format!(
+                "{}: whoever operates this app finds why in its log, under the request id",
+                error.for_caller()
+            ),
+            Self::Upstream(error) => error.to_string(),
+        }
+    }
+}
+
+impl CallerError {
+    fn for_caller(&self) -> String {
+        match self {
+            Self::TenantNotAllowed => "this app does not serve the token's tenant".into(),
+            Self::TenantNotOnboarded(_) => {
+                "this app is not set up for the token's tenant yet: ask whoever operates it".into()
+            }
+            Self::ScopeNotGranted => {
+                "only scopes of the one resource that this app is set up for may be drawn; write each in full, like https://graph.microsoft.com/User.Read".into()
+            }
+            Self::SweepNotAuthorized => {
+                "what came as `Authorization: Bearer …` does not authorize a sweep".into()
+            }
+            Self::InvalidToken(defect) => defect.for_caller().into(),
+            Self::InvalidRequest(_)
+            | Self::AccountNotSupported(_)
+            | Self::InsufficientScope(_)
+            | Self::InvalidScope(_) => self.to_string(),
+        }
+    }
+}
+
+impl TokenDefect {
+    /// Without a setting's name.
+    #[must_use]
+    pub fn for_caller(self) -> &'static str {
+        match self {
+            Self::Missing => "send the user's access token as `Authorization: Bearer …`",
+            Self::Malformed => "the token is no JWT with the claims of an Entra ID access token",
+            Self::WrongAlgorithm => "the token is not signed with RS256",
+            Self::ProofOfPossession => {
+                "the token is bound to a key (proof of possession): ask Entra ID for a bearer token, which has no claim cnf"
+            }
+            Self::UnknownKey => "Entra ID has no signing key with the token's `kid`",
+            Self::BadSignature => "the token's signature does not verify",
+            Self::WrongIssuer => "the token is from another issuer than this app accepts",
+            Self::WrongAudience => {
+                "the token is for another audience: ask Entra ID for a token for this API"
+            }
+            Self::Expired => "the token has expired",
+            Self::NotYetValid => "the token is not valid yet",
+            Self::Rejected => "Entra ID refused the token as an On-Behalf-Of assertion",
+        }
+    }
+}
+
+impl OperatorError {
+    fn for_caller(&self) -> &'static str {
+        match self {
+            Self::Setting(_) => "this app is not set up as it should be",
+            Self::KeyNotFound(_)
+            | Self::KeyDisabled(_)
+            | Self::KeyNotValid(_)
+            | Self::KeyMalformed(_)
+            | Self::KeyWornOut(_) => "the key of this tenant cannot be used",
+            Self::KeyVaultForbidden
+            | Self::KeyVaultFirewall
+            | Self::KeyVaultRefused
+            | Self::KeyVaultTokenRefused(_) => "this app does not get its keys",
+            Self::EntraRefused(_) | Self::CredentialRefused { .. } | Self::NoRefreshToken => {
+                "Entra ID does not give this app what it asks for"
+            }
+            Self::ClockWrong => "the clock of this app is wrong",
+        }
+    }
+}
+
 /// A word for each error that stays the same from version to version: the `code` of the API's problems.
 impl VaultError {
     /// The word.
@@ -387,6 +534,8 @@ impl CallerError {
             Self::InvalidRequest(_) => "invalid_request",
             Self::InvalidToken(defect) => defect.code(),
             Self::TenantNotAllowed => "tenant_not_allowed",
+            Self::TenantNotOnboarded(_) => "tenant_not_onboarded",
+            Self::AccountNotSupported(_) => "account_not_supported",
             Self::InsufficientScope(_) => "insufficient_scope",
             Self::ScopeNotGranted => "scope_not_granted",
             Self::InvalidScope(_) => "invalid_scope",
@@ -401,6 +550,7 @@ impl TokenDefect {
             Self::Missing => "token_missing",
             Self::Malformed => "token_malformed",
             Self::WrongAlgorithm => "token_wrong_algorithm",
+            Self::ProofOfPossession => "token_proof_of_possession",
             Self::UnknownKey => "token_unknown_key",
             Self::BadSignature => "token_bad_signature",
             Self::WrongIssuer => "token_wrong_issuer",
@@ -437,11 +587,7 @@ impl VaultError {
     /// For the flow of `?`: a setting is missing or wrong.
     #[must_use]
     pub fn setting(name: &str, expected: &str) -> Self {
-        OperatorError::Setting {
-            name: name.into(),
-            expected: expected.into(),
-        }
-        .into()
+        OperatorError::Setting(vec![SettingFault::new(name, expected)]).into()
     }
 
     /// For the flow of `?`: a system failed, and did not say when to come back.
@@ -467,6 +613,11 @@ impl OperatorError {
     pub(crate) fn name(secret: &SecretName) -> String {
         secret.as_str().into()
     }
+}
+
+fn lines(faults: &[SettingFault]) -> String {
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 fn aadsts(reason: Reason) -> String {

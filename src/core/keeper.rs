@@ -98,14 +98,14 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
     ///
     /// # Errors
     /// [`KeeperError`]. After [`KeeperError::Store`] the user may be enrolled or not; the caller tries again.
-    pub async fn enroll(
+    pub async fn enrol(
         &self,
         bearer: &Bearer,
         scope: Option<&str>,
     ) -> Result<(View, bool), KeeperError> {
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
-        let enrolment = self.vault.enroll(bearer, &nonce, scope, LONGEST).await?;
+        let enrolment = self.vault.enrol(bearer, &nonce, scope, LONGEST).await?;
         let (user, layout) = (&enrolment.user, Layout::new(&enrolment.policy.store_prefix));
         let record = Record {
             tenant: user.tenant.clone(),
@@ -752,22 +752,24 @@ mod tests {
     }
 
     #[test]
-    fn health_names_the_setting_that_is_wrong() {
+    fn health_names_every_setting_that_is_wrong() {
         let world = World::new();
         assert_eq!(
             ask_as(&world.app(), None, "GET /healthz", ""),
             (200, json!({"status": "ok"}))
         );
         world.settings.borrow_mut().remove("tenants");
+        world.settings.borrow_mut().remove("client_id");
         let (status, body) = ask_as(&world.app(), None, "GET /healthz", "");
         assert_eq!((status, body["code"].as_str()), (500, Some("setting")));
-        assert!(
-            body["detail"]
-                .as_str()
-                .unwrap()
-                .starts_with("setting `tenants` is empty"),
-            "{body}"
-        );
+        let detail: Vec<_> = body["detail"].as_str().unwrap().lines().collect();
+        assert_eq!(detail.len(), 2, "{detail:?}");
+        for (line, begin) in detail.iter().zip([
+            "setting `client_id` (SPIN_VARIABLE_CLIENT_ID) is empty",
+            "setting `tenants` (SPIN_VARIABLE_TENANTS) is empty",
+        ]) {
+            assert!(line.starts_with(begin), "{line}");
+        }
     }
 
     #[test]
@@ -822,6 +824,75 @@ mod tests {
                 assert_eq!(ask(&app, &world, "POST /v1/me/access-token", "").0, 200);
             }
         }
+    }
+
+    #[test]
+    fn a_request_has_one_deadline_over_all_its_calls() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        // Storage takes ten seconds before the record is there, and then the vault has what is left.
+        *world.before_store.borrow_mut() = Some((1, Box::new(|world: &World| world.advance(20))));
+        world.limits.borrow_mut().clear();
+        assert_eq!(ask(&app, &world, "POST /v1/me/access-token", "").0, 200);
+        let limits = world.limits.borrow().last().copied().unwrap();
+        assert_eq!(limits.first_byte, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_request_has_an_id_its_own_if_that_can_be_written() {
+        let world = World::new();
+        let app = world.app();
+        let id_of = |ids: &[&str]| {
+            let mut request = Request::get("/v1/me");
+            for id in ids {
+                request = request.header("x-request-id", *id);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let response = block_on(app.handle(&parts, Body("")));
+            let id = response.headers()["x-request-id"]
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let body: Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["request_id"], id);
+            id
+        };
+        let longest = "i".repeat(64);
+        for id in ["7", "a.B-c_9", &longest] {
+            assert_eq!(id_of(&[id]), id);
+        }
+        let too_long = "i".repeat(65);
+        for ids in [
+            &[][..],
+            &[""],
+            &["a b"],
+            &["\"x"],
+            &[&*too_long],
+            &["a", "b"],
+        ] {
+            let own = id_of(ids);
+            assert_eq!(own.len(), 36, "{ids:?}: {own}");
+            assert_ne!(own, id_of(ids));
+        }
+    }
+
+    #[test]
+    fn what_a_caller_is_not_told_is_in_the_log_under_his_requests_id() {
+        let world = World::new();
+        let app = world.app();
+        ask(&app, &world, "PUT /v1/me", "");
+        world.disabled.set(Some(0));
+        let app = world.app();
+        let (status, body) = ask(&app, &world, "POST /v1/me/access-token", "");
+        assert_eq!((status, &body["code"]), (500, &json!("key_disabled")));
+        let detail = body["detail"].as_str().unwrap();
+        assert!(!detail.contains("obo-"), "{detail}");
+        let log = world.log.borrow();
+        let line: Value = serde_json::from_str(log.last().unwrap()).unwrap();
+        assert_eq!(line["event"], "request_failed");
+        assert_eq!(line["request_id"], body["request_id"]);
+        assert!(line["reason"].as_str().unwrap().contains("`obo-"), "{line}");
     }
 
     #[test]

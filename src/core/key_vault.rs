@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::entra::is_claims_request;
+use crate::entra::claims_request;
 use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
@@ -85,9 +85,11 @@ pub fn read_secret(
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => {
-            return Err(SecretError::Unauthorized {
+            return Err(SecretError::Unauthorized(Unauthorized {
                 claims: challenged_claims(response),
-            });
+                tenant: challenged_tenant(response),
+                is_ours: is_about_audience_or_issuer(response),
+            }));
         }
         StatusCode::FORBIDDEN => {
             let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
@@ -128,12 +130,21 @@ pub fn read_secret(
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SecretError {
     /// The token was not accepted: get a new one, and try once more.
-    Unauthorized {
-        /// What to ask for with it, as JSON text, if Key Vault says so (continuous access evaluation, §D.6).
-        claims: Option<String>,
-    },
+    Unauthorized(Unauthorized),
     /// Anything else.
     Other(VaultError),
+}
+
+/// What Key Vault says of a token that it does not accept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unauthorized {
+    /// What to ask for with the next one, as JSON text, if Key Vault says so (continuous access evaluation, §D.6).
+    pub claims: Option<String>,
+    /// The tenant that the next one has to be of: a vault can move.
+    pub tenant: Option<TenantId>,
+    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass, as
+    /// AKV10046 does a second later.
+    pub is_ours: bool,
 }
 
 impl From<OperatorError> for SecretError {
@@ -156,17 +167,19 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
     TenantId::parse(url.path_segments()?.next()?)
 }
 
-/// The claims request of a challenge that has one: a JSON object in base64 (§A.9). It goes to our own authority alone, for
-/// a token of this app.
+/// The claims request of a challenge that has one. It goes to our own authority alone, for a token of this app.
+/// By the number at the front of the message (§D.5).
+fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
+    let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
+    let message = body.and_then(|body| body.error.message);
+    let number = message
+        .as_deref()
+        .and_then(|message| message.split(':').next());
+    matches!(number, Some("AKV10022" | "AKV10032"))
+}
+
 fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
-    let encoded = challenge(response, &["claims"])?.trim_end_matches('=');
-    let claims = STANDARD_NO_PAD
-        .decode(encoded)
-        .or_else(|_| URL_SAFE_NO_PAD.decode(encoded))
-        .ok()?;
-    String::from_utf8(claims)
-        .ok()
-        .filter(|claims| is_claims_request(claims))
+    claims_request(challenge(response, &["claims"])?)
 }
 
 /// A parameter of the challenge `Bearer …`, under any of these names.
@@ -234,6 +247,7 @@ struct Failure {
 
 #[derive(Deserialize)]
 struct FailureBody {
+    message: Option<String>,
     innererror: Option<InnerError>,
 }
 
@@ -336,10 +350,24 @@ mod tests {
         let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
         let read =
             |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
-        assert_eq!(
-            read(401, &json!({})),
-            SecretError::Unauthorized { claims: None }
-        );
+        for (message, is_ours) in [
+            ("AKV10022: Invalid audience.", true),
+            ("AKV10032: Invalid issuer.", true),
+            (
+                "AKV10046: Unable to resolve the key used for signature validation.",
+                false,
+            ),
+            ("AKV10000: Request is missing a Bearer or PoP token.", false),
+            ("", false),
+        ] {
+            let body = json!({"error": {"code": "Unauthorized", "message": message}});
+            let said = Unauthorized {
+                claims: None,
+                tenant: None,
+                is_ours,
+            };
+            assert_eq!(read(401, &body), SecretError::Unauthorized(said));
+        }
         assert_eq!(
             read(403, &forbidden("SecretDisabled")),
             OperatorError::KeyDisabled("obo-t".into()).into()

@@ -114,6 +114,14 @@ impl Layout {
         parts.next().is_none().then_some(user)
     }
 
+    /// Reads what [`Layout::bar`] makes; none if it is another key.
+    #[must_use]
+    pub fn read_bar(&self, key: &str) -> Option<TenantId> {
+        let mut parts = self.parts("bar", key)?;
+        let tenant = TenantId::from_digits(parts.next()?)?;
+        parts.next().is_none().then_some(tenant)
+    }
+
     /// Reads the name of a record (`rec`) or of a removal (`off`); none if it is another key.
     #[must_use]
     pub fn read_private(&self, kind: &str, key: &str) -> Option<(StorageId, Nonce)> {
@@ -335,6 +343,22 @@ mod tests {
             &format!("{}.x", name(0)),
         ] {
             assert_eq!(layout.read_version(key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn bars_survive_their_names() {
+        let layout = Layout::new("p.");
+        let tenant = marker().user.tenant;
+        let name = layout.bar(&tenant);
+        assert_eq!(layout.read_bar(&name), Some(tenant));
+        for key in [
+            &name[2..],
+            &name.replace("bar", "usr"),
+            &format!("{name}.x"),
+            "p.bar.",
+        ] {
+            assert_eq!(layout.read_bar(key), None, "{key}");
         }
     }
 

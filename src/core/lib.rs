@@ -23,6 +23,7 @@
     )
 )]
 
+mod accept;
 pub mod api;
 pub mod caller;
 mod course;

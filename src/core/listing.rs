@@ -98,6 +98,11 @@ impl<'a> Listing<'a> {
         Some((key, self.layout.read_marker(key)?))
     }
 
+    /// The tenants that are being removed.
+    pub(crate) fn bars(&self) -> impl Iterator<Item = TenantId> {
+        self.keys.iter().filter_map(|key| self.layout.read_bar(key))
+    }
+
     /// The users.
     pub(crate) fn users(&self) -> impl Iterator<Item = User> {
         self.keys

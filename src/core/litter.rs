@@ -146,7 +146,7 @@ mod tests {
     fn enrolled() -> (Shared, App, Litter) {
         let world = World::new();
         let app = world.app();
-        block_on(app.enroll(&world.bearer(), None)).unwrap();
+        block_on(app.enrol(&world.bearer(), None)).unwrap();
         world.advance(3 * DAILY);
         let key = world.keys_of("rec.").remove(0);
         let (id, nonce) = Layout::new("").read_private("rec", &key).unwrap();

@@ -187,9 +187,9 @@ pub struct StoredToken {
 /// What a caller asks for: `vault.draw` of the WIT.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Draw {
-    /// Scopes; none: the setting `scope`.
+    /// Scopes; none: those of the enrolment.
     pub scope: Option<String>,
-    /// A claims request, as JSON text.
+    /// A claims request, as JSON text or in base64.
     pub claims: Option<String>,
     /// Whether a replacement is wanted.
     pub replace: bool,
@@ -265,8 +265,8 @@ pub trait VaultPort {
         bearer: &Bearer,
         within: Duration,
     ) -> Result<(User, Policy), VaultError>;
-    /// `enroll`.
-    async fn enroll(
+    /// `enrol`.
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,

@@ -72,17 +72,27 @@ impl From<VaultError> for ApiError {
     }
 }
 
+/// Whom an error is told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reader {
+    /// Whoever sent the request.
+    Caller,
+    /// Whoever operates the app: the names of secrets and settings are for him.
+    Operator,
+}
+
 impl ApiError {
-    /// The whole response.
+    /// The whole response, to the request with this id.
     #[must_use]
-    pub fn to_response(&self) -> Response<Bytes> {
+    pub fn to_response(&self, request_id: &str, reader: Reader) -> Response<Bytes> {
         let Row { status, code, more } = self.row();
         let reason = more.reason();
         let problem = ProblemBody {
             title: status.canonical_reason(),
             status: status.as_u16(),
             code,
-            detail: self.to_string(),
+            detail: self.detail(reader),
+            request_id,
             claims: more.claims(),
             aadsts: reason.aadsts,
             suberror: reason.suberror.map(Suberror::as_str),
@@ -99,6 +109,21 @@ impl ApiError {
             headers.insert(name, value);
         }
         response
+    }
+
+    /// What happened, and what to do.
+    #[must_use]
+    pub fn detail(&self, reader: Reader) -> String {
+        match (self, reader) {
+            (Self::Keeper(KeeperError::Vault(error)), Reader::Caller) => error.for_caller(),
+            (error, Reader::Caller | Reader::Operator) => error.to_string(),
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().code
     }
 
     fn row(&self) -> Row<'_> {
@@ -169,7 +194,7 @@ impl<'a> More<'a> {
             Self::RetryAfter(seconds) => (RETRY_AFTER, seconds.to_string()),
             Self::Authenticate => (WWW_AUTHENTICATE, "Bearer".to_owned()),
             Self::InvalidToken(defect) => {
-                let what = defect.to_string().replace(['`', '"'], "'");
+                let what = defect.for_caller().replace(['`', '"'], "'");
                 let challenge =
                     format!(r#"Bearer error="invalid_token", error_description="{what}""#);
                 (WWW_AUTHENTICATE, challenge)
@@ -254,9 +279,10 @@ fn of_vault(error: &VaultError) -> Row<'_> {
                 row(S::UNAUTHORIZED, More::Authenticate)
             }
             CallerError::InvalidToken(defect) => row(S::UNAUTHORIZED, More::InvalidToken(*defect)),
-            CallerError::TenantNotAllowed | CallerError::ScopeNotGranted => {
-                row(S::FORBIDDEN, More::Nothing)
-            }
+            CallerError::TenantNotAllowed
+            | CallerError::TenantNotOnboarded(_)
+            | CallerError::AccountNotSupported(_)
+            | CallerError::ScopeNotGranted => row(S::FORBIDDEN, More::Nothing),
             CallerError::InsufficientScope(scope) => {
                 row(S::FORBIDDEN, More::InsufficientScope(scope))
             }
@@ -288,6 +314,8 @@ struct ProblemBody<'a> {
     status: u16,
     code: &'static str,
     detail: String,
+    /// Under which the log has more of it.
+    request_id: &'a str,
     /// What to ask the user for, as JSON text; the header `WWW-Authenticate` has it in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<&'a str>,
@@ -339,7 +367,7 @@ mod tests {
         let response = ApiError::from(VaultError::from(UserError::InteractionRequired(
             interaction,
         )))
-        .to_response();
+        .to_response("id", Reader::Caller);
         assert_eq!(response.status(), 401);
         assert_eq!(
             header(&response, WWW_AUTHENTICATE),
@@ -368,7 +396,8 @@ mod tests {
                 reason: Reason::default(),
             };
             let error = UserError::InteractionRequired(interaction);
-            let response = ApiError::from(VaultError::from(error)).to_response();
+            let response =
+                ApiError::from(VaultError::from(error)).to_response("id", Reader::Caller);
             let challenge = header(&response, WWW_AUTHENTICATE).unwrap();
             assert!(challenge.starts_with(r#"Bearer error="insufficient_claims""#));
             assert!(challenge.len() < 4096, "{length}");
@@ -414,7 +443,7 @@ mod tests {
                 "AADSTS50105",
             ),
         ] {
-            let response = ApiError::from(error).to_response();
+            let response = ApiError::from(error).to_response("id", Reader::Caller);
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(
                 (response.status().as_u16(), &body["code"]),
@@ -432,6 +461,51 @@ mod tests {
         }
     }
 
+    /// The names of secrets and settings are for whoever operates the app.
+    #[test]
+    fn no_caller_is_told_a_secrets_or_a_settings_name() {
+        let manifest = include_str!("../../spin.toml");
+        let (_, variables) = manifest.split_once("[variables]").unwrap();
+        let (variables, _) = variables.split_once("\n[").unwrap();
+        let names: Vec<_> = variables
+            .lines()
+            .filter_map(|line| line.split_once(" = ").map(|(name, _)| name))
+            .collect();
+        assert!(names.len() > 30, "{names:?}");
+        let defects = [
+            TokenDefect::Missing,
+            TokenDefect::Malformed,
+            TokenDefect::WrongAlgorithm,
+            TokenDefect::ProofOfPossession,
+            TokenDefect::UnknownKey,
+            TokenDefect::BadSignature,
+            TokenDefect::WrongIssuer,
+            TokenDefect::WrongAudience,
+            TokenDefect::Expired,
+            TokenDefect::NotYetValid,
+            TokenDefect::Rejected,
+        ];
+        let errors = crate::verdict::tests::every_error().into_iter();
+        for error in errors.chain(defects.map(VaultError::from)) {
+            let error = ApiError::from(error);
+            let response = error.to_response("id", Reader::Caller);
+            let challenge = header(&response, WWW_AUTHENTICATE).unwrap_or_default();
+            let body = String::from_utf8_lossy(response.body()).replace(error.code(), "");
+            let told = format!("{body} {challenge}");
+            let words: Vec<_> = told
+                .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+                .collect();
+            let unspecific = ["scope", "audience", "authority", "tenants", "credential"];
+            let mut own = names.iter().filter(|name| !unspecific.contains(name));
+            assert!(own.all(|name| !words.contains(name)), "{told}");
+            assert!(
+                !told.contains("the setting") && !told.contains("obo-"),
+                "{told}"
+            );
+            assert!(!told.contains("SPIN_VARIABLE"), "{told}");
+        }
+    }
+
     #[test]
     fn problems_have_their_headers() {
         let throttled = UpstreamError {
@@ -439,7 +513,8 @@ mod tests {
             retry_after_seconds: Some(17),
             holds_up: HoldsUp::Tenant,
         };
-        let response = ApiError::from(VaultError::from(throttled)).to_response();
+        let response =
+            ApiError::from(VaultError::from(throttled)).to_response("id", Reader::Caller);
         assert_eq!(
             (response.status().as_u16(), header(&response, RETRY_AFTER)),
             (503, Some("17"))
@@ -449,12 +524,13 @@ mod tests {
             Some("application/problem+json")
         );
         assert_eq!(header(&response, CACHE_CONTROL), Some("no-store"));
-        let response = ApiError::MethodNotAllowed("GET, PUT").to_response();
+        let response = ApiError::MethodNotAllowed("GET, PUT").to_response("id", Reader::Caller);
         assert_eq!(
             (response.status().as_u16(), header(&response, ALLOW)),
             (405, Some("GET, PUT"))
         );
-        let response = ApiError::from(VaultError::from(TokenDefect::Missing)).to_response();
+        let response = ApiError::from(VaultError::from(TokenDefect::Missing))
+            .to_response("id", Reader::Caller);
         assert_eq!(header(&response, WWW_AUTHENTICATE), Some("Bearer"));
     }
 
@@ -463,6 +539,7 @@ mod tests {
         for defect in [
             TokenDefect::Malformed,
             TokenDefect::WrongAlgorithm,
+            TokenDefect::ProofOfPossession,
             TokenDefect::UnknownKey,
             TokenDefect::BadSignature,
             TokenDefect::WrongIssuer,
@@ -471,7 +548,8 @@ mod tests {
             TokenDefect::NotYetValid,
             TokenDefect::Rejected,
         ] {
-            let response = ApiError::from(VaultError::from(defect)).to_response();
+            let response =
+                ApiError::from(VaultError::from(defect)).to_response("id", Reader::Caller);
             let challenge = header(&response, WWW_AUTHENTICATE).unwrap();
             assert!(
                 challenge.starts_with(r#"Bearer error="invalid_token", error_description=""#),

@@ -1,12 +1,14 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use crate::caller::is_external;
 use crate::credential::{Certificate, Credential};
-use crate::error::{OperatorError, VaultError};
+use crate::error::{OperatorError, SettingFault, VaultError};
 use crate::identity::{Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate};
 use crate::managed_identity::IdentityEndpoint;
 use crate::port::Config;
@@ -16,7 +18,7 @@ use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey,
 #[derive(Debug)]
 pub struct Settings {
     /// `client_id`.
-    pub client_id: String,
+    pub client_id: Guid,
     /// `authority`: an origin.
     pub authority: Url,
     /// `issuers`.
@@ -73,56 +75,63 @@ pub struct Settings {
     pub sweep_concurrency: u32,
 }
 
+/// Makes a struct of fields that may each be missing, after all of them were read: so every fault is told, and not the first.
+macro_rules! all {
+    ($($field:ident: $value:expr,)*) => {{
+        $(let $field = $value;)*
+        Ok(Self { $($field: $field?,)* })
+    }};
+}
+
 impl Settings {
     /// Reads and checks every setting.
     ///
     /// # Errors
-    /// [`OperatorError::Setting`] for the first that is missing or wrong.
+    /// [`OperatorError::Setting`] with all that are missing or wrong.
     pub fn read(config: &impl Config) -> Result<Self, VaultError> {
-        let read = Reader { config };
-        let client_id = read.required("client_id", "is empty: set it to this app's client id")?;
-        let audiences = match read.list("audience")? {
-            given if given.is_empty() => vec![client_id.clone(), format!("api://{client_id}")],
-            given => given,
+        let reader = Reader {
+            config,
+            faults: RefCell::default(),
         };
-        Ok(Self {
-            authority: read.origin("authority")?,
-            issuers: read.issuers()?,
-            tenants: read.tenants()?,
-            audiences,
-            required_scope: read.required("required_scope", "is empty: name the delegated scope that callers need")?,
-            credential: read.credential()?,
+        Self::read_all(&reader)
+            .map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
+    }
+
+    fn read_all(read: &Reader<'_, impl Config>) -> Result<Self, Noted> {
+        let id = read.client_id();
+        all! {
+            audiences: read.audiences(id.as_ref().ok()),
+            client_id: id,
+            tenants: read.tenants(),
+            authority: read.authority(),
+            issuers: read.issuers(),
+            required_scope: read.required("required_scope", "is empty: name the delegated scope that callers need"),
+            credential: read.credential(),
             federation_audience: read
-                .required("federation_audience", "is empty: for Azure's public cloud it is api://AzureADTokenExchange")?,
-            identity: read.identity()?,
-            managed_identity_client_id: read.guid("managed_identity_client_id", "must be a client id (a GUID), or empty")?,
-            client_capabilities: read.client_capabilities()?,
-            key_vault_url: read.origin("key_vault_url")?,
-            key_vault_scope: read
-                .required("key_vault_scope", "is empty: for Azure's public cloud it is https://vault.azure.net/.default")?,
-            key_vault_credential: read.key_vault_credential()?,
-            key_vault_tenant: read.tenant("key_vault_tenant")?,
-            user_id: UserTemplate::parse(&read.text("user_id_template")?)
-                .map_err(|expected| VaultError::setting("user_id_template", expected))?,
-            secret_id: SecretTemplate::parse(&read.text("secret_id_template")?)
-                .map_err(|expected| VaultError::setting("secret_id_template", expected))?,
-            scope: Scope::parse(&read.text("scope")?).filter(|scope| !scope.mixes_default()).ok_or_else(|| {
-                VaultError::setting("scope", "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone")
-            })?,
-            operator_tenant: read.tenant("operator_tenant")?,
-            pseudonym_key: Some(read.text("pseudonym_key")?).filter(|key| !key.is_empty()).map(PseudonymKey::new),
-            store_prefix: read.store_prefix()?,
-            key_cache_seconds: read.number("key_cache_seconds", 1, 86_400)?,
-            key_latest_seconds: read.number("key_latest_seconds", 1, 86_400)?,
-            key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000)?,
+                .required("federation_audience", "is empty: for Azure's public cloud it is api://AzureADTokenExchange"),
+            identity: read.identity(),
+            managed_identity_client_id: read.guid("managed_identity_client_id", "must be a client id (a GUID), or empty"),
+            client_capabilities: read.client_capabilities(),
+            key_vault_url: read.origin("key_vault_url"),
+            key_vault_scope: read.key_vault_scope(),
+            key_vault_credential: read.key_vault_credential(),
+            key_vault_tenant: read.tenant("key_vault_tenant"),
+            user_id: read.template("user_id_template", UserTemplate::parse),
+            secret_id: read.template("secret_id_template", SecretTemplate::parse),
+            scope: read.scope(),
+            operator_tenant: read.tenant("operator_tenant"),
+            pseudonym_key: read.pseudonym_key(),
+            store_prefix: read.store_prefix(),
+            key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
+            key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
+            key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000),
             // Entra ID forgets a refresh token after 90 idle days (facts/entra-and-key-vault.md §A.9); half leaves room
             // for a long outage.
-            refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000)?,
-            sweep_keys: read.sweep_keys()?,
-            sweep_seconds: read.number("sweep_seconds", 1, 25)?,
-            sweep_concurrency: read.number("sweep_concurrency", 1, 256)?,
-            client_id,
-        })
+            refresh_after_seconds: read.number("refresh_after_seconds", 1, 3_888_000),
+            sweep_keys: read.sweep_keys(),
+            sweep_seconds: read.number("sweep_seconds", 1, 25),
+            sweep_concurrency: read.number("sweep_concurrency", 1, 256),
+        }
     }
 }
 
@@ -228,210 +237,249 @@ impl Scope {
     }
 }
 
+/// Something is wrong, and was noted among the faults.
+struct Noted;
+
+/// Reads settings, and notes what is wrong.
 struct Reader<'a, C> {
     config: &'a C,
+    faults: RefCell<Vec<SettingFault>>,
 }
 
 impl<C: Config> Reader<'_, C> {
-    /// Undefined counts as empty: every setting has a default in `spin.toml`, and other embedders may leave some out.
-    fn text(&self, name: &str) -> Result<String, VaultError> {
-        let value = self
-            .config
-            .get(name)
-            .map_err(|error| VaultError::setting(name, &format!("is not known: {error}")))?;
-        Ok(match value {
-            // Not copied when there is nothing to trim: it may be a secret.
-            Some(value) if value.trim().len() == value.len() => value,
-            Some(value) => value.trim().to_owned(),
-            None => default(name).to_owned(),
-        })
+    fn fault<T>(&self, name: &str, expected: &str) -> Result<T, Noted> {
+        self.faults
+            .borrow_mut()
+            .push(SettingFault::new(name, expected));
+        Err(Noted)
     }
 
-    fn required(&self, name: &str, expected: &str) -> Result<String, VaultError> {
-        let value = self.text(name)?;
-        if value.is_empty() {
-            Err(VaultError::setting(name, expected))
-        } else {
-            Ok(value)
+    fn expect<T>(&self, name: &str, value: Option<T>, expected: &str) -> Result<T, Noted> {
+        value.map_or_else(|| self.fault(name, expected), Ok)
+    }
+
+    /// Undefined counts as empty: every setting has a default in `spin.toml`, and other embedders may leave some out.
+    fn text(&self, name: &str) -> Result<String, Noted> {
+        match self.config.get(name) {
+            // Not copied when there is nothing to trim: it may be a secret.
+            Ok(Some(value)) if trimmed(&value).len() == value.len() => Ok(value),
+            Ok(Some(value)) => Ok(trimmed(&value).to_owned()),
+            Ok(None) => Ok(default(name).to_owned()),
+            Err(error) => self.fault(name, &format!("is not known: {error}")),
         }
     }
 
-    fn list(&self, name: &str) -> Result<Vec<String>, VaultError> {
+    fn required(&self, name: &str, expected: &str) -> Result<String, Noted> {
+        let value = Some(self.text(name)?).filter(|value| !value.is_empty());
+        self.expect(name, value, expected)
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<String>, Noted> {
         let text = self.text(name)?;
-        Ok(text
-            .split(',')
-            .map(str::trim)
+        let items = text.split(',').map(str::trim);
+        Ok(items
             .filter(|item| !item.is_empty())
             .map(Into::into)
             .collect())
     }
 
-    fn credential(&self) -> Result<Credential, VaultError> {
-        Ok(match self.text("credential")?.as_str() {
-            "client-secret" => Credential::ClientSecret(ClientSecret::new(self.required(
-                "client_secret",
-                "is empty: set it to a client secret of this app, or choose another `credential`",
-            )?)),
-            "certificate" => {
-                let certificate =
-                    self.required("certificate_pem", "is empty: `credential` is certificate")?;
-                let key = Zeroizing::new(
-                    self.required("private_key_pem", "is empty: `credential` is certificate")?,
-                );
-                let certificate = Certificate::read(&certificate, &key)
-                    .map_err(|(name, expected)| VaultError::setting(name, expected))?;
-                Credential::Certificate(Box::new(certificate))
-            }
-            "managed-identity" => Credential::ManagedIdentity,
-            "federated-token" => Credential::FederatedToken(ClientAssertion::new(self.required(
-                "federated_token",
-                "is empty: `credential` is federated-token",
-            )?)),
-            _ => {
-                return Err(VaultError::setting(
-                    "credential",
-                    "must be client-secret, certificate, managed-identity or federated-token",
-                ));
-            }
-        })
+    fn client_id(&self) -> Result<Guid, Noted> {
+        let name = "client_id";
+        let text = self.required(name, "is empty: set it to this app's client id")?;
+        let expected = "must be this app's client id at Entra ID: a GUID of 36 characters, without api://, braces or quotes";
+        self.expect(name, Guid::parse(&text), expected)
     }
 
-    fn key_vault_credential(&self) -> Result<KeyVaultCredential, VaultError> {
-        match self.text("key_vault_credential")?.as_str() {
+    /// Client ids in it are folded as `client_id` is: tokens have them in lower case.
+    fn audiences(&self, client_id: Option<&Guid>) -> Result<Vec<String>, Noted> {
+        let fold = |given: String| match Guid::parse(&given) {
+            Some(guid) => guid.as_str().to_owned(),
+            None => given,
+        };
+        let given: Vec<_> = self.list("audience")?.into_iter().map(fold).collect();
+        if given.is_empty() {
+            let id = client_id.ok_or(Noted)?;
+            Ok(vec![id.as_str().to_owned(), format!("api://{id}")])
+        } else {
+            Ok(given)
+        }
+    }
+
+    fn credential(&self) -> Result<Credential, Noted> {
+        match self.text("credential")?.as_str() {
+            "client-secret" => {
+                let secret = self.required(
+                    "client_secret",
+                    "is empty: set it to a client secret of this app, or choose another `credential`",
+                )?;
+                Ok(Credential::ClientSecret(ClientSecret::new(secret)))
+            }
+            "certificate" => {
+                let expected = "is empty: `credential` is certificate";
+                let certificate = self.required("certificate_pem", expected);
+                let key = self.required("private_key_pem", expected);
+                let (certificate, key) = (certificate?, Zeroizing::new(key?));
+                match Certificate::read(&certificate, &key) {
+                    Ok(certificate) => Ok(Credential::Certificate(Box::new(certificate))),
+                    Err(faults) => {
+                        self.faults.borrow_mut().extend(faults);
+                        Err(Noted)
+                    }
+                }
+            }
+            "managed-identity" => Ok(Credential::ManagedIdentity),
+            "federated-token" => {
+                let expected = "is empty: `credential` is federated-token";
+                let token = self.required("federated_token", expected)?;
+                Ok(Credential::FederatedToken(ClientAssertion::new(token)))
+            }
+            _ => self.fault(
+                "credential",
+                "must be client-secret, certificate, managed-identity or federated-token",
+            ),
+        }
+    }
+
+    fn key_vault_credential(&self) -> Result<KeyVaultCredential, Noted> {
+        let name = "key_vault_credential";
+        match self.text(name)?.as_str() {
             "app" => Ok(KeyVaultCredential::App),
             "managed-identity" => Ok(KeyVaultCredential::ManagedIdentity),
-            _ => Err(VaultError::setting(
-                "key_vault_credential",
-                "must be app or managed-identity",
-            )),
+            _ => self.fault(name, "must be app or managed-identity"),
         }
     }
 
-    fn identity(&self) -> Result<IdentityEndpoint, VaultError> {
-        let url = self.text("identity_endpoint")?;
-        let header = self.text("identity_header")?;
+    fn identity(&self) -> Result<IdentityEndpoint, Noted> {
+        let name = "identity_endpoint";
+        let (url, header) = (self.text(name), self.text("identity_header"));
+        let (url, header) = (url?, header?);
+        if url.is_empty() {
+            let known = Url::parse(IdentityEndpoint::IMDS).map_err(|_| Noted)?;
+            return Ok(IdentityEndpoint::Imds(known));
+        }
+        let is_safe = |url: &Url| {
+            url.scheme() == "https"
+                || (url.scheme() == "http" && (is_loopback(url) || is_link_local(url)))
+        };
+        let is_bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
+        let url = Url::parse(&url)
+            .ok()
+            .filter(|url| is_safe(url) && is_bare(url) && !has_userinfo(url));
         let expected =
             "must be a URL of https, or of http on loopback and in 169.254.0.0/16, without a query";
-        let parse = |url: &str| {
-            Url::parse(url).map_err(|_| VaultError::setting("identity_endpoint", expected))
-        };
-        if url.is_empty() {
-            return Ok(IdentityEndpoint::Imds(parse(IdentityEndpoint::IMDS)?));
-        }
-        let url = parse(&url)?;
-        let safe = url.scheme() == "https"
-            || (url.scheme() == "http" && (is_loopback(&url) || is_link_local(&url)));
-        if !safe || url.query().is_some() || url.fragment().is_some() || has_userinfo(&url) {
-            return Err(VaultError::setting("identity_endpoint", expected));
-        }
+        let url = self.expect(name, url, expected)?;
         // Otherwise the host forbids the request, and nobody sees why.
-        if self.text("identity_origin")?.trim_end_matches('/') != url.origin().ascii_serialization()
-        {
-            return Err(VaultError::setting(
-                "identity_origin",
-                "must be the origin of `identity_endpoint`, like http://127.0.0.1:42356",
-            ));
-        }
+        let origin = self.text("identity_origin")?;
+        let is_its_origin = origin.trim_end_matches('/') == url.origin().ascii_serialization();
+        let origin = self.expect(
+            "identity_origin",
+            is_its_origin.then_some(()),
+            "must be the origin of `identity_endpoint`, like http://127.0.0.1:42356",
+        );
+        let is_header = header.bytes().all(|byte| byte.is_ascii_graphic());
+        let expected = "must be printable ASCII";
+        self.expect("identity_header", is_header.then_some(()), expected)?;
+        origin?;
         Ok(if header.is_empty() {
             IdentityEndpoint::Imds(url)
         } else {
-            if !header.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(VaultError::setting(
-                    "identity_header",
-                    "must be printable ASCII",
-                ));
-            }
             IdentityEndpoint::AppService(url, IdentityHeader::new(header))
         })
     }
 
-    fn client_capabilities(&self) -> Result<Vec<String>, VaultError> {
-        let listed = self.list("client_capabilities")?;
-        if listed
-            .iter()
-            .all(|word| word.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-        {
+    fn client_capabilities(&self) -> Result<Vec<String>, Noted> {
+        let name = "client_capabilities";
+        let listed = self.list(name)?;
+        let mut characters = listed.iter().flat_map(|word| word.bytes());
+        if characters.all(|byte| byte.is_ascii_alphanumeric()) {
             Ok(listed)
         } else {
-            Err(VaultError::setting(
-                "client_capabilities",
+            self.fault(
+                name,
                 "must list capabilities like cp1, separated by commas, or be empty",
-            ))
+            )
         }
     }
 
-    fn number(&self, name: &str, least: u32, most: u32) -> Result<u32, VaultError> {
-        let value = self
-            .text(name)?
-            .parse()
-            .ok()
-            .filter(|number| (least..=most).contains(number));
-        value.ok_or_else(|| {
-            VaultError::setting(
-                name,
-                &format!("must be a whole number from {least} to {most}"),
-            )
-        })
+    fn number(&self, name: &str, least: u32, most: u32) -> Result<u32, Noted> {
+        let number = self.text(name)?.parse().ok();
+        let number = number.filter(|number| (least..=most).contains(number));
+        let expected = format!("must be a whole number from {least} to {most}");
+        self.expect(name, number, &expected)
     }
 
     /// https; http on loopback only (design §4).
-    fn origin(&self, name: &str) -> Result<Url, VaultError> {
+    fn origin(&self, name: &str) -> Result<Url, Noted> {
         let expected = "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
         let text = self.required(name, &format!("is empty: it {expected}"))?;
-        let url = Url::parse(&text).map_err(|_| VaultError::setting(name, expected))?;
-        let origin_alone = url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && !has_userinfo(&url);
-        let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        if origin_alone && safe {
-            Ok(url)
-        } else {
-            Err(VaultError::setting(name, expected))
-        }
+        let is_origin_alone = |url: &Url| {
+            url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && !has_userinfo(url)
+        };
+        let is_safe =
+            |url: &Url| url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url));
+        let url = Url::parse(&text).ok();
+        let url = url.filter(|url| is_origin_alone(url) && is_safe(url));
+        self.expect(name, url, expected)
     }
 
-    fn tenant(&self, name: &str) -> Result<Option<TenantId>, VaultError> {
+    fn authority(&self) -> Result<Url, Noted> {
+        let name = "authority";
+        let url = self.origin(name)?;
+        self.expect(name, Some(url).filter(|url| !is_external(url)), EXTERNAL)
+    }
+
+    fn tenant(&self, name: &str) -> Result<Option<TenantId>, Noted> {
         self.guid(name, "must be a tenant id (a GUID), or empty")
     }
 
-    fn guid(&self, name: &str, expected: &str) -> Result<Option<Guid>, VaultError> {
+    fn guid(&self, name: &str, expected: &str) -> Result<Option<Guid>, Noted> {
         let text = self.text(name)?;
         if text.is_empty() {
             return Ok(None);
         }
-        Guid::parse(&text)
-            .map(Some)
-            .ok_or_else(|| VaultError::setting(name, expected))
+        self.expect(name, Guid::parse(&text), expected).map(Some)
     }
 
-    fn tenants(&self) -> Result<Tenants, VaultError> {
+    fn tenants(&self) -> Result<Tenants, Noted> {
+        let name = "tenants";
         let expected =
             "must list tenant ids (GUIDs) separated by commas, or be `*` for any organisation";
-        let listed = self.list("tenants")?;
+        let listed = self.list(name)?;
         match listed.as_slice() {
-            [] => Err(VaultError::setting(
-                "tenants",
-                &format!("is empty: it {expected}"),
-            )),
+            [] => self.fault(name, &format!("is empty: it {expected}")),
             [any] if any == "*" => Ok(Tenants::AnyOrganisation),
             _ => {
                 let tenants: Option<Vec<_>> =
                     listed.iter().map(|tenant| Guid::parse(tenant)).collect();
-                Ok(Tenants::Listed(
-                    tenants.ok_or_else(|| VaultError::setting("tenants", expected))?,
-                ))
+                let tenants = self.expect(name, tenants, expected)?;
+                if tenants.iter().any(|it| it.as_str() == PERSONAL_ACCOUNTS) {
+                    return self.fault(
+                        name,
+                        "names the tenant of personal accounts, which are not supported: leave it out",
+                    );
+                }
+                Ok(Tenants::Listed(tenants))
             }
         }
     }
 
-    fn issuers(&self) -> Result<Vec<IssuerTemplate>, VaultError> {
-        let listed = self.list("issuers")?;
+    fn issuers(&self) -> Result<Vec<IssuerTemplate>, Noted> {
+        let name = "issuers";
+        let listed = self.list(name)?;
         if listed.is_empty() || listed.iter().any(|issuer| !issuer.contains("{tid}")) {
-            return Err(VaultError::setting(
-                "issuers",
+            return self.fault(
+                name,
                 "must list issuers separated by commas, each containing {tid}",
-            ));
+            );
+        }
+        let mut urls = listed
+            .iter()
+            .filter_map(|issuer| Url::parse(&issuer.replace("{tid}", "tid")).ok());
+        if urls.any(|url| is_external(&url)) {
+            return self.fault(name, EXTERNAL);
         }
         Ok(listed
             .iter()
@@ -439,37 +487,81 @@ impl<C: Config> Reader<'_, C> {
             .collect())
     }
 
-    fn store_prefix(&self) -> Result<String, VaultError> {
-        let prefix = self.text("store_prefix")?;
+    /// The scope of all that this app may do at one resource. Key Vault takes tokens for `https://vault.azure.net` and refuses
+    /// (AKV10022) those for the same with a slash behind it.
+    fn key_vault_scope(&self) -> Result<String, Noted> {
+        let name = "key_vault_scope";
+        let text = self.text(name)?;
+        let is_resource = |resource: &str| {
+            !resource.is_empty()
+                && !resource.ends_with('/')
+                && resource.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if text.strip_suffix("/.default").is_some_and(is_resource) {
+            Ok(text)
+        } else {
+            self.fault(
+                name,
+                "must be the resource of Key Vault with /.default behind it: for Azure's public cloud it is https://vault.azure.net/.default",
+            )
+        }
+    }
+
+    fn template<T>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, &'static str>,
+    ) -> Result<T, Noted> {
+        parse(&self.text(name)?).or_else(|expected| self.fault(name, expected))
+    }
+
+    fn scope(&self) -> Result<Scope, Noted> {
+        let name = "scope";
+        let scope = Scope::parse(&self.text(name)?).filter(|scope| !scope.mixes_default());
+        let expected = "must hold scopes of one resource, in full, like https://graph.microsoft.com/.default, which stands alone";
+        self.expect(name, scope, expected)
+    }
+
+    fn pseudonym_key(&self) -> Result<Option<PseudonymKey>, Noted> {
+        let key = Some(self.text("pseudonym_key")?);
+        Ok(key.filter(|key| !key.is_empty()).map(PseudonymKey::new))
+    }
+
+    fn store_prefix(&self) -> Result<String, Noted> {
+        let name = "store_prefix";
+        let prefix = self.text(name)?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if prefix.len() <= 32 && prefix.bytes().all(allowed) {
             Ok(prefix)
         } else {
-            Err(VaultError::setting(
-                "store_prefix",
-                "may hold up to 32 characters of [A-Za-z0-9._-]",
-            ))
+            self.fault(name, "may hold up to 32 characters of [A-Za-z0-9._-]")
         }
     }
 
-    fn sweep_keys(&self) -> Result<Vec<SweepKey>, VaultError> {
-        let mut keys = Vec::new();
-        for name in ["sweep_key", "sweep_key_previous"] {
-            let key = self.text(name)?;
-            match key.len() {
-                0 => {}
-                32.. => keys.push(SweepKey::new(key)),
-                _ => {
-                    return Err(VaultError::setting(
-                        name,
-                        "must have at least 32 characters, or be empty to switch it off",
-                    ));
-                }
-            }
+    fn sweep_keys(&self) -> Result<Vec<SweepKey>, Noted> {
+        let [key, previous] = ["sweep_key", "sweep_key_previous"].map(|name| self.sweep_key(name));
+        Ok([key?, previous?].into_iter().flatten().collect())
+    }
+
+    fn sweep_key(&self, name: &str) -> Result<Option<SweepKey>, Noted> {
+        let key = self.text(name)?;
+        match key.len() {
+            0 => Ok(None),
+            32.. => Ok(Some(SweepKey::new(key))),
+            _ => self.fault(
+                name,
+                "must have at least 32 characters, or be empty to switch it off",
+            ),
         }
-        Ok(keys)
     }
 }
+
+/// Without the space around, and without the byte order mark that a file can begin with.
+pub(crate) fn trimmed(value: &str) -> &str {
+    value.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
+const EXTERNAL: &str = "names External ID or Azure AD B2C, whose tenants are not supported: only those of organisations are";
 
 /// Whether a URL leads to this machine alone.
 pub(crate) fn is_loopback(url: &Url) -> bool {
@@ -510,29 +602,6 @@ fn default(name: &str) -> &'static str {
         "sweep_seconds" => "20",
         "sweep_concurrency" => "32",
         _ => "",
-    }
-}
-
-impl OperatorError {
-    /// The setting at fault, if it is one.
-    #[must_use]
-    pub fn setting(&self) -> Option<&str> {
-        match self {
-            Self::Setting { name, .. } => Some(name),
-            Self::KeyNotFound(_)
-            | Self::KeyDisabled(_)
-            | Self::KeyNotValid(_)
-            | Self::KeyMalformed(_)
-            | Self::KeyWornOut(_)
-            | Self::KeyVaultForbidden
-            | Self::KeyVaultFirewall
-            | Self::KeyVaultRefused
-            | Self::EntraRefused(_)
-            | Self::KeyVaultTokenRefused(_)
-            | Self::ClockWrong
-            | Self::NoRefreshToken => None,
-            Self::CredentialRefused { setting, .. } => Some(setting),
-        }
     }
 }
 
@@ -580,21 +649,51 @@ pub(crate) mod tests {
         assert!(settings.sweep_keys.is_empty());
     }
 
+    /// The names of what is wrong, in order.
+    fn at_fault(values: &Values) -> Vec<String> {
+        match Settings::read(values) {
+            Ok(_) => Vec::new(),
+            Err(VaultError::Operator(OperatorError::Setting(faults))) => {
+                assert!(!faults.is_empty());
+                faults.into_iter().map(|fault| fault.name).collect()
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn each_wrong_setting_is_named() {
         for (name, value) in [
             ("client_id", ""),
+            ("client_id", "api://22222222-2222-2222-2222-222222222222"),
+            ("client_id", "{22222222-2222-2222-2222-222222222222}"),
+            ("client_id", "\"22222222-2222-2222-2222-222222222222\""),
+            ("client_id", "22222222-2222-2222-2222-22222222222"),
+            ("client_id", "my-app"),
             ("client_secret", " "),
             ("tenants", ""),
             ("tenants", "contoso.com"),
+            ("tenants", "{11111111-1111-1111-1111-111111111111}"),
             ("tenants", "*,11111111-1111-1111-1111-111111111111"),
+            ("tenants", PERSONAL_ACCOUNTS),
             ("authority", "http://login.microsoftonline.com"),
             ("authority", "https://login.microsoftonline.com/common"),
             ("authority", "https://user@login.microsoftonline.com"),
+            ("authority", "https://contoso.ciamlogin.com"),
             ("key_vault_url", ""),
             ("key_vault_url", "demo.vault.azure.net"),
             ("key_vault_tenant", "contoso"),
             ("key_vault_credential", "managed"),
+            ("key_vault_scope", ""),
+            ("key_vault_scope", "https://vault.azure.net"),
+            ("key_vault_scope", "https://vault.azure.net/"),
+            ("key_vault_scope", "/.default"),
+            // Key Vault takes no token whose audience ends with a slash.
+            ("key_vault_scope", "https://vault.azure.net//.default"),
+            (
+                "key_vault_scope",
+                "https://vault.azure.net/.default https://a.example/.default",
+            ),
             ("credential", "certificat"),
             ("federation_audience", ""),
             ("managed_identity_client_id", "my-identity"),
@@ -607,6 +706,8 @@ pub(crate) mod tests {
             ("client_capabilities", "cp1;cp2"),
             ("required_scope", ""),
             ("issuers", "https://login.microsoftonline.com/common/v2.0"),
+            ("issuers", "https://{tid}.ciamlogin.com/{tid}/v2.0"),
+            ("issuers", "https://contoso.b2clogin.com/{tid}/v2.0/"),
             ("user_id_template", "{oid}"),
             ("secret_id_template", "obo"),
             ("scope", "User.Read"),
@@ -619,22 +720,88 @@ pub(crate) mod tests {
             ("sweep_key", "short"),
             ("sweep_key_previous", "short"),
             ("operator_tenant", "*"),
+            ("operator_tenant", "22222222-2222-2222-2222-22222222222"),
         ] {
-            let mut values = least();
-            values.insert(name, value.to_owned());
-            match Settings::read(&values).map(|_| ()) {
-                Err(VaultError::Operator(error)) => {
-                    assert_eq!(error.setting(), Some(name), "{value}");
-                    assert!(
-                        !name.starts_with("sweep_key")
-                            || value.is_empty()
-                            || !error.to_string().contains(value),
-                        "{error}"
-                    );
-                }
-                other => panic!("{name} = {value:?}: {other:?}"),
-            }
+            let values = with(&[(name, value)]);
+            assert_eq!(at_fault(&values), [name], "{value}");
+            let told = Settings::read(&values).unwrap_err().to_string();
+            let variable = format!("SPIN_VARIABLE_{}", name.to_ascii_uppercase());
+            assert!(told.contains(&variable) && !told.contains('\n'), "{told}");
+            assert!(
+                !name.starts_with("sweep_key") || !told.contains(value),
+                "{told}"
+            );
         }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let values = Values::from([
+            ("credential", "certificate".to_owned()),
+            ("identity_endpoint", "http://127.0.0.1:1/token".to_owned()),
+            ("identity_header", "two words".to_owned()),
+            ("sweep_key", "short".to_owned()),
+            ("sweep_key_previous", "short".to_owned()),
+            ("sweep_seconds", "soon".to_owned()),
+        ]);
+        assert_eq!(
+            at_fault(&values),
+            [
+                "client_id",
+                "tenants",
+                "certificate_pem",
+                "private_key_pem",
+                "identity_origin",
+                "identity_header",
+                "key_vault_url",
+                "sweep_key",
+                "sweep_key_previous",
+                "sweep_seconds",
+            ]
+        );
+        let told = Settings::read(&values).unwrap_err().to_string();
+        assert_eq!(told.lines().count(), 10, "a line each: {told}");
+    }
+
+    /// Tokens, and so users' records, have them in lower case.
+    #[test]
+    fn guids_are_taken_in_any_case_and_kept_in_lower() {
+        let upper = "AAAAAAAA-BBBB-CCCC-DDDD-EEEEEEEEEEEE";
+        let lower = upper.to_ascii_lowercase();
+        let settings = Settings::read(&with(&[
+            ("client_id", upper),
+            ("tenants", upper),
+            ("operator_tenant", upper),
+            ("key_vault_tenant", upper),
+            ("managed_identity_client_id", upper),
+        ]))
+        .unwrap();
+        let guid = Guid::parse(&lower).unwrap();
+        assert_eq!(settings.client_id.as_str(), lower);
+        assert_eq!(
+            settings.audiences,
+            [lower.clone(), format!("api://{lower}")]
+        );
+        assert_eq!(settings.tenants, Tenants::Listed(vec![guid.clone()]));
+        for setting in [
+            settings.operator_tenant,
+            settings.key_vault_tenant,
+            settings.managed_identity_client_id,
+        ] {
+            assert_eq!(setting, Some(guid.clone()));
+        }
+        // What else an audience can be is compared as it is.
+        let audience = format!("{upper},api://{upper}");
+        let settings = Settings::read(&with(&[("audience", &audience)])).unwrap();
+        assert_eq!(settings.audiences, [lower, format!("api://{upper}")]);
+    }
+
+    /// Windows' editors put one in front of a file.
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_setting() {
+        let client_id = format!("\u{feff}{CLIENT}\r\n");
+        let settings = Settings::read(&with(&[("client_id", &client_id)])).unwrap();
+        assert_eq!(settings.client_id.as_str(), CLIENT);
     }
 
     pub(crate) fn with(changes: &[(&'static str, &str)]) -> Values {
@@ -651,14 +818,14 @@ pub(crate) mod tests {
         for (changes, missing) in [
             (
                 &[("credential", "certificate")][..],
-                Some("certificate_pem"),
+                &["certificate_pem", "private_key_pem"][..],
             ),
             (
                 &[
                     ("credential", "certificate"),
                     ("certificate_pem", CERTIFICATE),
                 ],
-                Some("private_key_pem"),
+                &["private_key_pem"],
             ),
             (
                 &[
@@ -666,32 +833,24 @@ pub(crate) mod tests {
                     ("certificate_pem", CERTIFICATE),
                     ("private_key_pem", PRIVATE_KEY),
                 ],
-                None,
+                &[],
             ),
-            (
-                &[("credential", "federated-token")],
-                Some("federated_token"),
-            ),
+            (&[("credential", "federated-token")], &["federated_token"]),
             (
                 &[
                     ("credential", "federated-token"),
                     ("federated_token", "a.b.c"),
                 ],
-                None,
+                &[],
             ),
-            (&[("credential", "managed-identity")], None),
-            (&[("key_vault_credential", "managed-identity")], None),
+            (&[("credential", "managed-identity")], &[]),
+            (&[("key_vault_credential", "managed-identity")], &[]),
         ] {
             let mut values = with(changes);
             if values.contains_key("credential") {
                 values.remove("client_secret");
             }
-            let outcome = Settings::read(&values).map(|_| ());
-            let at_fault = match &outcome {
-                Err(VaultError::Operator(error)) => error.setting(),
-                _ => None,
-            };
-            assert_eq!(at_fault, missing, "{outcome:?}");
+            assert_eq!(at_fault(&values), missing, "{changes:?}");
         }
     }
 
@@ -725,11 +884,7 @@ pub(crate) mod tests {
                 "identity_header",
             ),
         ] {
-            let error = read(changes).unwrap_err();
-            assert!(
-                matches!(&error, VaultError::Operator(error) if error.setting() == Some(name)),
-                "{error:?}"
-            );
+            assert_eq!(at_fault(&with(changes)), [name]);
         }
     }
 
@@ -784,7 +939,7 @@ pub(crate) mod tests {
         }
     }
 
-    struct Asked<'a>(std::cell::RefCell<Vec<String>>, &'a Values);
+    struct Asked<'a>(RefCell<Vec<String>>, &'a Values);
     impl Config for Asked<'_> {
         fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
             self.0.borrow_mut().push(name.to_owned());
@@ -840,7 +995,7 @@ pub(crate) mod tests {
                 ("identity_origin", "http://127.0.0.1:1"),
             ]),
         ] {
-            let config = Asked(std::cell::RefCell::default(), &values);
+            let config = Asked(RefCell::default(), &values);
             Settings::read(&config).unwrap();
             asked.append(&mut config.0.into_inner());
         }

@@ -1388,7 +1388,7 @@ async fn ask(sim: Rc<Sim>, app: Rc<App>, act: usize, what: What, user: usize) {
     }
     let outcome = match what {
         What::Enrol => app
-            .enroll(&bearer(user), None)
+            .enrol(&bearer(user), None)
             .await
             .map(|_| End::Acknowledged),
         What::Draw => app.draw(&bearer(user), None, None).await.map(|issued| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Not;
 
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
@@ -82,6 +83,9 @@ pub struct Due {
 /// What is stored of one tenant.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct Tenant {
+    /// Whether a removal of its users has begun and not ended: nobody of it can enrol. Until it is repeated, that stays so.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub being_removed: bool,
     /// Users that are enrolled.
     pub users: u64,
     /// Enrolments by state.
@@ -138,6 +142,9 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         for user in listing.users().filter(|user| is_visible(&user.tenant)) {
             increase(&mut report.users);
             increase(&mut report.tenant(&user.tenant).users);
+        }
+        for tenant in listing.bars().filter(is_visible) {
+            report.tenant(&tenant).being_removed = true;
         }
         for ((tenant, version), of) in listing.versions() {
             if !is_visible(&tenant) {
@@ -250,10 +257,12 @@ impl Report {
     /// As Prometheus reads it (text format 0.0.4).
     #[must_use]
     pub fn to_prometheus(&self) -> String {
-        let mut text = String::new();
-        let mut metric = |name: &str, labels: &str, value: u64| {
+        // Lines of one name have to stand together.
+        let mut families: BTreeMap<&str, String> = BTreeMap::new();
+        let mut metric = |name: &'static str, labels: &str, value: u64| {
+            let lines = families.entry(name).or_default();
             // Writing to a `String` does not fail.
-            let _ = writeln!(text, "behalf_{name}{labels} {value}");
+            let _ = writeln!(lines, "behalf_{name}{labels} {value}");
         };
         metric("observed_at_seconds", "", self.observed_at);
         metric("users", "", self.users);
@@ -291,6 +300,10 @@ impl Report {
                 let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
                 metric("key_version_unused_since_seconds", &labels, *since);
             }
+            if of.being_removed {
+                let labels = format!("{{tenant=\"{tenant}\"}}");
+                metric("tenant_being_removed", &labels, 1);
+            }
             if let Some(code) = &of.without_key {
                 let labels = format!("{{tenant=\"{tenant}\",code=\"{code}\"}}");
                 metric("tenant_without_key", &labels, 1);
@@ -303,6 +316,10 @@ impl Report {
             metric("sweep_waiting", "", report.waiting);
             metric("sweep_not_served", "", report.not_served);
             metric("sweep_tenants_without_key", "", report.tenants_without_key);
+        }
+        let mut text = String::new();
+        for (name, lines) in families {
+            let _ = write!(text, "# TYPE behalf_{name} gauge\n{lines}");
         }
         text
     }
@@ -382,7 +399,7 @@ mod tests {
         let app = world.app();
         for user in 0..3 {
             let bearer = world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"));
-            block_on(app.enroll(&bearer, None)).unwrap();
+            block_on(app.enrol(&bearer, None)).unwrap();
         }
         (world, app)
     }
@@ -428,6 +445,7 @@ mod tests {
 
         let text = report.to_prometheus();
         for line in [
+            "# TYPE behalf_users gauge",
             "behalf_users 3",
             "behalf_enrolments_due{within=\"hour\"} 1",
             &format!("behalf_enrolments{{tenant=\"{TENANT}\",state=\"retrying\"}} 1"),
@@ -435,6 +453,41 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "{line}:\n{text}");
         }
         assert!(!format!("{report:?}{text}").contains("canary"));
+    }
+
+    /// As Prometheus wants them: all lines of one name in one piece, below its type.
+    #[test]
+    fn metrics_of_one_name_stand_together() {
+        let (world, app) = enrolled();
+        block_on(app.enrol(&world.bearer_in(OTHER_TENANT, TENANT), None)).unwrap();
+        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
+        let text = status(&world, &app).to_prometheus();
+        assert_eq!(text.matches("behalf_tenant_users{").count(), 2);
+        let mut types = Vec::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix("# TYPE ") {
+                let name = name.strip_suffix(" gauge").unwrap();
+                assert!(!types.contains(&name), "{name} again:\n{text}");
+                types.push(name);
+            } else {
+                let name = line.split(['{', ' ']).next();
+                assert_eq!(name, types.last().copied(), "{line}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_is_being_removed_is_told() {
+        let (world, app) = enrolled();
+        let bar = Layout::new("").bar(&TenantId::parse(OTHER_TENANT).unwrap());
+        world.rows.borrow_mut().insert(bar.clone(), Vec::new());
+        let report = status(&world, &app);
+        assert!(report.tenants[OTHER_TENANT].being_removed);
+        assert!(!report.tenants[TENANT].being_removed);
+        let line = format!("behalf_tenant_being_removed{{tenant=\"{OTHER_TENANT}\"}} 1\n");
+        assert!(report.to_prometheus().contains(&line));
+        world.rows.borrow_mut().remove(&bar);
+        assert!(!status(&world, &app).tenants.contains_key(OTHER_TENANT));
     }
 
     fn status(world: &World, app: &App) -> Report {
@@ -619,13 +672,13 @@ mod tests {
             let outcome = block_on(app.remove_tenant(&admin, &tenant));
             world.store_fails_after.set(None);
             if outcome.is_err() && step > 0 {
-                let enrolment = block_on(app.enroll(&world.bearer(), None));
+                let enrolment = block_on(app.enrol(&world.bearer(), None));
                 assert_eq!(enrolment, Err(KeeperError::TenantRemoved), "step {step}");
             }
             let removal = block_on(app.remove_tenant(&admin, &tenant)).unwrap();
             assert_eq!(removal.remaining, 0);
             assert!(world.keys_of("usr.").is_empty() && world.keys_of("bar.").is_empty());
-            block_on(app.enroll(&world.bearer(), None)).unwrap();
+            block_on(app.enrol(&world.bearer(), None)).unwrap();
         }
     }
 
@@ -642,7 +695,7 @@ mod tests {
                     block_on(other.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
                 }),
             ));
-            let outcome = block_on(app.enroll(&world.bearer(), None));
+            let outcome = block_on(app.enrol(&world.bearer(), None));
             let is_enrolled = !world.keys_of("usr.").is_empty();
             // A removal that ended before the head was written is before the enrolment.
             assert!(outcome.is_ok() || !is_enrolled, "step {step}: {outcome:?}");

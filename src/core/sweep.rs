@@ -443,7 +443,7 @@ mod tests {
         let world = World::new();
         let app = world.app();
         for user in 0..users {
-            block_on(app.enroll(
+            block_on(app.enrol(
                 &world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000")),
                 None,
             ))
@@ -724,7 +724,7 @@ mod tests {
         for tenant in [TENANT, other] {
             for user in 0..3 {
                 let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                block_on(app.enroll(&world.bearer_in(tenant, &object), None)).unwrap();
+                block_on(app.enrol(&world.bearer_in(tenant, &object), None)).unwrap();
             }
         }
         world
@@ -849,7 +849,7 @@ mod tests {
                 let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
                 for user in 0..5 {
                     let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                    block_on(app.enrol(&world.bearer_in(&tenant, &object), None)).unwrap();
                 }
             }
             world.advance(WEEK);
@@ -909,7 +909,7 @@ mod tests {
                 let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
                 for user in 0..3 {
                     let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                    block_on(app.enroll(&world.bearer_in(&tenant, &object), None)).unwrap();
+                    block_on(app.enrol(&world.bearer_in(&tenant, &object), None)).unwrap();
                 }
             }
             world.advance(WEEK);
@@ -1061,7 +1061,7 @@ mod tests {
                 .chain((1..=others).flat_map(|number| (0..5).map(move |user| (number, user))));
             for (number, user) in users {
                 let object = format!("{user:08}-0000-0000-0000-000000000000");
-                block_on(app.enroll(&world.bearer_in(&tenant(number), &object), None)).unwrap();
+                block_on(app.enrol(&world.bearer_in(&tenant(number), &object), None)).unwrap();
             }
             world.advance(WEEK);
             // One that remembers no key.

@@ -14,7 +14,7 @@ use crate::caller::{Claims, SigningKeys, Unverified};
 use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
 use crate::deadline::{Deadline, LONGEST};
 use crate::entra::{
-    self, Class, Grant, Granted, Refusal, Suspect, is_claims_request, read_token_response,
+    self, Class, Grant, Granted, Refusal, Suspect, claims_request, read_token_response,
     token_endpoint, token_request,
 };
 use crate::error::{
@@ -39,9 +39,11 @@ use crate::single_flight::SingleFlight;
 const SWEEP_ROLE: &str = "Behalf.Sweep";
 /// Seconds for which parsed settings are used before they are read again.
 const SETTINGS_SECONDS: u64 = 10;
+/// Age up to which the last good settings are used while those that are read are none, in seconds.
+const SETTINGS_USABLE: u64 = 300;
 /// Age at which signing keys are fetched again, in seconds (facts/entra-and-key-vault.md §B: hourly).
 const SIGNING_KEYS_FRESH: u64 = 3600;
-/// Age up to which they are used when they cannot be fetched, in seconds.
+/// Age up to which they are used, also when they cannot be fetched, in seconds.
 const SIGNING_KEYS_USABLE: u64 = 86_400;
 /// Seconds between two fetches for the sake of an unknown `kid`.
 const SIGNING_KEYS_PAUSE: u64 = 300;
@@ -56,12 +58,14 @@ const LONGEST_SIGNING_KEYS: usize = 512 * 1024;
 
 /// Seconds before its expiry at which a signed assertion is replaced.
 const ASSERTION_MARGIN: u64 = 120;
+/// Seconds for which it is remembered that a tenant has no key.
+const NOT_ONBOARDED_SECONDS: u64 = 60;
 /// Seconds of pause when Entra ID is throttling or failing and does not say how long (the default of Microsoft's `msal`).
 const PAUSE: u32 = 5;
 
 const VERIFIED_TOKENS: NonZeroUsize = capacity(1024);
-/// One a tenant, if it is signed.
-const ASSERTIONS: NonZeroUsize = capacity(256);
+/// One a tenant, if it is signed; about a kilobyte each.
+const ASSERTIONS: NonZeroUsize = capacity(8192);
 const PAUSES: NonZeroUsize = capacity(4096);
 const KEYS: NonZeroUsize = capacity(1024);
 
@@ -72,12 +76,15 @@ impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
 /// The vault. What it remembers is a cache, bounded, and gone with it.
 pub struct Vault<E> {
     env: E,
-    settings: RefCell<Option<Cached<Rc<Settings>>>>,
-    signing_keys: RefCell<Option<Cached<Rc<SigningKeys>>>>,
+    settings: RefCell<Option<KnownSettings>>,
+    signing_keys: RefCell<Option<KnownKeys>>,
+    /// When somebody last asked for newer ones, by [`Vault::uptime`], whatever came of it.
     signing_keys_asked_at: Cell<u64>,
-    verified: RefCell<LruCache<[u8; 32], Cached<Claims>>>,
+    verified: RefCell<LruCache<[u8; 32], Cached<Verified>>>,
     keys: RefCell<LruCache<KeyId, Cached<Rc<Key>>>>,
     newest: RefCell<LruCache<SecretName, Cached<KeyVersion>>>,
+    /// Tenants without any key.
+    not_onboarded: RefCell<LruCache<SecretName, Cached<()>>>,
     uses: RefCell<Uses>,
     key_vault_token: RefCell<Option<Cached<Rc<AccessToken>>>>,
     key_vault_tenant: RefCell<Option<TenantId>>,
@@ -85,6 +92,7 @@ pub struct Vault<E> {
     pauses: RefCell<Pauses>,
     grants: SingleFlight<Same, Rc<Granted>, VaultError>,
     key_fetches: SingleFlight<(SecretName, Option<KeyVersion>), Rc<Key>, VaultError>,
+    assertion_makings: SingleFlight<String, Rc<ClientAssertion>, VaultError>,
     signing_key_fetches: SingleFlight<(), Rc<SigningKeys>, VaultError>,
     key_vault_token_fetches: SingleFlight<Option<String>, Rc<AccessToken>, VaultError>,
     /// What the last answer with a date said of the clock.
@@ -106,7 +114,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         Ok((user, policy(&call)))
     }
 
-    async fn enroll(
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
@@ -116,9 +124,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         let call = self.call(within)?;
         let (user_id, user) = self.user(&call, bearer).await?;
         let chosen = Chosen::by_caller(scope.is_some());
-        let scope = granted_scope(&call, scope)?;
+        let scope = match scope {
+            Some(asked) => granted_scope(&call, asked)?,
+            None => call.scope.clone(),
+        };
         // Before Entra ID is asked: without a key its answer could not be kept.
-        let (secret, key) = self.sealing_key(&call, &user.tenant).await?;
+        let (secret, key) = self.first_key(&call, &user.tenant).await?;
         let grant = Grant::OnBehalfOf {
             assertion: bearer,
             scope: &scope,
@@ -148,14 +159,16 @@ impl<E: Environment> VaultPort for Vault<E> {
     ) -> Result<Issued, VaultError> {
         let call = self.call(within)?;
         let (user_id, user) = self.user(&call, bearer).await?;
+        // What is asked for is looked at before a key is fetched for it.
         let chosen = Chosen::by_caller(draw.scope.is_some());
-        let scope = granted_scope(&call, draw.scope.as_deref())?;
-        check_claims(draw.claims.as_deref())?;
+        let asked = draw.scope.as_deref();
+        let asked = asked.map(|asked| granted_scope(&call, asked)).transpose()?;
+        let claims = draw.claims.as_deref().map(checked_claims).transpose()?;
 
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
         if !envelope.is_bound_to(&Binding::new(
-            &call.client_id,
+            call.client_id.as_str(),
             &user.tenant,
             &user_id,
             nonce,
@@ -166,11 +179,15 @@ impl<E: Environment> VaultPort for Vault<E> {
         if payload.user_id != user_id {
             return Err(StoredError::NotBound.into());
         }
+        let scope = match asked {
+            Some(scope) => scope,
+            None => granted_scope(&call, &payload.scope)?,
+        };
 
         let grant = Grant::Refresh {
             token: &payload.refresh_token,
             scope: &scope,
-            claims: draw.claims.as_deref(),
+            claims: claims.as_deref(),
         };
         let granted = self.grant(&call, &user, &grant, chosen).await?;
         let replacement = match successor(&granted) {
@@ -192,7 +209,11 @@ impl<E: Environment> VaultPort for Vault<E> {
             access_token: AccessToken::new(granted.access_token.expose().into()),
             token_type: granted.token_type.clone(),
             expires_in: granted.expires_in,
-            scope: granted.scope.clone(),
+            scope: match granted.scope.as_str() {
+                "" => scope.as_str(),
+                scope => scope,
+            }
+            .into(),
             replacement,
         })
     }
@@ -295,8 +316,9 @@ impl<E: Environment> VaultPort for Vault<E> {
             if !bearer.expose().contains('.') {
                 return Err(CallerError::SweepNotAuthorized.into());
             }
-            let claims = self.authenticate(&call, bearer).await?;
-            claims.accept_app(SWEEP_ROLE, None, &call, self.env.now())?;
+            let now = self.env.now();
+            let accept = |claims: &Claims| claims.accept_app(SWEEP_ROLE, None, &call, now);
+            self.authenticate(&call, bearer, accept).await?;
         }
         Ok(SweepLimits {
             policy: policy(&call),
@@ -313,15 +335,14 @@ impl<E: Environment> VaultPort for Vault<E> {
         within: Duration,
     ) -> Result<Operator, VaultError> {
         let call = self.call(within)?;
-        let claims = self.authenticate(&call, bearer).await?;
-        let own = claims.subject.tenant.clone();
-        // Who names no tenant means all that he may act on.
-        claims.accept_app(
-            role.name(),
-            Some(tenant.unwrap_or(&own)),
-            &call,
-            self.env.now(),
-        )?;
+        let now = self.env.now();
+        let accept = |claims: &Claims| {
+            // Who names no tenant means all that he may act on.
+            let tenant = tenant.unwrap_or(&claims.subject.tenant);
+            claims.accept_app(role.name(), Some(tenant), &call, now)
+        };
+        let claims = self.authenticate(&call, bearer, accept).await?;
+        let own = claims.subject.tenant;
         Ok(Operator {
             policy: policy(&call),
             tenant: (call.operator_tenant.as_ref() != Some(&own)).then_some(own),
@@ -341,6 +362,7 @@ impl<E: Environment> Vault<E> {
             verified: RefCell::new(LruCache::new(VERIFIED_TOKENS)),
             keys: RefCell::new(LruCache::new(KEYS)),
             newest: RefCell::new(LruCache::new(KEYS)),
+            not_onboarded: RefCell::new(LruCache::new(KEYS)),
             uses: RefCell::new(Uses::new(KEYS)),
             key_vault_token: RefCell::default(),
             key_vault_tenant: RefCell::default(),
@@ -348,6 +370,7 @@ impl<E: Environment> Vault<E> {
             pauses: RefCell::new(Pauses::new(PAUSES)),
             grants: SingleFlight::new(),
             key_fetches: SingleFlight::new(),
+            assertion_makings: SingleFlight::new(),
             signing_key_fetches: SingleFlight::new(),
             key_vault_token_fetches: SingleFlight::new(),
             clock_is_wrong: Cell::default(),
@@ -357,27 +380,54 @@ impl<E: Environment> Vault<E> {
     /// What a call of the vault needs from its start: the settings, and its deadline.
     fn call(&self, within: Duration) -> Result<Call, VaultError> {
         let deadline = Deadline::within(&self.env, within.min(LONGEST));
-        let now = self.env.now();
-        let mut cached = self.settings.borrow_mut();
-        if let Some(settings) = cached.as_ref().and_then(|cached| cached.at(now)) {
-            return Ok(Call {
-                settings: Rc::clone(settings),
-                deadline,
-            });
-        }
-        let settings = Rc::new(Settings::read(&self.env)?);
-        *cached = Some(Cached::new(
-            Rc::clone(&settings),
-            now.saturating_add(SETTINGS_SECONDS),
-        ));
+        let settings = self.current_settings()?;
         Ok(Call { settings, deadline })
+    }
+
+    /// The settings, read again when they may have changed. The last good ones stay for a time, with an alarm, if those that
+    /// are read are none: a file that is being replaced is no reason to refuse everybody.
+    fn current_settings(&self) -> Result<Rc<Settings>, VaultError> {
+        let now = self.uptime();
+        let mut known = self.settings.borrow_mut();
+        if let Some(KnownSettings { settings, .. }) =
+            known.as_ref().filter(|known| now < known.fresh_until)
+        {
+            return Ok(Rc::clone(settings));
+        }
+        let fresh_until = now.saturating_add(SETTINGS_SECONDS);
+        match (Settings::read(&self.env), known.as_mut()) {
+            (Ok(settings), _) => {
+                let settings = Rc::new(settings);
+                *known = Some(KnownSettings {
+                    settings: Rc::clone(&settings),
+                    read_at: now,
+                    fresh_until,
+                });
+                Ok(settings)
+            }
+            (Err(error), Some(known)) if now < known.read_at.saturating_add(SETTINGS_USABLE) => {
+                self.env.line(
+                    &json!({"level": "alarm", "event": "settings_not_readable", "reason": error.to_string()})
+                        .to_string(),
+                );
+                known.fresh_until = fresh_until;
+                Ok(Rc::clone(&known.settings))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Seconds of a clock that nobody sets, for what has an age. The wall clock may be set while it is kept.
+    fn uptime(&self) -> u64 {
+        self.env.elapsed().as_secs()
     }
 
     // ---- Callers ----
 
     async fn user(&self, call: &Call, bearer: &Bearer) -> Result<(UserId, User), VaultError> {
-        let claims = self.authenticate(call, bearer).await?;
-        claims.accept_user(call, self.env.now())?;
+        let now = self.env.now();
+        let accept = |claims: &Claims| claims.accept_user(call, now);
+        let claims = self.authenticate(call, bearer, accept).await?;
         let user_id = call.user_id.user_id(&claims.subject);
         let id = user_id.storage_id(call.pseudonym_key.as_ref());
         Ok((
@@ -389,51 +439,66 @@ impl<E: Environment> Vault<E> {
         ))
     }
 
-    /// Verifies signature and issuer, or knows that it has.
-    async fn authenticate(&self, call: &Call, bearer: &Bearer) -> Result<Claims, VaultError> {
+    /// Verifies signature and issuer, or knows that it has, of a token with acceptable claims. Those are looked at first, so
+    /// that nothing is fetched for a token that is refused whatever its signature.
+    async fn authenticate(
+        &self,
+        call: &Call,
+        bearer: &Bearer,
+        accept: impl Fn(&Claims) -> Result<(), CallerError>,
+    ) -> Result<Claims, VaultError> {
         let digest = bearer.digest();
         let now = self.env.now();
-        if let Some(claims) = self
+        let verified = self
             .verified
             .borrow_mut()
             .get(&digest)
             .and_then(|cached| cached.at(now))
-        {
-            return Ok(claims.clone());
+            .cloned();
+        if let Some(Verified { claims, key_id }) = verified {
+            accept(&claims)?;
+            // The key may have been withdrawn since.
+            let keys = self.signing_keys(call, &key_id).await?;
+            keys.find(&key_id).ok_or(TokenDefect::UnknownKey)?;
+            return Ok(claims);
         }
         let token = Unverified::parse(bearer)?;
-        // Before anything is fetched for it.
-        if call.operator_tenant.as_ref() != Some(token.tenant()) {
-            allowed(call, token.tenant())?;
-        }
-        let keys = self.signing_keys(call, token.key_id()).await?;
-        let key = keys.find(token.key_id()).ok_or(TokenDefect::UnknownKey)?;
+        accept(token.claims())?;
+        let key_id = token.key_id().to_owned();
+        let keys = self.signing_keys(call, &key_id).await?;
+        let key = keys.find(&key_id).ok_or(TokenDefect::UnknownKey)?;
         let claims = token.verify(key, &call.issuers)?;
         let until = claims
             .good_until()
             .min(now.saturating_add(SIGNING_KEYS_FRESH));
+        let verified = Verified {
+            claims: claims.clone(),
+            key_id,
+        };
         self.verified
             .borrow_mut()
-            .put(digest, Cached::new(claims.clone(), until));
+            .put(digest, Cached::new(verified, until));
         Ok(claims)
     }
 
-    /// The signing keys: fetched when old, or for a `kid` that they lack, but for that at most once in five minutes; the
-    /// last ones known when they cannot be fetched.
+    /// The signing keys, to find this one in. They are fetched anew when they are old; and for the sake of one that they
+    /// lack, but not if that was less than five minutes ago. Those that cannot be fetched anew serve up to their age.
     async fn signing_keys(&self, call: &Call, id: &str) -> Result<Rc<SigningKeys>, VaultError> {
-        let now = self.env.now();
-        let known = self
-            .signing_keys
-            .borrow()
-            .as_ref()
-            .map(|cached| (Rc::clone(&cached.value), cached.until));
-        if let Some((keys, until)) = &known {
-            let asked_lately = now
-                < self
-                    .signing_keys_asked_at
-                    .get()
-                    .saturating_add(SIGNING_KEYS_PAUSE);
-            if asked_lately || (now < *until && keys.find(id).is_some()) {
+        let now = self.uptime();
+        let known = self.signing_keys.borrow().clone().and_then(|known| {
+            let age = now.saturating_sub(known.fetched_at);
+            (age < SIGNING_KEYS_USABLE).then_some((known.keys, age))
+        });
+        let serves = |keys: &SigningKeys| keys.find(id).is_some();
+        if let Some((keys, age)) = &known {
+            // Whom they serve does not wait for newer ones that another has asked for.
+            let since_asked = now.saturating_sub(self.signing_keys_asked_at.get());
+            let is_enough = if serves(keys) {
+                *age < SIGNING_KEYS_FRESH || since_asked < SIGNING_KEYS_PAUSE
+            } else {
+                *age < SIGNING_KEYS_PAUSE
+            };
+            if is_enough {
                 return Ok(Rc::clone(keys));
             }
         }
@@ -446,23 +511,18 @@ impl<E: Environment> Vault<E> {
             })
             .await
             .unwrap_or_else(|| Err(VaultError::upstream(System::SigningKeys)));
-        match (fetched, known) {
-            (Ok(keys), _) => Ok(keys),
-            (Err(_), Some((keys, until)))
-                if now
-                    < until
-                        .saturating_add(SIGNING_KEYS_USABLE.saturating_sub(SIGNING_KEYS_FRESH)) =>
-            {
-                Ok(keys)
-            }
-            (Err(error), _) => Err(error),
+        match known {
+            Some((keys, _)) if fetched.is_err() && serves(&keys) => Ok(keys),
+            _ => fetched,
         }
     }
 
     fn keep_signing_keys(&self, keys: SigningKeys) -> Rc<SigningKeys> {
         let keys = Rc::new(keys);
-        let until = self.env.now().saturating_add(SIGNING_KEYS_FRESH);
-        *self.signing_keys.borrow_mut() = Some(Cached::new(Rc::clone(&keys), until));
+        *self.signing_keys.borrow_mut() = Some(KnownKeys {
+            keys: Rc::clone(&keys),
+            fetched_at: self.uptime(),
+        });
         keys
     }
 
@@ -513,15 +573,40 @@ impl<E: Environment> Vault<E> {
         chosen: Chosen,
     ) -> Result<Granted, VaultError> {
         self.check_pauses(tenant, user)?;
-        let assertion = self.assertion(call, tenant).await?;
-        let proof = match (&call.credential, &assertion) {
-            (Credential::ClientSecret(secret), _) => Proof::Secret(secret),
-            (Credential::FederatedToken(token), _) => Proof::Assertion(token),
-            (Credential::Certificate(_) | Credential::ManagedIdentity, Some(assertion)) => {
-                Proof::Assertion(assertion)
+        let mut assertion = self.assertion(call, tenant).await?;
+        let mut answer = self.ask_entra(call, tenant, &assertion, grant).await?;
+        if let Err(refusal) = &answer
+            && let Class::Operator(Suspect::Credential) = refusal.class
+            && let OwnProof::Assertion { is_kept: true, .. } = assertion
+        {
+            // What was kept may be of a credential that was replaced since.
+            self.forget_assertion(&assertion);
+            assertion = self.assertion(call, tenant).await?;
+            answer = self.ask_entra(call, tenant, &assertion, grant).await?;
+        }
+        answer.map_err(|refusal| {
+            if let Class::Operator(Suspect::Credential) = refusal.class {
+                self.forget_assertion(&assertion);
             }
-            (Credential::Certificate(_) | Credential::ManagedIdentity, None) => {
-                return Err(self.credential_refused(call, Reason::default()));
+            self.heed(&refusal.class, tenant, user);
+            refused(call, refusal, grant, chosen)
+        })
+    }
+
+    /// The answer of the token endpoint, and a line if it is a refusal.
+    async fn ask_entra(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+        own: &OwnProof,
+        grant: &Grant<'_>,
+    ) -> Result<Result<Granted, Refusal>, VaultError> {
+        let proof = match (&call.credential, own) {
+            (_, OwnProof::Assertion { assertion, .. }) => Proof::Assertion(assertion),
+            (Credential::ClientSecret(secret), OwnProof::Setting) => Proof::Secret(secret),
+            (Credential::FederatedToken(token), OwnProof::Setting) => Proof::Assertion(token),
+            (Credential::Certificate(_) | Credential::ManagedIdentity, OwnProof::Setting) => {
+                return Err(credential_refused(call, Reason::default()));
             }
         };
         let request = token_request(call, tenant, proof, grant)
@@ -529,8 +614,8 @@ impl<E: Environment> Vault<E> {
         let response = self
             .send(call, request, entra::LONGEST_ANSWER, System::Entra)
             .await?;
-        let now = self.env.now();
-        read_token_response(&response, grant, now).map_err(|refusal| {
+        let answer = read_token_response(&response, grant, self.env.now());
+        if let Err(refusal) = &answer {
             self.env.line(
                 &json!({
                     "event": "entra_refused", "grant": grant.name(), "tenant": tenant.as_str(),
@@ -539,9 +624,8 @@ impl<E: Environment> Vault<E> {
                 })
                 .to_string(),
             );
-            self.heed(&refusal.class, tenant, user);
-            self.refused(call, refusal, grant, chosen)
-        })
+        }
+        Ok(answer)
     }
 
     fn check_pauses(&self, tenant: &TenantId, user: Option<&User>) -> Result<(), VaultError> {
@@ -585,47 +669,84 @@ impl<E: Environment> Vault<E> {
             .pause(whom, self.env.now(), seconds);
     }
 
-    /// The assertion that proves who this app is, if its credential is one that has to be made or fetched.
-    async fn assertion(
-        &self,
-        call: &Call,
-        tenant: &TenantId,
-    ) -> Result<Option<Rc<ClientAssertion>>, VaultError> {
+    /// What proves who this app is: an assertion, if its credential is one for which one has to be made or fetched. That is
+    /// done once at a time, and kept.
+    async fn assertion(&self, call: &Call, tenant: &TenantId) -> Result<OwnProof, VaultError> {
         let audience = match &call.credential {
-            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
+                return Ok(OwnProof::Setting);
+            }
             Credential::Certificate(_) => token_endpoint(call, tenant),
             Credential::ManagedIdentity => call.federation_audience.clone(),
         };
-        let now = self.env.now();
-        if let Some(assertion) = self
+        let kept = self
             .assertions
             .borrow_mut()
             .get(&audience)
-            .and_then(|cached| cached.at(now))
-        {
-            return Ok(Some(Rc::clone(assertion)));
-        }
+            .and_then(|kept| kept.at(self.env.now()))
+            .map(Rc::clone);
+        let is_kept = kept.is_some();
+        let assertion = match kept {
+            Some(assertion) => assertion,
+            None => self
+                .assertion_makings
+                .run(&self.env, &audience, call.deadline, async || {
+                    self.make_assertion(call, &audience).await
+                })
+                .await
+                .unwrap_or_else(|| Err(VaultError::upstream(System::ManagedIdentity)))?,
+        };
+        Ok(OwnProof::Assertion {
+            assertion,
+            audience,
+            is_kept,
+        })
+    }
+
+    async fn make_assertion(
+        &self,
+        call: &Call,
+        audience: &str,
+    ) -> Result<Rc<ClientAssertion>, VaultError> {
+        let now = self.env.now();
         let (assertion, until) = match &call.credential {
             Credential::Certificate(certificate) => {
-                let assertion = certificate.assertion(&call.client_id, &audience, now, &self.env);
-                let Some(assertion) = assertion else {
-                    return Ok(None);
-                };
+                let client_id = call.client_id.as_str();
+                let assertion = certificate.assertion(client_id, audience, now, &self.env);
+                let assertion =
+                    assertion.ok_or_else(|| credential_refused(call, Reason::default()))?;
                 let until = now.saturating_add(ASSERTION_SECONDS.saturating_sub(ASSERTION_MARGIN));
                 (assertion, until)
             }
             Credential::ManagedIdentity => {
-                let (token, expires_at) = self.identity_token(call, &audience).await?;
+                let (token, expires_at) = self.identity_token(call, audience).await?;
                 let assertion = ClientAssertion::new(token.expose().into());
                 (assertion, expires_at.saturating_sub(EXPIRY_MARGIN))
             }
-            Credential::ClientSecret(_) | Credential::FederatedToken(_) => return Ok(None),
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
+                return Err(credential_refused(call, Reason::default()));
+            }
         };
         let assertion = Rc::new(assertion);
-        self.assertions
-            .borrow_mut()
-            .put(audience, Cached::new(Rc::clone(&assertion), until));
-        Ok(Some(assertion))
+        let kept = Cached::new(Rc::clone(&assertion), until);
+        self.assertions.borrow_mut().put(audience.into(), kept);
+        Ok(assertion)
+    }
+
+    /// Unless another request has made a new one meanwhile.
+    fn forget_assertion(&self, own: &OwnProof) {
+        if let OwnProof::Assertion {
+            assertion,
+            audience,
+            ..
+        } = own
+        {
+            let mut kept = self.assertions.borrow_mut();
+            let is_same = |kept: &Cached<_>| Rc::ptr_eq(&kept.value, assertion);
+            if kept.peek(audience).is_some_and(is_same) {
+                kept.pop(audience);
+            }
+        }
     }
 
     /// A token of the platform's managed identity, and until when it is good.
@@ -644,79 +765,6 @@ impl<E: Environment> Vault<E> {
             .send(call, request, longest, System::ManagedIdentity)
             .await?;
         call.identity.read(&response, self.env.now())
-    }
-
-    /// What was made of a credential that is refused is forgotten: it may have been replaced.
-    fn credential_refused(&self, call: &Call, reason: Reason) -> VaultError {
-        self.assertions.borrow_mut().clear();
-        OperatorError::CredentialRefused {
-            setting: call.credential.setting().into(),
-            reason,
-        }
-        .into()
-    }
-
-    fn refused(
-        &self,
-        call: &Call,
-        refusal: Refusal,
-        grant: &Grant<'_>,
-        chosen: Chosen,
-    ) -> VaultError {
-        let reason = refusal.reason;
-        let ask_user =
-            |claims| UserError::InteractionRequired(Interaction { claims, reason }).into();
-        match (refusal.class, grant) {
-            (
-                Class::Transient {
-                    retry_after_seconds,
-                    holds_up,
-                },
-                grant,
-            ) => UpstreamError {
-                system: System::Entra,
-                retry_after_seconds,
-                holds_up: match grant {
-                    // Without it nobody's key can be read.
-                    Grant::ClientCredentials { .. } => HoldsUp::Everyone,
-                    Grant::OnBehalfOf { .. } | Grant::Refresh { .. } => holds_up,
-                },
-            }
-            .into(),
-            (Class::Operator(Suspect::Credential), _) => self.credential_refused(call, reason),
-            // This app itself has no user who could act, and nobody chose the scope but the settings.
-            (
-                Class::Operator(Suspect::App)
-                | Class::Interaction { .. }
-                | Class::Dead
-                | Class::Organisation
-                | Class::Scope
-                | Class::Assertion,
-                Grant::ClientCredentials { .. },
-            ) => OperatorError::KeyVaultTokenRefused(reason).into(),
-            (Class::Scope, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => match chosen {
-                Chosen::ByCaller => CallerError::InvalidScope(reason).into(),
-                Chosen::BySettings => OperatorError::EntraRefused(reason).into(),
-            },
-            (
-                Class::Operator(Suspect::App),
-                Grant::OnBehalfOf { .. } | Grant::Refresh { .. },
-            )
-            // There was no assertion.
-            | (Class::Assertion, Grant::Refresh { .. }) => {
-                OperatorError::EntraRefused(reason).into()
-            }
-            (Class::Organisation, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-                OrganisationError(reason).into()
-            }
-            (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
-                ask_user(claims)
-            }
-            // The sign-in behind the caller's own token was revoked. What is stored is another one's, and stays.
-            (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
-            (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(reason).into(),
-            (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
-        }
     }
 
     // ---- Key Vault ----
@@ -741,6 +789,38 @@ impl<E: Environment> Vault<E> {
         };
         self.check_sealing_key(&secret, &key)?;
         Ok((secret, key))
+    }
+
+    /// The newest key of a tenant, for somebody who enrols. That there is none is remembered for a moment: anybody can come
+    /// from a tenant that was never set up, as often as he likes, and Key Vault's requests are everybody's.
+    async fn first_key(
+        &self,
+        call: &Call,
+        tenant: &TenantId,
+    ) -> Result<(SecretName, Rc<Key>), VaultError> {
+        let secret = call.secret_id.secret_name(tenant);
+        let now = self.env.now();
+        let not_onboarded = |secret: &SecretName| {
+            CallerError::TenantNotOnboarded(OperatorError::name(secret)).into()
+        };
+        let is_known = self
+            .not_onboarded
+            .borrow_mut()
+            .get(&secret)
+            .is_some_and(|known| known.at(now).is_some());
+        if is_known {
+            return Err(not_onboarded(&secret));
+        }
+        match self.sealing_key(call, tenant).await {
+            Err(VaultError::Operator(OperatorError::KeyNotFound(_))) => {
+                let until = now.saturating_add(NOT_ONBOARDED_SECONDS);
+                self.not_onboarded
+                    .borrow_mut()
+                    .put(secret.clone(), Cached::new((), until));
+                Err(not_onboarded(&secret))
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether a key, the newest of its tenant, may seal now.
@@ -796,14 +876,24 @@ impl<E: Environment> Vault<E> {
         version: Option<&KeyVersion>,
     ) -> Result<Rc<Key>, VaultError> {
         let mut outcome = self.ask_key_vault(call, secret, version, None).await;
-        if let Err(SecretError::Unauthorized { claims }) = outcome {
-            // The token was revoked or is too old after all: once more with a new one.
-            *self.key_vault_token.borrow_mut() = None;
-            outcome = self.ask_key_vault(call, secret, version, claims).await;
+        if let Err(SecretError::Unauthorized(said)) = outcome {
+            // The token was revoked, is too old after all, or of another tenant: once more with a new one.
+            outcome = self.ask_key_vault(call, secret, version, said.claims).await;
         }
-        let key = Rc::new(outcome.map_err(|error| match error {
-            SecretError::Unauthorized { .. } => OperatorError::KeyVaultRefused.into(),
-            SecretError::Other(error) => error,
+        let key = Rc::new(outcome.map_err(|error| {
+            match error {
+                SecretError::Unauthorized(said) if said.is_ours => {
+                    OperatorError::KeyVaultRefused.into()
+                }
+                // A new token that is as it should be: it will be accepted in a moment.
+                SecretError::Unauthorized(_) => UpstreamError {
+                    system: System::KeyVault,
+                    retry_after_seconds: Some(1),
+                    holds_up: HoldsUp::Everyone,
+                }
+                .into(),
+                SecretError::Other(error) => error,
+            }
         })?);
         let now = self.env.now();
         let id = (secret.clone(), key.version.clone());
@@ -812,6 +902,7 @@ impl<E: Environment> Vault<E> {
             .borrow_mut()
             .put(id, Cached::new(Rc::clone(&key), until));
         if version.is_none() {
+            self.not_onboarded.borrow_mut().pop(secret);
             let until = now.saturating_add(call.key_latest_seconds.into());
             self.newest
                 .borrow_mut()
@@ -835,7 +926,37 @@ impl<E: Environment> Vault<E> {
         let request =
             secret_request(call, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
         let response = self.send_to_key_vault(call, request).await.map_err(other)?;
-        read_secret(&response, secret, version)
+        let outcome = read_secret(&response, secret, version);
+        if let Err(SecretError::Unauthorized(said)) = &outcome {
+            self.forget_key_vault_token(&token);
+            if let Some(tenant) = &said.tenant {
+                self.remember_key_vault_tenant(call, tenant);
+            }
+        }
+        outcome
+    }
+
+    /// Unless another request has got a new one meanwhile.
+    fn forget_key_vault_token(&self, token: &Rc<AccessToken>) {
+        let mut known = self.key_vault_token.borrow_mut();
+        if known
+            .as_ref()
+            .is_some_and(|known| Rc::ptr_eq(&known.value, token))
+        {
+            *known = None;
+        }
+    }
+
+    /// What Key Vault says of its tenant goes before the setting.
+    fn remember_key_vault_tenant(&self, call: &Call, tenant: &TenantId) {
+        let known = self.key_vault_tenant.replace(Some(tenant.clone()));
+        let known = known.as_ref().or(call.key_vault_tenant.as_ref());
+        if known.is_some_and(|known| known != tenant) {
+            self.env.line(
+                &json!({"event": "key_vault_moved", "tenant": tenant.as_str(), "reason": "Key Vault is in another tenant than it was, or than the setting `key_vault_tenant` says"})
+                    .to_string(),
+            );
+        }
     }
 
     /// Sends, unless Key Vault asked to be left alone, and heeds it if it does now. It throttles without saying for how
@@ -938,10 +1059,11 @@ impl<E: Environment> Vault<E> {
         call: &Call,
         secret: &SecretName,
     ) -> Result<TenantId, VaultError> {
-        if let Some(tenant) = call
+        if let Some(tenant) = self
             .key_vault_tenant
+            .borrow()
             .as_ref()
-            .or(self.key_vault_tenant.borrow().as_ref())
+            .or(call.key_vault_tenant.as_ref())
         {
             return Ok(tenant.clone());
         }
@@ -949,7 +1071,7 @@ impl<E: Environment> Vault<E> {
         let response = self.send_to_key_vault(call, request).await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;
-        *self.key_vault_tenant.borrow_mut() = Some(tenant.clone());
+        self.remember_key_vault_tenant(call, &tenant);
         Ok(tenant)
     }
 
@@ -994,7 +1116,7 @@ impl<E: Environment> Vault<E> {
             .borrow_mut()
             .count(secret, &key.version)
             .map_err(|WornOut| OperatorError::KeyWornOut(OperatorError::name(secret)))?;
-        let binding = Binding::new(&call.client_id, tenant, &payload.user_id, nonce);
+        let binding = Binding::new(call.client_id.as_str(), tenant, &payload.user_id, nonce);
         // A refresh token of over 64 KiB is none: whatever answered is not Entra ID.
         seal(
             payload,
@@ -1044,7 +1166,7 @@ impl<E: Environment> Vault<E> {
         let sealed_for = envelope.binding.clone();
         let payload = self.open(call, envelope, &stored.user.tenant).await?;
         let binding = Binding::new(
-            &call.client_id,
+            call.client_id.as_str(),
             &stored.user.tenant,
             &payload.user_id,
             &stored.nonce,
@@ -1070,6 +1192,84 @@ impl Deref for Call {
 
     fn deref(&self) -> &Settings {
         &self.settings
+    }
+}
+
+/// How this app proves who it is, for one request.
+#[derive(Debug)]
+enum OwnProof {
+    /// By what its setting says.
+    Setting,
+    /// By an assertion that was made for this audience, in this request or before.
+    Assertion {
+        assertion: Rc<ClientAssertion>,
+        audience: String,
+        is_kept: bool,
+    },
+}
+
+fn credential_refused(call: &Call, reason: Reason) -> VaultError {
+    OperatorError::CredentialRefused {
+        setting: call.credential.setting().into(),
+        reason,
+    }
+    .into()
+}
+
+/// What a refusal is to whoever asked.
+fn refused(call: &Call, refusal: Refusal, grant: &Grant<'_>, chosen: Chosen) -> VaultError {
+    let reason = refusal.reason;
+    let ask_user = |claims| UserError::InteractionRequired(Interaction { claims, reason }).into();
+    match (refusal.class, grant) {
+        (
+            Class::Transient {
+                retry_after_seconds,
+                holds_up,
+            },
+            grant,
+        ) => UpstreamError {
+            system: System::Entra,
+            retry_after_seconds,
+            holds_up: match grant {
+                // Without it nobody's key can be read.
+                Grant::ClientCredentials { .. } => HoldsUp::Everyone,
+                Grant::OnBehalfOf { .. } | Grant::Refresh { .. } => holds_up,
+            },
+        }
+        .into(),
+        (Class::Operator(Suspect::Credential), _) => credential_refused(call, reason),
+        // This app itself has no user who could act, and nobody chose the scope but the settings.
+        (
+            Class::Operator(Suspect::App)
+            | Class::Interaction { .. }
+            | Class::Dead
+            | Class::Organisation
+            | Class::Scope
+            | Class::Assertion,
+            Grant::ClientCredentials { .. },
+        ) => OperatorError::KeyVaultTokenRefused(reason).into(),
+        (Class::Scope, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => match chosen {
+            Chosen::ByCaller => CallerError::InvalidScope(reason).into(),
+            Chosen::BySettings => OperatorError::EntraRefused(reason).into(),
+        },
+        (
+            Class::Operator(Suspect::App),
+            Grant::OnBehalfOf { .. } | Grant::Refresh { .. },
+        )
+        // There was no assertion.
+        | (Class::Assertion, Grant::Refresh { .. }) => {
+            OperatorError::EntraRefused(reason).into()
+        }
+        (Class::Organisation, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+            OrganisationError(reason).into()
+        }
+        (Class::Interaction { claims }, Grant::OnBehalfOf { .. } | Grant::Refresh { .. }) => {
+            ask_user(claims)
+        }
+        // The sign-in behind the caller's own token was revoked. What is stored is another one's, and stays.
+        (Class::Dead, Grant::OnBehalfOf { .. }) => ask_user(None),
+        (Class::Dead, Grant::Refresh { .. }) => UserError::ReenrolmentRequired(reason).into(),
+        (Class::Assertion, Grant::OnBehalfOf { .. }) => TokenDefect::Rejected.into(),
     }
 }
 
@@ -1123,6 +1323,27 @@ impl Same {
     }
 }
 
+/// Settings, when they were read, and until when they are not read again, by [`Vault::uptime`].
+struct KnownSettings {
+    settings: Rc<Settings>,
+    read_at: u64,
+    fresh_until: u64,
+}
+
+/// Signing keys, and when they were fetched, by [`Vault::uptime`].
+#[derive(Clone)]
+struct KnownKeys {
+    keys: Rc<SigningKeys>,
+    fetched_at: u64,
+}
+
+/// A token that was verified, and by which signing key.
+#[derive(Clone)]
+struct Verified {
+    claims: Claims,
+    key_id: String,
+}
+
 /// One exact version of a key.
 type KeyId = (SecretName, KeyVersion);
 
@@ -1167,10 +1388,7 @@ fn allowed(settings: &Settings, tenant: &TenantId) -> Result<(), CallerError> {
 
 /// Until there are grants: the resource of the setting `scope`, whichever of its permissions. A refresh token is bound to
 /// user and client, not to a resource, so this is what stands between a caller and every other resource (§A.2).
-fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, CallerError> {
-    let Some(asked) = asked else {
-        return Ok(settings.scope.clone());
-    };
+fn granted_scope(settings: &Settings, asked: &str) -> Result<Scope, CallerError> {
     let scope = Scope::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
     if scope.mixes_default() {
         return Err(CallerError::InvalidScope(Reason::default()));
@@ -1182,15 +1400,14 @@ fn granted_scope(settings: &Settings, asked: Option<&str>) -> Result<Scope, Call
     }
 }
 
-fn check_claims(claims: Option<&str>) -> Result<(), CallerError> {
-    let Some(claims) = claims else { return Ok(()) };
-    if claims.len() <= LONGEST_CLAIMS && is_claims_request(claims) {
-        Ok(())
-    } else {
-        Err(CallerError::InvalidRequest(
-            "`claims` must be a JSON object as text, of at most 4096 bytes".into(),
-        ))
-    }
+fn checked_claims(asked: &str) -> Result<String, CallerError> {
+    claims_request(asked)
+        .filter(|claims| claims.len() <= LONGEST_CLAIMS)
+        .ok_or_else(|| {
+            CallerError::InvalidRequest(
+                "`claims` must be a JSON object of at most 4096 bytes, as text or in base64 as challenges carry it".into(),
+            )
+        })
 }
 
 /// The refresh token that came with an answer, to be sealed. The answer itself may be shared.
@@ -1217,6 +1434,9 @@ const fn capacity(entries: usize) -> NonZeroUsize {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use std::collections::BTreeSet;
+
+    use futures_util::FutureExt as _;
     use futures_util::future::join_all;
     use pollster::block_on;
     use serde_json::json;
@@ -1234,7 +1454,7 @@ mod tests {
     }
 
     fn enrolled(vault: &Vault<Shared>, world: &Shared) -> (User, SealedToken) {
-        let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
+        let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
         (enrolment.user, enrolment.sealed)
     }
 
@@ -1245,6 +1465,14 @@ mod tests {
         draw: Draw,
     ) -> Result<Issued, VaultError> {
         block_on(vault.access_token(bearer, &nonce(), token, draw, LONGEST))
+    }
+
+    /// A caller's token like the user's, with other claims.
+    fn token(edit: impl FnOnce(&mut serde_json::Value)) -> Bearer {
+        let mut claims = crate::caller::tests::claims();
+        edit(&mut claims);
+        let header = json!({"typ": "JWT", "alg": "RS256", "kid": "k1"});
+        crate::caller::tests::sign(&header, &claims)
     }
 
     #[test]
@@ -1280,7 +1508,7 @@ mod tests {
             .insert("key_vault_tenant", TENANT.to_owned());
         world.down.borrow_mut().push("key vault");
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, VaultError::upstream(System::KeyVault));
         // Asked for a token without having been challenged.
         assert_eq!(world.take_calls(), ["keys", "entra client_credentials"]);
@@ -1384,8 +1612,8 @@ mod tests {
                 CallerError::ScopeNotGranted.into(),
                 "{scope}"
             );
-            let error = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST))
-                .unwrap_err();
+            let error =
+                block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST)).unwrap_err();
             assert_eq!(error, CallerError::ScopeNotGranted.into(), "{scope}");
         }
         assert_eq!(world.take_calls(), Vec::<String>::new());
@@ -1424,14 +1652,83 @@ mod tests {
     }
 
     #[test]
+    fn claims_are_taken_as_a_challenge_carries_them() {
+        let claims = r#"{"access_token":{"nbf":{"essential":true,"value":"1793608800??>"}}}"#;
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        for text in [
+            claims.to_owned(),
+            STANDARD.encode(claims),
+            STANDARD.encode(claims).trim_end_matches('=').to_owned(),
+            URL_SAFE_NO_PAD.encode(claims),
+        ] {
+            let asked = Draw {
+                claims: Some(text.clone()),
+                ..Draw::default()
+            };
+            draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+            assert_eq!(
+                world.claims.take(),
+                [claims],
+                "{text} reaches Entra ID as JSON"
+            );
+        }
+    }
+
+    #[test]
+    fn a_draw_without_scope_has_the_scope_of_the_enrolment() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let mail = "https://graph.microsoft.com/Mail.Read";
+        let enrolment =
+            block_on(vault.enrol(&world.bearer(), &nonce(), Some(mail), LONGEST)).unwrap();
+        let token = enrolment.sealed.token;
+        let issued = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap();
+        assert_eq!(issued.scope, format!("{mail} offline_access"));
+        // What may be drawn is what the settings say now.
+        let other = ("scope", "https://vault.azure.net/.default".to_owned());
+        world.settings.borrow_mut().extend([other]);
+        world.advance(SETTINGS_SECONDS);
+        world.take_calls();
+        assert_eq!(
+            draw(&vault, &world.bearer(), &token, Draw::default()).unwrap_err(),
+            CallerError::ScopeNotGranted.into()
+        );
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    /// RFC 6749 §5.1: it may be left out if it is what was asked for.
+    #[test]
+    fn an_answer_without_scope_has_the_one_that_was_asked_for() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        let mail = "https://graph.microsoft.com/Mail.Read";
+        for (asked, expected) in [
+            (None, "https://graph.microsoft.com/.default"),
+            (Some(mail), mail),
+        ] {
+            let answer = json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "at"});
+            world.entra_answers.borrow_mut().push_back((200, answer));
+            let asked = Draw {
+                scope: asked.map(Into::into),
+                ..Draw::default()
+            };
+            let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
+            assert_eq!(issued.scope, expected);
+        }
+    }
+
+    #[test]
     fn without_a_key_entra_is_not_asked() {
         let world = World::new();
         world.keys.borrow_mut().clear();
         let vault = Vault::new(Rc::clone(&world));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(
             error,
-            OperatorError::KeyNotFound(format!("obo-{TENANT}")).into()
+            CallerError::TenantNotOnboarded(format!("obo-{TENANT}")).into()
         );
         assert!(!world.take_calls().contains(&"entra jwt-bearer".to_owned()));
     }
@@ -1549,7 +1846,7 @@ mod tests {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let (_, sealed) = enrolled(&vault, &world);
-        let enrol = || block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST));
+        let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
         let throttled = |seconds| {
             VaultError::from(UpstreamError {
                 system: System::KeyVault,
@@ -1624,13 +1921,101 @@ mod tests {
                 "entra jwt-bearer"
             ]
         );
-        world.advance(301);
-        world
-            .key_vault_answers
-            .borrow_mut()
-            .extend([(401, json!({})), (401, json!({}))]);
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
-        assert_eq!(error, OperatorError::KeyVaultRefused.into());
+        // A new one that is not accepted either: it is not as it should be, or will be accepted in a moment.
+        let in_a_moment = UpstreamError {
+            system: System::KeyVault,
+            retry_after_seconds: Some(1),
+            holds_up: HoldsUp::Everyone,
+        };
+        for (message, expected) in [
+            (
+                "AKV10022: Invalid audience.",
+                OperatorError::KeyVaultRefused.into(),
+            ),
+            (
+                "AKV10032: Invalid issuer.",
+                OperatorError::KeyVaultRefused.into(),
+            ),
+            ("AKV10046: Unable to resolve the key.", in_a_moment.into()),
+        ] {
+            world.advance(301);
+            let answer = json!({"error": {"code": "Unauthorized", "message": message}});
+            let answers = std::iter::repeat_n((401, answer), 2);
+            world.key_vault_answers.borrow_mut().extend(answers);
+            let outcome = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
+            assert_eq!(outcome.unwrap_err(), expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_vault_that_moves_to_another_tenant_is_followed() {
+        let other = "88888888-8888-8888-8888-888888888888";
+        for setting in ["", TENANT] {
+            let world = World::new();
+            world
+                .settings
+                .borrow_mut()
+                .insert("key_vault_tenant", setting.to_owned());
+            let vault = Vault::new(Rc::clone(&world));
+            enrolled(&vault, &world);
+            *world.key_vault_in.borrow_mut() = other.to_owned();
+            world.advance(301);
+            enrolled(&vault, &world);
+            assert_eq!(world.lines("key_vault_moved"), 1);
+            // And from then on at once.
+            world.advance(3600);
+            world.take_calls();
+            enrolled(&vault, &world);
+            let calls = world.take_calls();
+            let asked = calls.iter().filter(|call| call.starts_with("key vault"));
+            assert_eq!(asked.count(), 1);
+        }
+    }
+
+    /// With `tenants=*` anybody can come from a tenant that was never set up, as often as he likes.
+    #[test]
+    fn a_tenant_without_a_key_is_asked_for_once_a_minute() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).map(drop);
+        let none = CallerError::TenantNotOnboarded(format!("obo-{TENANT}"));
+        let keys = world.keys.take();
+        for _ in 0..100 {
+            assert_eq!(enrol(), Err(none.clone().into()));
+        }
+        let asked = |world: &World| {
+            let calls = world.take_calls();
+            calls
+                .iter()
+                .filter(|call| call.starts_with("key vault"))
+                .count()
+        };
+        assert_eq!(asked(&world), 1);
+        world.advance(NOT_ONBOARDED_SECONDS);
+        assert_eq!(enrol(), Err(none.clone().into()));
+        assert_eq!(asked(&world), 1);
+        // A sweep asks anyhow, and what it finds ends it.
+        world.keys.replace(keys);
+        let tenant = TenantId::parse(TENANT).unwrap();
+        assert_eq!(enrol(), Err(none.into()));
+        block_on(vault.newest_key_version(&tenant, LONGEST)).unwrap();
+        enrol().unwrap();
+    }
+
+    #[test]
+    fn a_record_whose_key_is_gone_is_no_matter_of_onboarding() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let (_, sealed) = enrolled(&vault, &world);
+        world.keys.take();
+        let error = draw(
+            &Vault::new(Rc::clone(&world)),
+            &world.bearer(),
+            &sealed.token,
+            Draw::default(),
+        );
+        let gone = OperatorError::KeyNotFound(format!("obo-{TENANT}"));
+        assert_eq!(error.unwrap_err(), gone.into());
     }
 
     /// Continuous access evaluation: Key Vault says what the new token has to have.
@@ -1680,7 +2065,7 @@ mod tests {
             .extend([(200, expired.clone()), (200, expired)]);
         let refused = VaultError::from(OperatorError::KeyNotValid(format!("obo-{TENANT}")));
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(error, refused);
         world.advance(58);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
@@ -1697,7 +2082,7 @@ mod tests {
         *vault.uses.borrow_mut() = Uses::worn_out();
         let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             error.clone().into()
         );
         let asked = Draw {
@@ -1760,17 +2145,149 @@ mod tests {
     }
 
     #[test]
+    fn known_signing_keys_serve_up_to_their_age_and_not_beyond() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer, LONGEST)).map(drop);
+        identify(&world.bearer()).unwrap();
+        world.down.borrow_mut().push("keys");
+        world.advance(SIGNING_KEYS_USABLE - 1);
+        // By a clock that was set, they are as old.
+        world.now.set(world.now.get() - 86_400);
+        let verified = world.bearer();
+        identify(&verified).unwrap();
+        // Between two fetches, and for a token that was verified by them, too.
+        world.advance(1);
+        for bearer in [&verified, &world.bearer_of(OTHER_USER)] {
+            let error = VaultError::upstream(System::SigningKeys);
+            assert_eq!(identify(bearer), Err(error));
+        }
+        world.down.borrow_mut().clear();
+        identify(&verified).unwrap();
+    }
+
+    #[test]
+    fn a_signing_key_that_is_withdrawn_verifies_nothing_any_more() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer, LONGEST)).map(drop);
+        let verified = world.bearer();
+        let other = world.bearer_of(OTHER_USER);
+        identify(&verified).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE - 1);
+        identify(&other).unwrap();
+        assert_eq!(
+            identify(&world.bearer()),
+            Err(TokenDefect::UnknownKey.into()),
+            "asked for less than five minutes ago"
+        );
+        world.advance(1);
+        identify(&world.bearer()).unwrap();
+        for bearer in [verified, other] {
+            assert_eq!(identify(&bearer), Err(TokenDefect::UnknownKey.into()));
+        }
+    }
+
+    #[test]
+    fn tokens_of_a_new_signing_key_wait_for_one_fetch() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE);
+        world.take_calls();
+        world.slow.set(true);
+        let bearers: Vec<_> = (0..4)
+            .map(|n| world.bearer_of(&format!("{n}4444444-4444-4444-8444-444444444444")))
+            .collect();
+        let users = bearers.iter().map(|bearer| vault.identify(bearer, LONGEST));
+        for user in block_on(join_all(users)) {
+            user.unwrap();
+        }
+        assert_eq!(world.take_calls(), ["keys"]);
+    }
+
+    #[test]
+    fn a_fetch_that_fails_for_a_new_signing_key_is_nobodys_fault_and_is_tried_again() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let identify = |bearer: &Bearer| block_on(vault.identify(bearer, LONGEST)).map(drop);
+        let known = world.bearer();
+        identify(&known).unwrap();
+        world.signing_key.set("k2");
+        world.advance(SIGNING_KEYS_PAUSE);
+        world.down.borrow_mut().push("keys");
+        for _ in 0..2 {
+            assert_eq!(
+                identify(&world.bearer()),
+                Err(VaultError::upstream(System::SigningKeys))
+            );
+            identify(&known).unwrap();
+        }
+        world.down.borrow_mut().clear();
+        identify(&world.bearer()).unwrap();
+    }
+
+    /// Whom old keys serve does not wait for new ones while they cannot be had.
+    #[test]
+    fn old_signing_keys_are_asked_for_anew_by_one_and_not_again_at_once() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
+        world.advance(SIGNING_KEYS_FRESH);
+        world.take_calls();
+        world.slow.set(true);
+        let bearers = [world.bearer(), world.bearer_of(OTHER_USER)];
+        let (first, others) = bearers.split_first().unwrap();
+        let mut first = Box::pin(vault.identify(first, LONGEST));
+        assert!(first.as_mut().now_or_never().is_none());
+        for bearer in others {
+            assert!(
+                vault
+                    .identify(bearer, LONGEST)
+                    .now_or_never()
+                    .unwrap()
+                    .is_ok()
+            );
+        }
+        block_on(first).unwrap();
+        assert_eq!(world.take_calls(), ["keys"]);
+        let fails = (500, json!({}));
+        world.advance(SIGNING_KEYS_FRESH);
+        world
+            .signing_keys_answers
+            .borrow_mut()
+            .extend(vec![fails; 2]);
+        for _ in 0..3 {
+            block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
+        }
+        assert_eq!(
+            world.take_calls(),
+            ["keys", "keys"],
+            "a fetch and its repeat"
+        );
+        world.advance(SIGNING_KEYS_PAUSE);
+        block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
+        assert_eq!(world.take_calls(), ["keys"]);
+    }
+
+    #[test]
     fn a_token_is_verified_once() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
         let bearer = world.bearer();
         block_on(vault.identify(&bearer, LONGEST)).unwrap();
-        // Without signing keys nothing can be verified.
-        *vault.signing_keys.borrow_mut() = None;
-        world.down.borrow_mut().push("keys");
+        // By a key of the same name that is another, nothing can be verified.
+        let another = RefCell::borrow(&vault.signing_keys).clone().map(|known| {
+            let document = crate::caller::tests::jwks_of_another_key("k1");
+            let keys = Rc::new(SigningKeys::parse(&document).unwrap());
+            KnownKeys { keys, ..known }
+        });
+        vault.signing_keys.replace(another);
         block_on(vault.identify(&bearer, LONGEST)).unwrap();
         let error = block_on(vault.identify(&world.bearer_of(OTHER_USER), LONGEST)).unwrap_err();
-        assert_eq!(error, VaultError::upstream(System::SigningKeys));
+        assert_eq!(error, TokenDefect::BadSignature.into());
     }
 
     #[test]
@@ -1788,6 +2305,64 @@ mod tests {
         );
     }
 
+    /// A file that somebody replaces, a provider that does not answer: each is over in a moment, and an alarm.
+    #[test]
+    fn settings_that_cannot_be_read_leave_the_last_good_ones_for_a_time() {
+        type Break = fn(&Shared);
+        let breaks: [(Break, &str); 2] = [
+            (|world| world.settings_are_down.set(true), "cannot resolve"),
+            (
+                |world| {
+                    let nothing = ("client_secret", String::new());
+                    world.settings.borrow_mut().extend([nothing]);
+                },
+                "`client_secret`",
+            ),
+        ];
+        for (break_settings, told) in breaks {
+            let world = World::new();
+            let good = world.settings.borrow().clone();
+            let vault = Vault::new(Rc::clone(&world));
+            let (_, sealed) = enrolled(&vault, &world);
+            let draws = || draw(&vault, &world.bearer(), &sealed.token, Draw::default()).map(drop);
+            break_settings(&world);
+            let alarms = || {
+                let log = world.log.take();
+                let alarms = log
+                    .iter()
+                    .filter(|line| line.contains(r#""level":"alarm""#));
+                assert!(alarms.clone().all(|line| line.contains(told)), "{log:?}");
+                alarms.count()
+            };
+            world.advance(SETTINGS_SECONDS - 1);
+            draws().unwrap();
+            assert_eq!(alarms(), 0, "nobody has looked yet");
+            for _ in 1..SETTINGS_USABLE / SETTINGS_SECONDS {
+                world.advance(SETTINGS_SECONDS);
+                draws().unwrap();
+                draws().unwrap();
+                assert_eq!(alarms(), 1, "one a look");
+            }
+            world.advance(SETTINGS_SECONDS);
+            let error = draws().unwrap_err();
+            assert!(matches!(
+                error,
+                VaultError::Operator(OperatorError::Setting(_))
+            ));
+            assert_eq!(vault.check_settings(), Err(error));
+            // They are read again, and have their time anew.
+            world.settings_are_down.set(false);
+            *world.settings.borrow_mut() = good;
+            draws().unwrap();
+            break_settings(&world);
+            world.advance(SETTINGS_SECONDS);
+            draws().unwrap();
+            // Who never had any has none.
+            let cold = Vault::new(Rc::clone(&world));
+            assert!(block_on(cold.identify(&world.bearer(), LONGEST)).is_err());
+        }
+    }
+
     #[test]
     fn a_tenant_that_is_not_allowed_makes_no_call() {
         let world = World::new();
@@ -1800,6 +2375,66 @@ mod tests {
             block_on(vault.identify(&world.bearer(), LONGEST)).unwrap_err(),
             CallerError::TenantNotAllowed.into()
         );
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+    }
+
+    /// They would enrol, and never be refreshed.
+    #[test]
+    fn users_of_the_operator_tenant_need_it_among_the_tenants() {
+        let operator = "55555555-5555-5555-5555-555555555555";
+        let world = World::new();
+        let setting = ("operator_tenant", operator.to_owned());
+        world.settings.borrow_mut().extend([setting]);
+        let vault = Vault::new(Rc::clone(&world));
+        let user = world.bearer_in(operator, OTHER_USER);
+        for error in [
+            block_on(vault.identify(&user, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&user, &nonce(), None, LONGEST)).unwrap_err(),
+        ] {
+            assert_eq!(error, CallerError::TenantNotAllowed.into());
+        }
+        assert_eq!(world.take_calls(), Vec::<String>::new());
+        let app = token(|claims| {
+            claims["tid"] = json!(operator);
+            claims["iss"] = json!(format!("https://login.microsoftonline.com/{operator}/v2.0"));
+            claims["scp"].take();
+            claims["sub"] = claims["oid"].clone();
+            claims["roles"] = json!([Role::Read.name()]);
+        });
+        let other = TenantId::parse(TENANT).unwrap();
+        block_on(vault.authorize_operator(&app, Role::Read, Some(&other), LONGEST)).unwrap();
+    }
+
+    /// A token of Microsoft Graph's has a signature that nobody else can verify.
+    #[test]
+    fn a_token_that_is_refused_whatever_its_signature_makes_no_call() {
+        let world = World::new();
+        let vault = Vault::new(Rc::clone(&world));
+        let graph = crate::caller::tests::sign(
+            &json!({"typ": "JWT", "alg": "RS256", "kid": "k2", "nonce": "n"}),
+            &{
+                let mut claims = crate::caller::tests::claims();
+                claims["aud"] = json!("00000003-0000-0000-c000-000000000000");
+                claims
+            },
+        );
+        let now = world.now.get();
+        for (bearer, error) in [
+            (graph, CallerError::from(TokenDefect::WrongAudience)),
+            (
+                token(|claims| claims["exp"] = json!(now - 300)),
+                TokenDefect::Expired.into(),
+            ),
+            (
+                token(|claims| claims["scp"] = json!("another")),
+                CallerError::InsufficientScope("access_as_user".into()),
+            ),
+        ] {
+            assert_eq!(
+                block_on(vault.identify(&bearer, LONGEST)).unwrap_err(),
+                error.into()
+            );
+        }
         assert_eq!(world.take_calls(), Vec::<String>::new());
     }
 
@@ -1892,7 +2527,7 @@ mod tests {
                 .borrow_mut()
                 .push_back(refusal("invalid_grant", code));
             assert_eq!(
-                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+                block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
                 on_enrol
             );
             world.advance(PAUSE.into());
@@ -1946,7 +2581,7 @@ mod tests {
             let mixed = VaultError::from(CallerError::InvalidScope(Reason::default()));
             let refused = draw(&vault, &world.bearer(), &sealed.token, asked(scope));
             assert_eq!(refused.unwrap_err(), mixed);
-            let enrolment = block_on(vault.enroll(&world.bearer(), &nonce(), Some(scope), LONGEST));
+            let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST));
             assert_eq!(enrolment.unwrap_err(), mixed);
         }
         assert_eq!(world.take_calls(), Vec::<String>::new(), "refused here");
@@ -1965,7 +2600,7 @@ mod tests {
                 suberror: Some(Suberror::BadToken),
             };
             assert_eq!(
-                block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+                block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
                 OperatorError::KeyVaultTokenRefused(reason).into()
             );
         }
@@ -1980,7 +2615,7 @@ mod tests {
             json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             OperatorError::NoRefreshToken.into()
         );
     }
@@ -2018,11 +2653,11 @@ mod tests {
         };
         let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
         assert_eq!(left(error), Some(200));
-        let error = block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
         assert_eq!(left(error), Some(200));
         assert_eq!(world.take_calls(), Vec::<String>::new());
         let other = world.bearer_of(OTHER_USER);
-        block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap();
+        block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap();
         world.advance(200);
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
     }
@@ -2057,7 +2692,7 @@ mod tests {
             world.take_calls();
             // Another user of the tenant, who needs nothing but Entra ID.
             let other = world.bearer_of(OTHER_USER);
-            let error = block_on(vault.enroll(&other, &nonce(), None, LONGEST)).unwrap_err();
+            let error = block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap_err();
             assert_eq!(left(error), Some(seconds));
             assert_eq!(world.take_calls(), Vec::<String>::new());
             let stored = StoredToken {
@@ -2151,7 +2786,7 @@ mod tests {
         let nonce = nonce();
         let enrolments = users
             .iter()
-            .map(|user| vault.enroll(user, &nonce, None, LONGEST));
+            .map(|user| vault.enrol(user, &nonce, None, LONGEST));
         for enrolment in block_on(join_all(enrolments)) {
             enrolment.unwrap();
         }
@@ -2326,16 +2961,37 @@ mod tests {
                 401,
                 json!({"error": "invalid_client", "error_codes": [code]}),
             );
-            world.entra_answers.borrow_mut().push_back(refusal);
+            // What is made for the purpose is made anew once in the request; a setting is what it is.
+            let tries = if credential == "federated-token" {
+                1
+            } else {
+                2
+            };
+            world.proofs.take();
+            let refusals = std::iter::repeat_n(refusal.clone(), tries);
+            world.entra_answers.borrow_mut().extend(refusals);
             let error = draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap_err();
+            assert!(world.entra_answers.borrow().is_empty());
+            let refused: BTreeSet<_> = world.proofs.take().into_iter().collect();
+            assert_eq!(refused.len(), tries, "each another one");
             assert_eq!(error, credential_refused(setting, Some(code)));
             let told = error.to_string();
             assert!(
                 told.contains(setting) && told.contains(&format!("AADSTS{code}")),
                 "{told}"
             );
-            world.proofs.take();
             draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+            let proofs = world.proofs.take();
+            if credential != "federated-token" {
+                assert!(!refused.contains(&proofs[0]), "made anew");
+                // A refusal of what was kept is not even noticed.
+                world.entra_answers.borrow_mut().push_back(refusal);
+                draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
+                let anew = world.proofs.take();
+                assert_eq!(anew.len(), 2);
+                assert_eq!(anew[0], proofs[0], "kept");
+                assert_ne!(anew[1], proofs[0], "made anew");
+            }
             let log = world.log.borrow().join("\n");
             assert!(!log.contains("canary") && !log.contains("eyJ"), "{log}");
         }
@@ -2346,14 +3002,60 @@ mod tests {
             json!({"error": "invalid_request", "error_description": "Identity not found"}),
         ));
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             credential_refused("managed_identity_client_id", None)
         );
         world.down.borrow_mut().push("identity");
         assert_eq!(
-            block_on(vault.enroll(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
             VaultError::upstream(System::ManagedIdentity)
         );
+    }
+
+    #[test]
+    fn an_assertion_is_made_once_at_a_time_and_kept_for_every_tenant() {
+        for credential in ["certificate", "managed-identity"] {
+            let world = with_credential(credential);
+            world.settings.borrow_mut().insert("tenants", "*".into());
+            let vault = Vault::new(Rc::clone(&world));
+            let sealed = enrolled(&vault, &world).1;
+            world.advance(3600);
+            world.proofs.take();
+            world.take_calls();
+            world.slow.set(true);
+            let bearer = world.bearer();
+            let draws = ["A", "B", "C", "D"].map(|scope| {
+                let draw = Draw {
+                    scope: Some(format!("https://graph.microsoft.com/{scope}")),
+                    ..Draw::default()
+                };
+                (draw, nonce())
+            });
+            let draws = draws.iter().map(|(draw, nonce)| {
+                vault.access_token(&bearer, nonce, &sealed.token, draw.clone(), LONGEST)
+            });
+            for drawn in block_on(join_all(draws)) {
+                drawn.unwrap();
+            }
+            let proofs: BTreeSet<_> = world.proofs.take().into_iter().collect();
+            assert_eq!(proofs.len(), 1, "{credential}");
+            let calls = world.take_calls();
+            let asked = calls.iter().filter(|call| call.starts_with("identity"));
+            assert!(asked.count() <= 1, "{calls:?}");
+            // More tenants than there were places once.
+            world.slow.set(false);
+            let tenant = |number: u32| format!("{number:08x}-7777-7777-7777-777777777777");
+            let draw_of = |number| {
+                let bearer = world.bearer_in(&tenant(number), OTHER_USER);
+                block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
+            };
+            (0..300).for_each(draw_of);
+            world.proofs.take();
+            draw_of(0);
+            let first = world.proofs.take();
+            draw_of(0);
+            assert_eq!(world.proofs.take(), first, "{credential}");
+        }
     }
 
     /// Whatever holds a secret and a developer might print.
@@ -2463,7 +3165,7 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         let (user, _) = block_on(vault.identify(&bearer, LONGEST)).unwrap();
         assert_eq!(user.tenant.as_str(), guest_tenant);
-        let enrolment = block_on(vault.enroll(&bearer, &nonce(), None, LONGEST)).unwrap();
+        let enrolment = block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
         assert_eq!(enrolment.user.tenant.as_str(), guest_tenant);
         assert!(world.take_calls().contains(&"key vault ".to_owned()));
     }

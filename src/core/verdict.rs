@@ -77,6 +77,8 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
         // A sweep's work has no caller who could be at fault. Should it seem so, no other record is.
         VaultError::Caller(
             CallerError::InvalidToken(_)
+            | CallerError::TenantNotOnboarded(_)
+            | CallerError::AccountNotSupported(_)
             | CallerError::InsufficientScope(_)
             | CallerError::ScopeNotGranted
             | CallerError::InvalidScope(_)
@@ -126,11 +128,13 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::error::{Interaction, OrganisationError, Reason, Suberror, TokenDefect};
+    use crate::error::{
+        AccountKind, Interaction, OrganisationError, Reason, Suberror, TokenDefect,
+    };
 
     const REASON: Reason = Reason {
         aadsts: Some(50_105),
@@ -158,6 +162,8 @@ mod tests {
                 CallerError::ScopeNotGranted => 4,
                 CallerError::InvalidScope(_) => 5,
                 CallerError::SweepNotAuthorized => 6,
+                CallerError::AccountNotSupported(_) => 26 + 16,
+                CallerError::TenantNotOnboarded(_) => 26 + 17,
             },
             VaultError::User(UserError::InteractionRequired(_)) => 7,
             VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
@@ -197,7 +203,7 @@ mod tests {
             }
         }
     }
-    const KINDS: usize = 26 + 16;
+    const KINDS: usize = 26 + 16 + 2;
 
     /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -226,6 +232,8 @@ mod tests {
             (
                 vec![
                     TokenDefect::Rejected.into(),
+                    CallerError::AccountNotSupported(AccountKind::Personal).into(),
+                    CallerError::TenantNotOnboarded(name()).into(),
                     CallerError::InsufficientScope("x".into()).into(),
                     CallerError::ScopeNotGranted.into(),
                     CallerError::InvalidScope(REASON).into(),
@@ -341,6 +349,11 @@ mod tests {
             ));
         }
         rows
+    }
+
+    /// Every kind of error.
+    pub(crate) fn every_error() -> Vec<VaultError> {
+        table().into_iter().flat_map(|(errors, _)| errors).collect()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::caller::tests::{NOW, claims, jwks, sign};
+use crate::caller::tests::{NOW, claims, jwks_of, sign};
 use crate::port::{
     Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
     StoreError, Timer,
@@ -28,10 +28,14 @@ pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
 pub(crate) struct World {
     pub(crate) now: Cell<u64>,
     pub(crate) settings: RefCell<Values>,
+    /// Whether the host cannot tell any setting.
+    pub(crate) settings_are_down: Cell<bool>,
     pub(crate) rows: RefCell<BTreeMap<String, Vec<u8>>>,
     pub(crate) log: RefCell<Vec<String>>,
     /// `entra <grant>`, `keys`, `key vault <version or empty>`, `identity <resource>`, in order.
     pub(crate) calls: RefCell<Vec<String>>,
+    /// The limits of these calls.
+    pub(crate) limits: RefCell<Vec<Limits>>,
     /// Refresh tokens that were redeemed, in order.
     pub(crate) redeemed: RefCell<Vec<String>>,
     /// Answers that the token endpoint gives to grants of users before it behaves again.
@@ -40,8 +44,12 @@ pub(crate) struct World {
     pub(crate) app_answers: RefCell<VecDeque<(u16, Value)>>,
     /// How this app proved who it is at the token endpoint, in order: its secret, or its assertion.
     pub(crate) proofs: RefCell<Vec<String>>,
+    /// Claims that grants of users asked for, in order.
+    pub(crate) claims: RefCell<Vec<String>>,
     /// Answers that the managed identity endpoint gives before it behaves again.
     pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// Answers that come for the signing keys before they come again.
+    pub(crate) signing_keys_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that Key Vault gives before it behaves again.
     pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Systems that do not answer.
@@ -59,8 +67,12 @@ pub(crate) struct World {
     pub(crate) slow: Cell<bool>,
     /// `entra` or `key vault`, and the tenant of which its answers wait for as long as this is set.
     pub(crate) held: RefCell<Option<(&'static str, String)>>,
+    /// The key that Entra ID signs with, and the only one that it publishes.
+    pub(crate) signing_key: Cell<&'static str>,
     /// The header `Retry-After` of every answer.
     pub(crate) retry_after: Cell<Option<u32>>,
+    /// The tenant that Key Vault is in.
+    pub(crate) key_vault_in: RefCell<String>,
     /// What Key Vault's challenges say besides.
     pub(crate) challenge: RefCell<String>,
     /// How far the clocks of others are ahead, in seconds.
@@ -89,14 +101,18 @@ impl World {
         Rc::new(Self {
             now: NOW.into(),
             settings: settings.into(),
+            settings_are_down: Cell::default(),
             rows: RefCell::default(),
             log: RefCell::default(),
             calls: RefCell::default(),
+            limits: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
             app_answers: RefCell::default(),
             proofs: RefCell::default(),
+            claims: RefCell::default(),
             identity_answers: RefCell::default(),
+            signing_keys_answers: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
@@ -106,7 +122,9 @@ impl World {
             elapsed: Cell::default(),
             slow: Cell::default(),
             held: RefCell::default(),
+            signing_key: Cell::new("k1"),
             retry_after: Cell::default(),
+            key_vault_in: TENANT.to_owned().into(),
             challenge: RefCell::default(),
             others_ahead: Cell::default(),
             page: Cell::default(),
@@ -155,7 +173,8 @@ impl World {
         claims["oid"] = json!(object);
         claims["nbf"] = json!(self.now.get());
         claims["exp"] = json!(self.now.get() + 3900);
-        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims)
+        let kid = self.signing_key.get();
+        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": kid}), &claims)
     }
 
     pub(crate) fn bearer(&self) -> Bearer {
@@ -238,14 +257,16 @@ impl World {
         let proof = form.get("client_secret").or(form.get("client_assertion"));
         self.proofs.borrow_mut().push(proof.unwrap().clone());
         if grant == "client_credentials" {
+            let tenant = request.uri().path().split('/').nth(1).unwrap();
             if let Some(answer) = self.app_answers.borrow_mut().pop_front() {
                 return answer;
             }
             return (
                 200,
-                json!({"token_type": "Bearer", "expires_in": 3599, "access_token": "key-vault-at-canary"}),
+                json!({"token_type": "Bearer", "expires_in": 3599, "access_token": format!("key-vault-at-canary-{tenant}")}),
             );
         }
+        self.claims.borrow_mut().extend(form.get("claims").cloned());
         if let Some(token) = form.get("refresh_token") {
             self.redeemed.borrow_mut().push(token.clone());
         }
@@ -281,10 +302,19 @@ impl World {
 
     fn key_vault(&self, request: &Request<SecretBody>) -> (u16, Value) {
         let (name, version) = request.uri().path().rsplit_once('/').unwrap();
-        if request.headers().get("authorization").is_none() {
+        let Some(authorization) = request.headers().get("authorization") else {
             return (401, json!({}));
-        }
+        };
         self.calls.borrow_mut().push(format!("key vault {version}"));
+        let authorization = authorization.to_str().unwrap();
+        let is_ours = authorization.starts_with("Bearer key-vault-at");
+        if is_ours && !authorization.ends_with(self.key_vault_in.borrow().as_str()) {
+            let message = "AKV10032: Invalid issuer.";
+            return (
+                401,
+                json!({"error": {"code": "Unauthorized", "message": message}}),
+            );
+        }
         if let Some(answer) = self.key_vault_answers.borrow_mut().pop_front() {
             return answer;
         }
@@ -320,8 +350,9 @@ impl Http for Shared {
     async fn send(
         &self,
         request: Request<SecretBody>,
-        _: Limits,
+        limits: Limits,
     ) -> Result<Response<SecretBody>, HttpError> {
+        self.limits.borrow_mut().push(limits);
         let host = request.uri().host().unwrap().to_owned();
         let (system, path) = match host.as_str() {
             "login.microsoftonline.com" if request.uri().path().ends_with("/token") => {
@@ -349,7 +380,9 @@ impl Http for Shared {
             "keys" => {
                 self.calls.borrow_mut().push("keys".into());
                 let template = json!("https://login.microsoftonline.com/{tenantid}/v2.0");
-                (200, serde_json::from_slice(&jwks(template)).unwrap())
+                let document = jwks_of(self.signing_key.get(), template);
+                let answer = self.signing_keys_answers.borrow_mut().pop_front();
+                answer.unwrap_or_else(|| (200, serde_json::from_slice(&document).unwrap()))
             }
             _ => self.key_vault(&request),
         };
@@ -365,7 +398,8 @@ impl Http for Shared {
             .header(
                 "www-authenticate",
                 format!(
-                    r#"Bearer authorization="https://login.windows.net/{TENANT}", resource="https://vault.azure.net"{}"#,
+                    r#"Bearer authorization="https://login.windows.net/{}", resource="https://vault.azure.net"{}"#,
+                    self.key_vault_in.borrow(),
                     self.challenge.borrow()
                 ),
             )
@@ -487,6 +521,9 @@ impl Random for Shared {
 
 impl Config for Shared {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        if self.settings_are_down.get() {
+            return Err(ConfigError);
+        }
         Ok(self.settings.borrow().get(name).cloned())
     }
 }

@@ -184,7 +184,7 @@ impl Body for Admitted {
 /// What is wrong with the settings of an app that was loaded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SettingsError {
-    /// In the words of the app.
+    /// In the words of the app, a line for each thing that is wrong.
     #[error("{0}")]
     Problem(String),
     /// A variable made an allow-list wrong.

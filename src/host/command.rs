@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            console::fail(&failure);
+            failure.tell();
             failure.exit_code()
         }
     }
@@ -110,6 +110,22 @@ enum Failure {
 }
 
 impl Failure {
+    fn tell(&self) {
+        match self {
+            Self::Settings(SettingsError::Problem(problem)) => {
+                problem.lines().for_each(console::fail);
+            }
+            Self::Usage(_)
+            | Self::Manifest(_)
+            | Self::Load(_)
+            | Self::Settings(SettingsError::AllowList { .. })
+            | Self::Tls(_)
+            | Self::Bind(_)
+            | Self::Unhealthy(_)
+            | Self::Io(_) => console::fail(self),
+        }
+    }
+
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_)

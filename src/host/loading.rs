@@ -60,6 +60,9 @@ pub(crate) fn load(
     if let Some(name) = variables.unknown() {
         return Err(LoadError::UnknownVariable(name.to_owned()));
     }
+    for vain in variables.set_in_vain() {
+        console::warn(vain);
+    }
     variables.check()?;
     let shared = Shared {
         key_value: open_store(&manifest.components, options.state_dir)?,

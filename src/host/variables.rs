@@ -7,7 +7,7 @@
 use crate::bindings::fermyon::spin::variables as spin2;
 use crate::bindings::spin::variables::variables as spin;
 use crate::bindings::wasi::config::store as wasi;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::env::VarError;
 use std::fmt;
 use std::io;
@@ -47,6 +47,23 @@ impl Variables {
     pub(crate) fn unknown(&self) -> Option<&str> {
         let mut given = self.environment.given.keys().map(String::as_str);
         given.find(|name| !self.declared.contains_key(*name))
+    }
+
+    /// What the environment sets and nobody reads: most likely a name that is misspelt.
+    pub(crate) fn set_in_vain(&self) -> Vec<SetInVain> {
+        let known: BTreeSet<_> = self
+            .declared
+            .keys()
+            .map(|name| environment_name(name))
+            .collect();
+        let names = self.environment.names();
+        let unknown = names.into_iter().filter(|name| !known.contains(name));
+        unknown
+            .map(|name| SetInVain {
+                nearest: nearest(&name, &known).map(ToOwned::to_owned),
+                name,
+            })
+            .collect()
     }
 
     /// Looks every variable up.
@@ -99,6 +116,42 @@ impl Variables {
 /// The environment variable that a variable is read from.
 pub(crate) fn environment_name(variable: &str) -> String {
     format!("{PREFIX}{}", variable.to_ascii_uppercase())
+}
+
+/// An environment variable that no variable is read from.
+#[derive(Debug)]
+pub(crate) struct SetInVain {
+    name: String,
+    /// The one that was meant, as far as can be told.
+    nearest: Option<String>,
+}
+
+impl fmt::Display for SetInVain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        write!(
+            f,
+            "{name} sets nothing: [variables] of the manifest has no such name"
+        )?;
+        match &self.nearest {
+            Some(nearest) => write!(f, "; is it {nearest}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+fn nearest<'a>(name: &str, known: &'a BTreeSet<String>) -> Option<&'a str> {
+    /// What is less alike is another name (the command line's own suggestions begin at 0.7).
+    const ALIKE: f64 = 0.7;
+    let name = name.to_ascii_uppercase();
+    let behind = |name: &'a str| name.get(PREFIX.len()..).unwrap_or_default();
+    let likeness = |other: &str| strsim::jaro(name.get(PREFIX.len()..).unwrap_or_default(), other);
+    known
+        .iter()
+        .map(|known| (likeness(behind(known)), known.as_str()))
+        .filter(|(likeness, _)| *likeness > ALIKE)
+        .max_by(|one, other| one.0.total_cmp(&other.0))
+        .map(|(_, known)| known)
 }
 
 /// One component's variables.
@@ -158,11 +211,39 @@ pub(crate) enum LookupError {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: io::ErrorKind,
+        reason: ReadError,
     },
     /// The environment variable is no Unicode text.
     #[error("the environment variable {0} is not valid UTF-8")]
     NotText(String),
+}
+
+/// Why a file of text cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The system does not give it.
+    #[error("{0}")]
+    System(io::ErrorKind),
+    /// It is in UTF-16, as some programs of Windows write text.
+    #[error("it is UTF-16: save it as UTF-8")]
+    Utf16,
+    /// It is in another encoding, or no text.
+    #[error("it is no UTF-8 text: save it as UTF-8")]
+    NotUtf8,
+}
+
+/// Reads a file of text, without the byte order mark that it may begin with.
+fn read_text(path: &Path) -> Result<String, ReadError> {
+    let bytes = std::fs::read(path).map_err(|error| ReadError::System(error.kind()))?;
+    // Without its mark, UTF-16 is known by the zeros that text does not have.
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return Err(ReadError::Utf16);
+    }
+    let text = String::from_utf8(bytes).map_err(|_| ReadError::NotUtf8)?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(text) => text.to_owned(),
+        None => text,
+    })
 }
 
 /// A value from the command line.
@@ -192,9 +273,9 @@ impl Environment {
     ///
     /// The file exists, but is no `.env` file. The text says where, and nothing of what it holds.
     pub(crate) fn of_process(path: &Path) -> Result<Self, String> {
-        let text = match std::fs::read_to_string(path) {
+        let text = match read_text(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(ReadError::System(io::ErrorKind::NotFound)) => String::new(),
             Err(error) => return Err(format!("{}: cannot read: {error}", path.display())),
         };
         let mut file = HashMap::new();
@@ -219,17 +300,25 @@ impl Environment {
         self
     }
 
+    /// The environment variables that begin as those that variables are read from. What is no text is no name of one.
+    fn names(&self) -> BTreeSet<String> {
+        let process = self.process.then(std::env::vars_os).into_iter().flatten();
+        let process = process.filter_map(|(name, _)| name.into_string().ok());
+        let mut names: BTreeSet<_> = process.chain(self.file.keys().cloned()).collect();
+        names.retain(|name| name.starts_with(PREFIX));
+        names
+    }
+
     /// The value of a variable, if there is any besides its default.
     fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
         match self.given.get(name) {
             Some(Given::Value(value)) => Ok(Some(value.clone())),
             Some(Given::File(path)) => {
-                let mut text =
-                    std::fs::read_to_string(path).map_err(|error| LookupError::Unreadable {
-                        name: name.to_owned(),
-                        path: path.clone(),
-                        reason: error.kind(),
-                    })?;
+                let mut text = read_text(path).map_err(|reason| LookupError::Unreadable {
+                    name: name.to_owned(),
+                    path: path.clone(),
+                    reason,
+                })?;
                 // The line's end that editors add.
                 text.truncate(text.trim_end_matches(['\r', '\n']).len());
                 Ok(Some(text))
@@ -527,6 +616,80 @@ mod tests {
         );
         let other = Environment::default().with([("x".to_owned(), Given::Value(String::new()))]);
         assert_eq!(Variables::new(BTreeMap::new(), other).unknown(), Some("x"));
+    }
+
+    /// As editors of Windows save it, and as PowerShell's `>` does.
+    #[test]
+    fn a_byte_order_mark_is_dropped_and_utf_16_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let environment = || {
+            let given = [("token".to_owned(), Given::File(path.clone()))];
+            Environment::default().with(given)
+        };
+        std::fs::write(&path, "\u{feff}SPIN_VARIABLE_A='b'\r\n").unwrap();
+        let text = Some("SPIN_VARIABLE_A='b'".to_owned());
+        assert_eq!(environment().value("token"), Ok(text));
+        let file = Environment::of_process(&path).unwrap().file;
+        assert_eq!(file.get("SPIN_VARIABLE_A").map(String::as_str), Some("b"));
+
+        let secret = "SPIN_VARIABLE_A=canary";
+        let little: Vec<_> = secret.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<_> = secret.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for (bytes, reason) in [
+            (
+                [&[0xff, 0xfe], &*little].concat(),
+                "it is UTF-16: save it as UTF-8",
+            ),
+            (
+                [&[0xfe, 0xff], &*big].concat(),
+                "it is UTF-16: save it as UTF-8",
+            ),
+            (little, "it is UTF-16: save it as UTF-8"),
+            (big, "it is UTF-16: save it as UTF-8"),
+            (b"caf\xe9".to_vec(), "it is no UTF-8 text: save it as UTF-8"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let shown = path.display();
+            assert_eq!(
+                environment().value("token").unwrap_err().to_string(),
+                format!("the variable token cannot be read from {shown}: {reason}")
+            );
+            assert_eq!(
+                Environment::of_process(&path).unwrap_err(),
+                format!("{shown}: cannot read: {reason}")
+            );
+        }
+    }
+
+    #[test]
+    fn what_sets_nothing_is_told_with_the_nearest_name() {
+        let variables = variables(
+            &[("client_id", Some("")), ("key_vault_url", Some(""))],
+            &[
+                ("SPIN_VARIABLE_CLIENT_ID", "canary"),
+                ("SPIN_VARIABLE_CLEINT_ID", "canary"),
+                ("SPIN_VARIABLE_KEYVAULT_URL", "canary"),
+                ("SPIN_VARIABLE_client_id", "canary"),
+                ("SPIN_VARIABLE_ZZZ", "canary"),
+                ("SPIN_VARIABLES", "canary"),
+            ],
+        );
+        let told: Vec<_> = variables
+            .set_in_vain()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let nothing = "sets nothing: [variables] of the manifest has no such name";
+        assert_eq!(
+            told,
+            [
+                format!("SPIN_VARIABLE_CLEINT_ID {nothing}; is it SPIN_VARIABLE_CLIENT_ID?"),
+                format!("SPIN_VARIABLE_KEYVAULT_URL {nothing}; is it SPIN_VARIABLE_KEY_VAULT_URL?"),
+                format!("SPIN_VARIABLE_ZZZ {nothing}"),
+                format!("SPIN_VARIABLE_client_id {nothing}; is it SPIN_VARIABLE_CLIENT_ID?"),
+            ]
+        );
     }
 
     #[test]

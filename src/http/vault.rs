@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use behalf_core::error::{
-    CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason, StoredError,
-    Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
+    AccountKind, CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason,
+    SettingFault, StoredError, Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -32,14 +32,14 @@ impl VaultPort for ImportedVault {
         Ok((user(&caller.user)?, caller.policy.into()))
     }
 
-    async fn enroll(
+    async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
         within: Duration,
     ) -> Result<Enrolment, VaultError> {
-        let enrolment = wit::enroll(
+        let enrolment = wit::enrol(
             bearer.expose().into(),
             nonce.as_str().into(),
             scope.map(Into::into),
@@ -229,6 +229,7 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Missing => TokenDefect::Missing,
                     wit::TokenDefect::Malformed => TokenDefect::Malformed,
                     wit::TokenDefect::WrongAlgorithm => TokenDefect::WrongAlgorithm,
+                    wit::TokenDefect::ProofOfPossession => TokenDefect::ProofOfPossession,
                     wit::TokenDefect::UnknownKey => TokenDefect::UnknownKey,
                     wit::TokenDefect::BadSignature => TokenDefect::BadSignature,
                     wit::TokenDefect::WrongIssuer => TokenDefect::WrongIssuer,
@@ -238,6 +239,15 @@ impl From<wit::Error> for VaultError {
                     wit::TokenDefect::Rejected => TokenDefect::Rejected,
                 }),
                 wit::CallerError::TenantNotAllowed => CallerError::TenantNotAllowed,
+                wit::CallerError::TenantNotOnboarded(secret) => {
+                    CallerError::TenantNotOnboarded(secret)
+                }
+                wit::CallerError::AccountNotSupported(kind) => {
+                    CallerError::AccountNotSupported(match kind {
+                        wit::AccountKind::Personal => AccountKind::Personal,
+                        wit::AccountKind::External => AccountKind::External,
+                    })
+                }
                 wit::CallerError::InsufficientScope(lacking) => {
                     CallerError::InsufficientScope(lacking)
                 }
@@ -264,10 +274,13 @@ impl From<wit::Error> for VaultError {
                 wit::StoredError::NotBound => StoredError::NotBound,
             }),
             wit::Error::Operator(error) => Self::Operator(match error {
-                wit::OperatorError::Setting(fault) => OperatorError::Setting {
-                    name: fault.name,
-                    expected: fault.expected,
-                },
+                wit::OperatorError::Setting(faults) => {
+                    let faults = faults.into_iter().map(|fault| SettingFault {
+                        name: fault.name,
+                        expected: fault.expected,
+                    });
+                    OperatorError::Setting(faults.collect())
+                }
                 wit::OperatorError::KeyNotFound(secret) => OperatorError::KeyNotFound(secret),
                 wit::OperatorError::KeyDisabled(secret) => OperatorError::KeyDisabled(secret),
                 wit::OperatorError::KeyNotValid(secret) => OperatorError::KeyNotValid(secret),

@@ -32,14 +32,14 @@ impl Guest for Component {
         })
     }
 
-    async fn enroll(
+    async fn enrol(
         bearer: String,
         given: String,
         scope: Option<String>,
         limit: Option<wit::Milliseconds>,
     ) -> Result<wit::Enrolment, wit::Error> {
         let (bearer, nonce) = (Bearer::new(bearer), nonce(&given)?);
-        let enrolment = vault().enroll(&bearer, &nonce, scope.as_deref(), within(limit));
+        let enrolment = vault().enrol(&bearer, &nonce, scope.as_deref(), within(limit));
         Ok(enrolment.await?.into())
     }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use behalf_core::deadline::LONGEST;
 use behalf_core::error::{
-    CallerError, HoldsUp, OperatorError, OrganisationError, Reason, StoredError, Suberror, System,
-    TokenDefect, UserError, VaultError,
+    AccountKind, CallerError, HoldsUp, OperatorError, OrganisationError, Reason, SettingFault,
+    StoredError, Suberror, System, TokenDefect, UserError, VaultError,
 };
 use behalf_core::identity::{Nonce, StorageId, TenantId};
 use behalf_core::port::{
@@ -137,6 +137,7 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Missing => wit::TokenDefect::Missing,
                     TokenDefect::Malformed => wit::TokenDefect::Malformed,
                     TokenDefect::WrongAlgorithm => wit::TokenDefect::WrongAlgorithm,
+                    TokenDefect::ProofOfPossession => wit::TokenDefect::ProofOfPossession,
                     TokenDefect::UnknownKey => wit::TokenDefect::UnknownKey,
                     TokenDefect::BadSignature => wit::TokenDefect::BadSignature,
                     TokenDefect::WrongIssuer => wit::TokenDefect::WrongIssuer,
@@ -146,6 +147,15 @@ impl From<VaultError> for wit::Error {
                     TokenDefect::Rejected => wit::TokenDefect::Rejected,
                 }),
                 CallerError::TenantNotAllowed => wit::CallerError::TenantNotAllowed,
+                CallerError::TenantNotOnboarded(secret) => {
+                    wit::CallerError::TenantNotOnboarded(secret)
+                }
+                CallerError::AccountNotSupported(kind) => {
+                    wit::CallerError::AccountNotSupported(match kind {
+                        AccountKind::Personal => wit::AccountKind::Personal,
+                        AccountKind::External => wit::AccountKind::External,
+                    })
+                }
                 CallerError::InsufficientScope(lacking) => {
                     wit::CallerError::InsufficientScope(lacking)
                 }
@@ -172,8 +182,13 @@ impl From<VaultError> for wit::Error {
                 StoredError::NotBound => wit::StoredError::NotBound,
             }),
             VaultError::Operator(error) => Self::Operator(match error {
-                OperatorError::Setting { name, expected } => {
-                    wit::OperatorError::Setting(wit::SettingFault { name, expected })
+                OperatorError::Setting(faults) => {
+                    let faults = faults.into_iter();
+                    let faults = faults.map(|SettingFault { name, expected }| wit::SettingFault {
+                        name,
+                        expected,
+                    });
+                    wit::OperatorError::Setting(faults.collect())
                 }
                 OperatorError::KeyNotFound(secret) => wit::OperatorError::KeyNotFound(secret),
                 OperatorError::KeyDisabled(secret) => wit::OperatorError::KeyDisabled(secret),

@@ -36,9 +36,9 @@ async def ask(call):
 
 
 class Tokens(exports.Tokens):
-    async def enroll(self, bearer: str) -> str:
+    async def enrol(self, bearer: str) -> str:
         nonce = secrets.token_hex(16)
-        enrolment = await ask(vault.enroll(bearer, nonce, None, None))
+        enrolment = await ask(vault.enrol(bearer, nonce, None, None))
         user, sealed = enrolment.user, enrolment.sealed
         records[user.id] = Record(user.tenant, nonce, sealed.token, sealed.key_version)
         return user.id

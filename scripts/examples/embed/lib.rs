@@ -28,9 +28,9 @@ struct Record {
 }
 
 impl Guest for Component {
-    async fn enroll(bearer: String) -> Result<String, String> {
+    async fn enrol(bearer: String) -> Result<String, String> {
         let nonce = new_nonce()?;
-        let enrolment = vault::enroll(bearer, nonce.clone(), None, None)
+        let enrolment = vault::enrol(bearer, nonce.clone(), None, None)
             .await
             .map_err(text)?;
         let record = Record {

@@ -122,7 +122,7 @@ async fn one_life(composed: &[u8], settings_from_host: bool) -> Vec<String> {
     let bearer = emulators.caller().mint();
     let error = call!(call_draw, bearer.clone()).unwrap_err();
     assert_eq!(error, "not enrolled");
-    let id = call!(call_enroll, bearer.clone()).unwrap();
+    let id = call!(call_enrol, bearer.clone()).unwrap();
     assert_eq!(id.len(), 32);
     let first = call!(call_draw, bearer.clone()).unwrap();
     assert!(emulators.secrets().contains(&first), "Entra ID issued it");

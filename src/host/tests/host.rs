@@ -871,15 +871,32 @@ fn a_check_serves_nothing() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.ends_with("all is well\n"), "{log}");
     assert!(!setup.folder.path().join(".spin").exists());
-    for setup in [
-        Setup::new(&manifest()).env("SPIN_VARIABLE_PROBLEM", "the setting `x` is wrong"),
-        Setup::new(&manifest().replace("key_value_stores", "files")),
-        Setup::new(&manifest().replace(".wasm", ".wusm")),
+    let problem = |text| Setup::new(&manifest()).env("SPIN_VARIABLE_PROBLEM", text);
+    for (setup, lines) in [
+        (problem("the setting `x` is wrong"), 1),
+        (
+            problem("the setting `x` is wrong\nthe setting `y` is, too"),
+            2,
+        ),
+        (
+            Setup::new(&manifest().replace("key_value_stores", "files")),
+            1,
+        ),
+        (Setup::new(&manifest().replace(".wasm", ".wusm")), 1),
     ] {
         let (code, log) = check(setup);
         assert_eq!(code, Some(2), "{log}");
-        assert_eq!(log.matches("behalf: ").count(), 1, "{log}");
+        assert_eq!(log.matches("behalf: ").count(), lines, "{log}");
     }
+}
+
+#[test]
+fn an_environment_variable_that_sets_nothing_is_told() {
+    let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETNG", "canary");
+    let (code, log) = setup.command("check").fails();
+    assert_eq!(code, Some(0), "{log}");
+    let told = "behalf: SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
+    assert!(log.contains(told) && !log.contains("canary"), "{log}");
 }
 
 #[tokio::test]
