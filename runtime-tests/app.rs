@@ -384,7 +384,8 @@ fn embedded(through: &[String]) -> anyhow::Result<Command> {
             command
         }
     };
-    command.args(["up", "--exit-on-stdin-close"]);
+    // Nobody balances load on it.
+    command.args(["up", "--exit-on-stdin-close", "--lame-duck", "0s"]);
     Ok(command)
 }
 

@@ -137,7 +137,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         let cache = Cache::open(Some(path.clone()));
-        let engine = engine::engine(1, false).unwrap();
+        let engine = engine::engine(1, 1, false).unwrap();
         let one = wat::parse_str("(component)").unwrap();
         let two = wat::parse_str(
             r#"(component
@@ -160,7 +160,7 @@ mod tests {
         fs::rename(other, &file).unwrap();
         assert_eq!(exports(&one), 1);
         // For an engine that compiles differently there is none.
-        let interruptible = engine::engine(1, true).unwrap();
+        let interruptible = engine::engine(1, 1, true).unwrap();
         cache.compile(&interruptible, &one).unwrap();
         assert_eq!(files(&path).len(), 2);
     }
@@ -169,7 +169,7 @@ mod tests {
     fn a_file_that_is_broken_or_anybodys_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(folder.path().to_owned()));
-        let engine = engine::engine(1, false).unwrap();
+        let engine = engine::engine(1, 1, false).unwrap();
         let bytes = wat::parse_str("(component)").unwrap();
         cache.compile(&engine, &bytes).unwrap();
         let [file] = files(folder.path()).try_into().unwrap();

@@ -6,12 +6,14 @@
 
 use crate::bindings::cron::{Error, Metadata, SpinCronPre};
 use crate::console;
-use crate::engine::Patience;
-use crate::instance::{Grants, Guest, Lifetime, cause};
+use crate::instance::{Grants, Guest, cause};
+use crate::life::Lifetime;
+use crate::places::{PATIENCE, Places, Purpose};
 use chrono::{DateTime, Utc};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
 
 /// The longest sleep at a time, so that a clock that is set meanwhile is noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
@@ -59,6 +61,8 @@ pub(crate) struct Job {
     pub(crate) pre: SpinCronPre<Guest>,
     /// What its instances get.
     pub(crate) grants: Grants,
+    /// Where they live.
+    pub(crate) places: Places,
 }
 
 /// Runs `jobs` until `lifetime` says to stop. A tick in hand is given up then, as by the plugin; what it asked of others
@@ -101,22 +105,28 @@ async fn handle_event(job: &Job) -> Result<(), String> {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let patience = Patience::new(&job.grants.place_wanted);
-    let (mut store, instance) = loop {
-        let mut store = job.grants.store(job.pre.engine());
-        match job.pre.instantiate_async(&mut store).await {
-            Ok(instance) => break (store, instance),
-            Err(error) => patience
-                .after(error)
-                .await
-                .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?,
-        }
-    };
+    let place = job.places.take(&job.grants.component, Purpose::Tick);
+    let place = timeout(PATIENCE, place)
+        .await
+        .map_err(|_| format!("it had no place in {} seconds", PATIENCE.as_secs()))?;
+    let mut store = job.grants.store(job.pre.engine());
+    let instance = job
+        .pre
+        .instantiate_async(&mut store)
+        .await
+        .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?;
+    let work = store.data().fate().at_work();
     let answer = instance
         .call_handle_cron_event(&mut store, Metadata { timestamp })
         .await;
+    if answer.is_ok() {
+        work.done();
+    } else {
+        drop(work);
+    }
     // First, so that what the component wrote last comes before why it failed.
     drop(store);
+    drop(place);
     answer
         .map_err(|error| cause(&error))?
         .map_err(|Error::Other(reason)| reason)

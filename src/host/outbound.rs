@@ -5,6 +5,7 @@
 
 use crate::allow_list::AllowList;
 use crate::console;
+use crate::fate::Fate;
 use http::header::HOST;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
@@ -179,8 +180,13 @@ impl<'a> Origin<'a> {
 }
 
 /// An instance's way out.
-#[derive(Debug, Clone)]
-pub(crate) struct OutboundHooks(pub(crate) Arc<Outbound>);
+#[derive(Debug)]
+pub(crate) struct OutboundHooks {
+    /// Where it leads.
+    pub(crate) outbound: Arc<Outbound>,
+    /// What becomes of the instance, and so of what it is sending.
+    pub(crate) fate: Fate,
+}
 
 /// What becomes of a request after its response: here nothing that could fail, because the client finishes on its own.
 type Afterwards = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -196,7 +202,8 @@ impl WasiHttpHooks for OutboundHooks {
         options: Option<RequestOptions>,
         _response_processed: Afterwards,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Afterwards), Error>> + Send> {
-        let outbound = Arc::clone(&self.0);
+        let outbound = Arc::clone(&self.outbound);
+        let request = request.map(|body| self.fate.of_body(body));
         Box::new(async move {
             let response = outbound.send(request, options.unwrap_or_default()).await?;
             Ok((response, Box::new(std::future::ready(Ok(()))) as Afterwards))

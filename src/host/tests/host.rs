@@ -15,6 +15,7 @@ use harness::{Host, Setup, guest, manifest};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn start() -> Host {
     Setup::new(&manifest()).start()
@@ -141,6 +142,62 @@ async fn a_trap_fails_its_instance_alone() {
         )),
         "{log}"
     );
+}
+
+/// An HTTP/2 client in clear; the harness' own speaks HTTP/1.1.
+fn http_2() -> hyper_util::client::legacy::Client<
+    hyper_util::client::legacy::connect::HttpConnector,
+    http_body_util::Full<Bytes>,
+> {
+    hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http()
+}
+
+/// Whether the instance traps or its time is up: no client takes what it got for the whole.
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let trapping = (start(), "/half");
+    let timed = Setup::new(&manifest()).arg(&["--request-timeout", "300ms"]);
+    let timed = (timed.start(), "/drip/100/200");
+    for (host, path) in [trapping, timed] {
+        let request = Request::get(host.uri(path)).body(Bytes::new()).unwrap();
+        let response = host.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/1.1: {body:?}");
+
+        let response = http_2().get(host.uri(path).parse().unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/2: {body:?}");
+        assert_eq!(host.get("/served").await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_others_that_breaks_off_does_not_look_whole() {
+    const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = format!("http://{}", upstream.local_addr().unwrap());
+    let host = start();
+    let request = Request::get(host.uri("/half-sent")).header("x-to", to);
+    let request = request.body(Bytes::new()).unwrap();
+    let (response, sent) = tokio::join!(host.send(request), async {
+        let mut sent = Vec::new();
+        let mut stream = upstream.accept().await.unwrap().0;
+        while !sent.windows(4).any(|it| it == b"\r\n\r\n") {
+            stream.read_buf(&mut sent).await.unwrap();
+        }
+        // Before the body, so that nobody waits for the answer any more when that breaks off.
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        while !sent.ends_with(LAST_CHUNK) && stream.read_buf(&mut sent).await.unwrap_or(0) > 0 {}
+        sent
+    });
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!sent.ends_with(LAST_CHUNK));
+    assert!(String::from_utf8_lossy(&sent).ends_with("half\n\r\n"));
 }
 
 #[tokio::test]
@@ -418,10 +475,7 @@ async fn https_is_served_and_http_2_agreed_on() {
 #[tokio::test]
 async fn http_2_is_spoken_in_clear_with_who_begins_so() {
     let host = start();
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     let requests = (0..20).map(|_| client.get(host.uri("/headers").parse().unwrap()));
     for response in futures_util::future::join_all(requests).await {
         let response = response.unwrap();
@@ -454,10 +508,7 @@ async fn a_head_has_a_limit() {
     let response = host.send(request.body(Bytes::new()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::OK);
 
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     for (length, status) in [(100_000, 431), (30_000, 200)] {
         let request = Request::get(host.uri("/headers")).header("x", "x".repeat(length));
         let request = request.body(http_body_util::Full::default()).unwrap();
@@ -494,7 +545,9 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
         .current
         .map_or(5000, |most| most.saturating_sub(200).min(5000));
     let most = usize::try_from(most).unwrap();
-    let host = start();
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1000", "--max-requests", "10000"])
+        .start();
     let address = host.url.strip_prefix("http://").unwrap();
     let idle: &[&[u8]] = &[b"", b"GET / HT", b"PRI * HT"];
     let slow: &[&[u8]] = &[b"GET /sleep/600000 HTTP/1.1\r\nhost: x\r\n\r\n"];
@@ -510,6 +563,175 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
             host.text("/served").await;
         }
     }
+}
+
+/// Time that a process and its children took of the processors so far, in hundredths of a second.
+fn processor_time(id: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // Behind the name, which may hold anything: utime and stime are the 12th and 13th from there (proc_pid_stat(5)).
+    let fields: Vec<_> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// HTTP/2 begins with a P, and so does POST: it cannot be told yet which it is.
+#[tokio::test]
+async fn a_connection_that_says_one_byte_takes_no_time_of_the_processor() {
+    let host = start();
+    let mut connections = Vec::new();
+    for _ in 0..900 {
+        connections.push(host.connect(b"P").await);
+    }
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let with_clients = processor_time(host.id()) - before;
+    connections.clear();
+    host.text("/served").await;
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let without = processor_time(host.id()) - before;
+    assert!(
+        with_clients < 20 && without < 20,
+        "{with_clients}, {without}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_its_request_gets_its_answer() {
+    let host = start();
+    let mut stream = host
+        .connect(b"GET /sleep/300 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    stream.shutdown().await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    assert!(heard.contains("slept"), "{heard}");
+}
+
+/// As probes of load balancers do, without a Host header.
+#[tokio::test]
+async fn a_request_names_its_host_once_or_is_of_http_1_0() {
+    let host = start();
+    let heard = host.exchange("GET /headers HTTP/1.0\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.0 200 "), "{heard}");
+    let url = format!("spin-full-url: {}/headers\n", host.url);
+    assert!(heard.contains(&url), "{heard}");
+    for headers in ["", "host: a\r\nhost: a\r\n", "host: a\r\nhost: b\r\n"] {
+        let request = format!("GET /headers HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
+        let heard = host.exchange(&request).await;
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{headers}: {heard}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_is_said() {
+    let request = b"GET /served HTTP/1.1\r\nhost: h\r\n\r\n";
+    let patient = start();
+    let mut kept = patient.connect(request).await;
+    let host = Setup::new(&manifest())
+        .arg(&["--keep-alive-timeout", "1s"])
+        .start();
+    let mut heard = String::new();
+    let mut stream = host.connect(request).await;
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+
+    kept.write_all(request).await.unwrap();
+    kept.shutdown().await.unwrap();
+    let mut heard = String::new();
+    kept.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard.matches("HTTP/1.1 200 ").count(), 2, "{heard}");
+}
+
+#[tokio::test]
+async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-connections", "10"])
+        .start();
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(host.connect(b"").await);
+    }
+    let ended = silent.iter_mut().map(async |stream| {
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_u8());
+        ended.await.is_ok()
+    });
+    let ended = futures_util::future::join_all(ended).await;
+    assert_eq!(ended.iter().filter(|it| **it).count(), 20);
+    host.text("/served").await;
+
+    let mut working = Vec::new();
+    for _ in 0..10 {
+        let request = b"GET /sleep/10000 HTTP/1.1\r\nhost: h\r\n\r\n";
+        working.push(host.connect(request).await);
+    }
+    // Until all of them are at work, others may come in at the cost of one that is not.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = host
+        .exchange("GET /served HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    assert_eq!(refused, "");
+    let answer = working.pop().unwrap().read_u8().await;
+    assert_eq!(answer.unwrap(), b'H');
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn at_the_limit_of_open_files_connections_are_shed_and_others_answered() {
+    for more in [&[][..], &["--max-connections", "1000"]] {
+        let host = Setup::new(&manifest()).open_files(64).arg(more).start();
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(host.connect(b"").await);
+        }
+        for _ in 0..5 {
+            host.text("/served").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_does_not_keep_it_in_hand() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "2", "--write-timeout", "3s"])
+        .start();
+    let stalled = host
+        .connect(b"GET /flood/50 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    let client = http_2();
+    let response = client.get(host.uri("/flood/50").parse().unwrap());
+    let also_stalled = response.await.unwrap();
+    // Until both are dropped, there is room for none but them.
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let both = tokio::join!(host.get("/sleep/100"), host.get("/sleep/100"));
+        if both.0.0 == StatusCode::OK && both.1.0 == StatusCode::OK {
+            break;
+        }
+        assert!(Instant::now() < end, "they are still in hand");
+    }
+    let rest = also_stalled.into_body().collect().await;
+    assert!(rest.is_err(), "what is dropped does not look whole");
+    drop(stalled);
+
+    // Who takes a little now and then goes on.
+    let mut slow = host
+        .connect(b"GET /flood/8 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut heard = Vec::new();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let mut part = (&mut slow).take(800_000);
+        part.read_to_end(&mut heard).await.unwrap();
+    }
+    slow.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.ends_with(b"\r\n0\r\n\r\n"));
+    assert!(heard.len() > 8 << 20);
 }
 
 #[tokio::test]
@@ -543,6 +765,72 @@ async fn an_idle_instance_leaves_its_place_to_one_that_is_wanted() {
     let requests = (0..4).map(|_| host.text("/sleep/50"));
     let answers = futures_util::future::join_all(requests).await;
     assert!(answers.iter().all(|text| text == "slept"));
+}
+
+/// A request that came while the only instance computed is its as soon as it has time, although it has others in hand.
+#[tokio::test]
+async fn whatever_place_comes_free_first_is_for_who_waits() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1"])
+        .start();
+    let slept = std::pin::pin!(host.text("/sleep/10000"));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let computed = host.text("/compute/1000");
+        let waited = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            host.text("/served").await
+        };
+        futures_util::join!(computed, waited)
+    };
+    let others = std::pin::pin!(others);
+    let first = futures_util::future::select(slept, others).await;
+    let others_first = matches!(first, futures_util::future::Either::Right(_));
+    assert!(others_first, "it waited for the end of another's");
+}
+
+#[tokio::test]
+async fn beyond_the_requests_in_hand_others_are_refused_at_once() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "3"])
+        .start();
+    let mut long: Vec<_> = (0..3).map(|_| Box::pin(host.text("/sleep/3000"))).collect();
+    let refused = async {
+        loop {
+            let request = Request::get(host.uri("/served")).body(Bytes::new());
+            let response = host.send(request.unwrap()).await;
+            if response.status() != StatusCode::OK {
+                return response;
+            }
+        }
+    };
+    let all = futures_util::future::join_all(long.iter_mut());
+    let (response, all) = match futures_util::future::select(all, Box::pin(refused)).await {
+        futures_util::future::Either::Right(both) => both,
+        futures_util::future::Either::Left(_) => panic!("nothing was refused"),
+    };
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+    assert_eq!(host.text("/.well-known/spin/health").await, "OK");
+    assert_eq!(all.await, ["slept", "slept", "slept"]);
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn ticks_leave_room_for_requests() {
+    let host = ticking("wait").arg(&["--max-instances", "2"]).start();
+    host.log_with("web: begins\n");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(host.text("/served").await, "0");
+}
+
+#[tokio::test]
+async fn a_pool_that_there_is_no_room_for_is_told() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "100000"])
+        .start();
+    host.text("/served").await;
+    assert!(host.log().contains("--max-instances"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -698,6 +986,196 @@ async fn a_second_signal_stops_at_once() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(hanging.await.unwrap(), 0);
     assert!(!host.log().contains("an instance failed"), "{}", host.log());
+}
+
+/// Asks again and again on one connection as long as that is kept, then on another. Returns how many answers there were
+/// before a new connection was of no use any more; anything else that goes wrong is a failed test.
+async fn keep_asking(address: String) -> u32 {
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    let mut answers = 0;
+    while let Ok(stream) = tokio::net::TcpStream::connect(&address).await {
+        let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let before = answers;
+        loop {
+            let request = Request::get("/sleep/5").header("host", &address);
+            let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+            let response = match send.send_request(request).await {
+                Ok(response) => response,
+                // The system let it in when the host had closed.
+                Err(_) if answers == before => return answers,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(response.status(), StatusCode::OK);
+            let is_last = response.headers().get("connection").is_some();
+            response.into_body().collect().await.unwrap();
+            answers += 1;
+            if is_last {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_leaves_resets_nobody() {
+    let mut host = Setup::new(&manifest())
+        .arg(&["--lame-duck", "3s", "--ready-path", "/served"])
+        .start();
+    host.text("/served").await;
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let clients: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(keep_asking(address.clone())))
+        .collect();
+    let client = http_2();
+    let uri = || host.uri("/headers").parse().unwrap();
+    client.get(uri()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    host.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let probe = "GET /served?x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let ready = host.exchange(probe).await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    // On another connection: the one before has been given up.
+    assert_eq!(client.get(uri()).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(host.text("/sleep/1").await, "slept");
+    for client in clients {
+        assert!(client.await.unwrap() > 50);
+    }
+    drop(client);
+    assert_eq!(host.ended(), Some(0));
+    assert!(!host.log().contains("stopped before"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_grace_is_given_up() {
+    let mut host = Setup::new(&manifest()).arg(&["--grace", "500ms"]).start();
+    let _hanging = host
+        .connect(b"GET /sleep/60000 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let log = host.log();
+    let line =
+        "stopped before 2 connections and instances had finished, after the 500ms of --grace";
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_changes_is_served_without_a_restart() {
+    let (one, two, three) = (
+        harness::Authority::new(),
+        harness::Authority::new(),
+        harness::Authority::new(),
+    );
+    let setup = Setup::new(&manifest());
+    one.write(setup.folder.path(), "localhost");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let folder = host.setup.folder.path();
+    let address = host.url.strip_prefix("https://").unwrap().to_owned();
+    one.ask(&address, "h2", "/served").await;
+
+    two.write(folder, "localhost");
+    host.signal("HUP");
+    host.log_with("serves the certificate anew");
+    two.ask(&address, "h2", "/served").await;
+
+    // One that is of no use changes nothing.
+    std::fs::write(folder.join("cert.pem"), "half of a").unwrap();
+    host.signal("HUP");
+    let log = host.log_with("stays in use");
+    assert!(log.contains("cert.pem: "), "{log}");
+    two.ask(&address, "http/1.1", "/served").await;
+
+    // Without a word, sooner or later.
+    three.write(folder, "localhost");
+    let noticed = async {
+        while host.log().matches("serves the certificate anew").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noticed)
+        .await
+        .unwrap();
+    three.ask(&address, "h2", "/served").await;
+}
+
+/// Without HTTPS there is nothing to read again, and no reason to end.
+#[tokio::test]
+async fn a_hang_up_ends_nothing() {
+    let host = start();
+    host.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_how_the_host_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut host = Setup::new(&manifest())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .start();
+    let said = async || {
+        let mut buffer = [0; 100];
+        let said = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer));
+        let length = said.await.unwrap().unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(said().await, "READY=1");
+    host.signal("TERM");
+    assert_eq!(said().await, "STOPPING=1");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test]
+async fn a_healthcheck_tells_whether_a_host_answers() {
+    let check = |address: &str, more: &[&str]| {
+        let setup = Setup::new("").command("healthcheck");
+        setup.arg(&["--listen", address]).arg(more).fails()
+    };
+    let mut host = start();
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    assert_eq!(check(&address, &[]), (Some(0), String::new()));
+    assert_eq!(check(&format!("0.0.0.0:{port}"), &[]).0, Some(0));
+    assert_eq!(check(&address, &["--path", "/served"]).0, Some(0));
+    let (code, log) = check(&address, &["--path", "/nowhere"]);
+    let message = "behalf: the answer was 404 Not Found\n";
+    assert_eq!((code, log.as_str()), (Some(1), message));
+    let (code, log) = check(&address, &["--path", "/sleep/60000", "--timeout", "200ms"]);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("no answer within the 200ms"), "{log}");
+    host.signal("INT");
+    host.ended();
+    let (code, log) = check(&address, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        log.contains(&format!("behalf: {address} does not answer")),
+        "{log}"
+    );
+
+    let authority = harness::Authority::new();
+    let setup = Setup::new(&manifest());
+    authority.write(setup.folder.path(), "app.example");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let address = host.url.strip_prefix("https://").unwrap();
+    let folder = host.setup.folder.path();
+    let certificate = folder.join("cert.pem");
+    let with = ["--tls-cert", certificate.to_str().unwrap()];
+    assert_eq!(check(address, &with), (Some(0), String::new()));
+    authority.write(folder, "app.example");
+    let (code, log) = check(address, &with);
+    assert_eq!(code, Some(1), "{log}");
 }
 
 #[tokio::test]

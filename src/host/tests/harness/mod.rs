@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -84,9 +85,16 @@ impl Setup {
         std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
         Self {
             folder,
-            arguments: ["up", "--exit-on-stdin-close", "--listen", "127.0.0.1:0"]
-                .map(str::to_owned)
-                .to_vec(),
+            arguments: [
+                "up",
+                "--exit-on-stdin-close",
+                "--lame-duck",
+                "0s",
+                "--listen",
+                "127.0.0.1:0",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             environment: Vec::new(),
             through: Vec::new(),
         }
@@ -96,6 +104,12 @@ impl Setup {
     pub fn through(mut self, words: &[&str]) -> Self {
         self.through = words.iter().map(|it| (*it).to_owned()).collect();
         self
+    }
+
+    /// Lets the host have so many files open, and no more.
+    pub fn open_files(self, most: u32) -> Self {
+        let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+        self.through(&["/bin/sh", "-c", &limited])
     }
 
     /// Runs another command than `up`, with no arguments yet.
@@ -257,6 +271,27 @@ impl Host {
         client.request(request.map(Full::new)).await.unwrap()
     }
 
+    /// Opens a connection, and sends this.
+    pub async fn connect(&self, begun: &[u8]) -> TcpStream {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        stream
+    }
+
+    /// Sends this, and returns all that comes back before the connection ends.
+    pub async fn exchange(&self, sent: &str) -> String {
+        let mut heard = Vec::new();
+        let mut stream = self.connect(sent.as_bytes()).await;
+        let _ = stream.read_to_end(&mut heard).await;
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+
+    /// The host's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn uri(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
@@ -370,7 +405,7 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());

@@ -1,0 +1,263 @@
+//! From a manifest to an app that can answer.
+
+use crate::allow_list::{AllowList, AllowListError};
+use crate::app::App;
+use crate::bindings::cron::SpinCronPre;
+use crate::cache::Cache;
+use crate::composition::{ComposeError, compose};
+use crate::console;
+use crate::cron::Job;
+use crate::engine;
+use crate::instance::{Grants, Guest, ReuseLimits};
+use crate::life::Lifetime;
+use crate::manifest::{Component, Manifest};
+use crate::outbound::{Outbound, OutboundClient};
+use crate::places::Places;
+use crate::service::Service;
+use crate::store::{FILE_NAME, OpenError, Store};
+use crate::tls::{self, PemError};
+use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use wasmtime::component::{InstancePre, Linker};
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+/// How to load an app.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// The folder for the key-value store; none: in memory.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How instances are reused.
+    pub(crate) limits: ReuseLimits,
+    /// How many instances may live at once.
+    pub(crate) max_instances: u32,
+    /// How many requests may be in hand at once.
+    pub(crate) max_requests: usize,
+    /// The path by which others ask whether this host is ready.
+    pub(crate) ready_path: Option<String>,
+    /// The folder for compiled components; none: they are compiled at every start.
+    pub(crate) cache: Option<PathBuf>,
+    /// A file with certificate authorities that requests to others trust besides.
+    pub(crate) outbound_ca: Option<PathBuf>,
+    /// The environment that variables are read from.
+    pub(crate) environment: Environment,
+}
+
+/// Composes and compiles the components of `manifest`, which takes a second or so, and opens the store if one of them uses
+/// it.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+pub(crate) fn load(
+    manifest: Manifest,
+    options: Options,
+    lifetime: &Lifetime,
+) -> Result<App, LoadError> {
+    let variables = Arc::new(Variables::new(manifest.variables, options.environment));
+    if let Some(name) = variables.unknown() {
+        return Err(LoadError::UnknownVariable(name.to_owned()));
+    }
+    for vain in variables.set_in_vain() {
+        console::warn(vain);
+    }
+    variables.check()?;
+    let shared = Shared {
+        key_value: open_store(&manifest.components, options.state_dir)?,
+        client: client(options.outbound_ca.as_deref())?,
+        variables,
+        limits: options.limits,
+    };
+    let places = Places::new(options.max_instances, !manifest.crons.is_empty());
+    let parts = manifest.components.values().map(parts).max().unwrap_or(1);
+    let linker = linker(&places, parts, options.limits)?;
+    let cache = Cache::open(options.cache);
+
+    let mut services = BTreeMap::new();
+    let mut jobs = Vec::new();
+    let mut allow_list_fault = None;
+    for (id, component) in manifest.components {
+        let prepared = Prepared::new(&linker, &cache, &id, &component)?;
+        let (grants, fault) = shared.grants(&id, component);
+        if let Some(fault) = fault {
+            allow_list_fault.get_or_insert((id.clone(), fault));
+        }
+        for trigger in manifest.crons.iter().filter(|it| it.component == id) {
+            jobs.push(Arc::new(Job {
+                schedule: trigger.schedule.clone(),
+                pre: prepared.cron()?,
+                grants: grants.clone(),
+                places: places.clone(),
+            }));
+        }
+        if manifest.routes.iter().any(|route| route.component == id) {
+            let pre = prepared.service()?;
+            let (lifetime, places) = (lifetime.clone(), places.clone());
+            let service = Service::new(pre, grants, options.limits, lifetime, places);
+            services.insert(id, Arc::new(service));
+        }
+    }
+    Ok(App {
+        routes: manifest.routes,
+        services,
+        jobs,
+        admission: Arc::new(Semaphore::new(
+            options.max_requests.min(Semaphore::MAX_PERMITS),
+        )),
+        ready_path: options.ready_path,
+        lifetime: lifetime.clone(),
+        allow_list_fault,
+    })
+}
+
+/// Opens the store if one of these components uses it.
+fn open_store(
+    components: &BTreeMap<String, Component>,
+    state_dir: Option<PathBuf>,
+) -> Result<Option<Store>, OpenError> {
+    if components.values().all(|it| it.key_value_stores.is_empty()) {
+        return Ok(None);
+    }
+    let path = state_dir.map(|folder| folder.join(FILE_NAME));
+    console::fact(
+        "storage",
+        path.as_deref()
+            .map_or("in memory".into(), |path| path.to_string_lossy()),
+    );
+    Store::open(path.as_deref()).map(Some)
+}
+
+fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
+    let authorities = match authorities {
+        Some(file) => tls::certificates(file)?,
+        None => Vec::new(),
+    };
+    OutboundClient::new(authorities).map_err(|error| LoadError::Engine(error.to_string()))
+}
+
+/// How many components this one is composed of.
+fn parts(component: &Component) -> u32 {
+    u32::try_from(component.dependencies.len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(1)
+}
+
+fn linker(places: &Places, parts: u32, limits: ReuseLimits) -> Result<Linker<Guest>, LoadError> {
+    engine::engine(places.count(), parts, limits.interruptible())
+        .and_then(|engine| engine::linker(&engine))
+        .map_err(|error| LoadError::Engine(format!("{error:#}")))
+}
+
+/// What all components get their grants from.
+struct Shared {
+    variables: Arc<Variables>,
+    key_value: Option<Store>,
+    client: OutboundClient,
+    limits: ReuseLimits,
+}
+
+impl Shared {
+    /// What a component is granted, and what is wrong with its allow-list. A wrong one denies everything, as in Spin, until
+    /// the app has had its say about its settings.
+    fn grants(&self, id: &str, component: Component) -> (Grants, Option<AllowListError>) {
+        let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &self.variables);
+        let (allowed, fault) = match allowed {
+            Ok(allowed) => (allowed, None),
+            Err(fault) => (AllowList::default(), Some(fault)),
+        };
+        let name: Arc<str> = id.into();
+        let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed);
+        let grants = Grants {
+            component: name,
+            interruptible: self.limits.interruptible(),
+            outbound: Arc::new(outbound),
+            key_value: self.key_value.clone(),
+            key_value_stores: Arc::new(component.key_value_stores),
+            variables: ComponentVariables::new(Arc::clone(&self.variables), component.variables),
+        };
+        (grants, fault)
+    }
+}
+
+/// A component with everything that it imports, not yet known to be of any kind.
+struct Prepared<'a> {
+    id: &'a str,
+    source: PathBuf,
+    pre: InstancePre<Guest>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        linker: &Linker<Guest>,
+        cache: &Cache,
+        id: &'a str,
+        component: &Component,
+    ) -> Result<Self, LoadError> {
+        let (source, dependencies) = (&component.source, &component.dependencies);
+        let bytes = compose(source, dependencies).map_err(|error| LoadError::Compose {
+            component: id.to_owned(),
+            source: error,
+        })?;
+        let compiled = cache
+            .compile(linker.engine(), &bytes)
+            .map_err(|error| unfit(id, source, "does not compile", &error))?;
+        let pre = linker
+            .instantiate_pre(&compiled)
+            .map_err(|error| unfit(id, source, "imports what this host does not have", &error))?;
+        Ok(Self {
+            id,
+            source: source.clone(),
+            pre,
+        })
+    }
+
+    fn service(&self) -> Result<ServicePre<Guest>, LoadError> {
+        let what = "is no WASI 0.3 HTTP component, the only kind for an HTTP trigger of this host";
+        ServicePre::new(self.pre.clone())
+            .map_err(|error| unfit(self.id, &self.source, what, &error))
+    }
+
+    fn cron(&self) -> Result<SpinCronPre<Guest>, LoadError> {
+        let what = "does not export handle-cron-event, as a component of a cron trigger must";
+        SpinCronPre::new(self.pre.clone())
+            .map_err(|error| unfit(self.id, &self.source, what, &error))
+    }
+}
+
+fn unfit(id: &str, source: &Path, what: &str, error: &wasmtime::Error) -> LoadError {
+    LoadError::Component {
+        component: id.to_owned(),
+        reason: format!("{} {what}: {error:#}", source.display()),
+    }
+}
+
+/// Why an app cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// A variable has no value.
+    #[error(transparent)]
+    Variable(#[from] LookupError),
+    /// The command line has a value for a variable that is not declared.
+    #[error("the variable {0} of the command line is not in [variables] of the manifest")]
+    UnknownVariable(String),
+    /// The file of --outbound-ca is of no use.
+    #[error(transparent)]
+    OutboundCa(#[from] PemError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A component cannot be put together.
+    #[error("component {component}: {source}")]
+    Compose {
+        component: String,
+        source: ComposeError,
+    },
+    /// A component cannot be compiled, or imports what this host does not have.
+    #[error("component {component}: {reason}")]
+    Component { component: String, reason: String },
+    /// The engine does not start.
+    #[error("cannot start the engine: {0}")]
+    Engine(String),
+}
