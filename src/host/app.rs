@@ -6,6 +6,7 @@ use crate::cron::{self, Job};
 use crate::life::Lifetime;
 use crate::routes::Routes;
 use crate::service::{Failure, Service};
+use crate::store::{OpenError, Store};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use http::uri::{Authority, Scheme, Uri};
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) ready_path: Option<String>,
     /// How this process ends.
     pub(crate) lifetime: Lifetime,
+    /// What components keep.
+    pub(crate) store: Option<Store>,
     /// A component, and what is wrong with its allow-list.
     pub(crate) allow_list_fault: Option<(String, AllowListError)>,
 }
@@ -61,6 +64,18 @@ impl App {
         cron::run(&self.jobs, lifetime).await;
         // Without a schedule there is nothing to do, which is no reason to stop.
         lifetime.stopping.cancelled().await;
+    }
+
+    /// Opens the store, and makes it if there is none.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub(crate) async fn open_store(&self) -> Result<(), OpenError> {
+        match &self.store {
+            Some(store) => store.open().await,
+            None => Ok(()),
+        }
     }
 
     /// Asks the app itself whether its settings are right, at `/healthz`.

@@ -11,6 +11,7 @@ use crate::console;
 use crate::loading::LoadError;
 use crate::manifest::ManifestError;
 use crate::serve::BindError;
+use crate::store::OpenError;
 use crate::tls::PemError;
 use check::Check;
 use clap::{Parser, Subcommand};
@@ -100,6 +101,8 @@ enum Failure {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
     Tls(#[from] PemError),
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -119,6 +122,7 @@ impl Failure {
             | Self::Manifest(_)
             | Self::Load(_)
             | Self::Settings(SettingsError::AllowList { .. })
+            | Self::Store(_)
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
@@ -139,7 +143,8 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
-            Self::Load(LoadError::Store(_) | LoadError::Engine(_))
+            Self::Load(LoadError::Engine(_))
+            | Self::Store(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Io(_) => ExitCode::FAILURE,

@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn only_granted_labels_open() {
-        let store = Store::open(None).unwrap();
+        let store = Store::new(None);
         let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
         for (store, label, opens) in [
             (Some(&store), LABEL, true),
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn handles_are_bounded_and_come_back() {
         let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
-        let mut grant = KeyValueGrant::new(Some(Store::open(None).unwrap()), labels);
+        let mut grant = KeyValueGrant::new(Some(Store::new(None)), labels);
         let mut view = KeyValueView {
             grant: &mut grant,
             table: &mut ResourceTable::new(),

@@ -14,7 +14,7 @@ use crate::manifest::{Component, Manifest};
 use crate::outbound::{Outbound, OutboundClient};
 use crate::places::Places;
 use crate::service::Service;
-use crate::store::{FILE_NAME, OpenError, Store};
+use crate::store::{FILE_NAME, Store};
 use crate::tls::{self, PemError};
 use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
 use std::collections::BTreeMap;
@@ -45,8 +45,7 @@ pub(crate) struct Options {
     pub(crate) environment: Environment,
 }
 
-/// Composes and compiles the components of `manifest`, which takes a second or so, and opens the store if one of them uses
-/// it.
+/// Composes and compiles the components of `manifest`, which takes a second or so.
 ///
 /// # Errors
 ///
@@ -65,7 +64,7 @@ pub(crate) fn load(
     }
     variables.check()?;
     let shared = Shared {
-        key_value: open_store(&manifest.components, options.state_dir)?,
+        key_value: store(&manifest.components, options.state_dir),
         client: client(options.outbound_ca.as_deref())?,
         variables,
         limits: options.limits,
@@ -108,17 +107,15 @@ pub(crate) fn load(
         )),
         ready_path: options.ready_path,
         lifetime: lifetime.clone(),
+        store: shared.key_value,
         allow_list_fault,
     })
 }
 
-/// Opens the store if one of these components uses it.
-fn open_store(
-    components: &BTreeMap<String, Component>,
-    state_dir: Option<PathBuf>,
-) -> Result<Option<Store>, OpenError> {
+/// The store, if one of these components uses it.
+fn store(components: &BTreeMap<String, Component>, state_dir: Option<PathBuf>) -> Option<Store> {
     if components.values().all(|it| it.key_value_stores.is_empty()) {
-        return Ok(None);
+        return None;
     }
     let path = state_dir.map(|folder| folder.join(FILE_NAME));
     console::fact(
@@ -126,7 +123,7 @@ fn open_store(
         path.as_deref()
             .map_or("in memory".into(), |path| path.to_string_lossy()),
     );
-    Store::open(path.as_deref()).map(Some)
+    Some(Store::new(path))
 }
 
 fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
@@ -245,9 +242,6 @@ pub(crate) enum LoadError {
     /// The file of --outbound-ca is of no use.
     #[error(transparent)]
     OutboundCa(#[from] PemError),
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] OpenError),
     /// A component cannot be put together.
     #[error("component {component}: {source}")]
     Compose {

@@ -194,7 +194,9 @@ impl Up {
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
+        // The store only then: a start without settings leaves no file.
         app.check_settings(address).await?;
+        app.open_store().await?;
 
         let app = Arc::new(app);
         let following = async {

@@ -23,30 +23,41 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// The component that all tests run, built once.
 pub fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| {
-        // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
-        let built = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "behalf-test-guest",
-                "--target",
-                "wasm32-wasip2",
-                "--target-dir",
-            ])
-            .arg(&target)
-            .status()
-            .unwrap();
-        assert!(built.success(), "the test guest does not build");
-        target.join("wasm32-wasip2/debug/behalf_test_guest.wasm")
-    })
+    GUEST.get_or_init(|| build("dev", "debug"))
+}
+
+/// The component, optimised: for benches.
+pub fn fast_guest() -> PathBuf {
+    build("release", "release")
+}
+
+fn build(profile: &str, folder: &str) -> PathBuf {
+    // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    let built = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--locked", "--package", "behalf-test-guest"])
+        .args([
+            "--target",
+            "wasm32-wasip2",
+            "--profile",
+            profile,
+            "--target-dir",
+        ])
+        .arg(&target)
+        .status()
+        .unwrap();
+    assert!(built.success(), "the test guest does not build");
+    target.join(format!("wasm32-wasip2/{folder}/behalf_test_guest.wasm"))
 }
 
 /// A manifest for the guest: the component `web` on all routes.
 pub fn manifest() -> String {
+    manifest_of(guest())
+}
+
+/// A manifest for a component that was built otherwise.
+pub fn manifest_of(guest: &Path) -> String {
     format!(
         r#"spin_manifest_version = 2
 [application]
@@ -66,7 +77,7 @@ allowed_outbound_hosts = ["http://127.0.0.1:*", "{{{{ origin }}}}"]
 problem = "{{{{ problem }}}}"
 greeting = "<{{{{ greeting }}}}>"
 "#,
-        guest().display()
+        guest.display()
     )
 }
 
@@ -285,6 +296,21 @@ impl Host {
         let mut stream = self.connect(sent.as_bytes()).await;
         let _ = stream.read_to_end(&mut heard).await;
         String::from_utf8_lossy(&heard).into_owned()
+    }
+
+    /// Sends a signal to the host that runs by another program ([`Setup::through`]).
+    pub fn signal_inside(&self, name: &str) {
+        let id = self.child.id();
+        let inner = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let sent = Command::new("kill")
+            .args(["-s", name, inner.trim()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it ran with, to run it again.
+    pub fn into_setup(mut self) -> Setup {
+        std::mem::replace(&mut self.setup, Setup::new(""))
     }
 
     /// The host's process id.
