@@ -53,7 +53,7 @@ pub(crate) struct App {
     /// How this process ends.
     pub(crate) lifetime: Lifetime,
     /// What components keep.
-    pub(crate) store: Option<Store>,
+    pub(crate) stores: Vec<Store>,
     /// A component, and what is wrong with its allow-list.
     pub(crate) allow_list_fault: Option<(String, AllowListError)>,
 }
@@ -66,16 +66,20 @@ impl App {
         lifetime.stopping.cancelled().await;
     }
 
-    /// Opens the store, and makes it if there is none.
+    /// Opens the stores, and makes the files that are not there. A server that does not answer yet is only told of: it may
+    /// start later.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`].
-    pub(crate) async fn open_store(&self) -> Result<(), OpenError> {
-        match &self.store {
-            Some(store) => store.open().await,
-            None => Ok(()),
+    /// A file is of no use.
+    pub(crate) async fn open_stores(&self) -> Result<(), OpenError> {
+        for store in &self.stores {
+            match store.open().await {
+                Err(error @ OpenError::Unreachable(..)) => console::warn(error),
+                done => done?,
+            }
         }
+        Ok(())
     }
 
     /// Asks the app itself whether its settings are right, at `/healthz`.

@@ -1,8 +1,10 @@
 //! The command line.
 
+mod backup;
 mod check;
 mod healthcheck;
 mod source;
+mod stores;
 mod up;
 mod values;
 
@@ -10,9 +12,11 @@ use crate::app::SettingsError;
 use crate::console;
 use crate::loading::LoadError;
 use crate::manifest::ManifestError;
+use crate::runtime_config::RuntimeConfigError;
 use crate::serve::BindError;
-use crate::store::OpenError;
+use crate::store::{BackupError, OpenError};
 use crate::tls::PemError;
+use backup::{Backup, Restore};
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
@@ -39,6 +43,8 @@ pub fn main() -> ExitCode {
         Command::Up(up) => runtime.block_on(up.run()),
         Command::Check(check) => runtime.block_on(check.run()),
         Command::Healthcheck(healthcheck) => runtime.block_on(healthcheck.run()),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -87,6 +93,19 @@ enum Command {
     ///
     /// Exit codes: 0 it does, 1 it does not.
     Healthcheck(Healthcheck),
+
+    /// Copy the key-value store into a file, as it is at one moment, while hosts use it.
+    ///
+    /// The copy is a store itself: one file, which `restore` takes, and which holds what SECURITY.md says of storage.
+    #[command(after_help = backup::BACKUP_EXAMPLES)]
+    Backup(Backup),
+
+    /// Put a copy in the place of all that is in the key-value store, while hosts use it.
+    ///
+    /// Whoever was removed after the copy was made is there again, and whoever enrolled after it is not. For half a minute
+    /// running hosts write nothing (they answer 503), so that nothing of before is mixed with it.
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(Restore),
 }
 
 /// Why this process ends other than cleanly.
@@ -97,7 +116,11 @@ enum Failure {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]
+    RuntimeConfig(#[from] RuntimeConfigError),
+    #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
@@ -120,9 +143,11 @@ impl Failure {
             }
             Self::Usage(_)
             | Self::Manifest(_)
+            | Self::RuntimeConfig(_)
             | Self::Load(_)
             | Self::Settings(SettingsError::AllowList { .. })
             | Self::Store(_)
+            | Self::Backup(_)
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
@@ -134,17 +159,20 @@ impl Failure {
         match self {
             Self::Usage(_)
             | Self::Manifest(_)
+            | Self::RuntimeConfig(_)
             | Self::Settings(_)
             | Self::Tls(_)
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
                 | LoadError::OutboundCa(_)
+                | LoadError::NoStore { .. }
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
+            | Self::Backup(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Io(_) => ExitCode::FAILURE,

@@ -3,11 +3,9 @@
 use crate::engine;
 use crate::fate::Fate;
 use crate::guest_output::GuestOutput;
-use crate::key_value::{KeyValueGrant, KeyValueView};
+use crate::key_value::{KeyValueGrant, KeyValueView, Stores};
 use crate::outbound::{Outbound, OutboundHooks};
-use crate::store::Store;
 use crate::variables::ComponentVariables;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::ResourceTable;
@@ -63,10 +61,8 @@ pub(crate) struct Grants {
     pub(crate) interruptible: bool,
     /// Where the component may send requests.
     pub(crate) outbound: Arc<Outbound>,
-    /// The store, if any component uses it.
-    pub(crate) key_value: Option<Store>,
-    /// The labels that the component may open.
-    pub(crate) key_value_stores: Arc<BTreeSet<String>>,
+    /// The stores that the component may open.
+    pub(crate) stores: Stores,
     /// What the component may read.
     pub(crate) variables: ComponentVariables,
 }
@@ -88,10 +84,7 @@ impl Grants {
                 fate: fate.clone(),
             },
             fate,
-            key_value: KeyValueGrant::new(
-                self.key_value.clone(),
-                Arc::clone(&self.key_value_stores),
-            ),
+            key_value: KeyValueGrant::new(Arc::clone(&self.stores)),
             variables: self.variables.clone(),
         };
         let mut store = wasmtime::Store::new(engine, guest);

@@ -49,6 +49,7 @@ mod orders;
 mod outbound;
 mod places;
 mod routes;
+mod runtime_config;
 mod serve;
 mod service;
 mod store;

@@ -14,7 +14,7 @@ use crate::manifest::{Component, Manifest};
 use crate::outbound::{Outbound, OutboundClient};
 use crate::places::Places;
 use crate::service::Service;
-use crate::store::{FILE_NAME, Store};
+use crate::store::{LABEL, Store};
 use crate::tls::{self, PemError};
 use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
 use std::collections::BTreeMap;
@@ -27,8 +27,8 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 /// How to load an app.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// The folder for the key-value store; none: in memory.
-    pub(crate) state_dir: Option<PathBuf>,
+    /// The stores that there are, by label.
+    pub(crate) stores: BTreeMap<String, Store>,
     /// How instances are reused.
     pub(crate) limits: ReuseLimits,
     /// How many instances may live at once.
@@ -64,7 +64,7 @@ pub(crate) fn load(
     }
     variables.check()?;
     let shared = Shared {
-        key_value: store(&manifest.components, options.state_dir),
+        stores: used(options.stores, &manifest.components)?,
         client: client(options.outbound_ca.as_deref())?,
         variables,
         limits: options.limits,
@@ -107,23 +107,37 @@ pub(crate) fn load(
         )),
         ready_path: options.ready_path,
         lifetime: lifetime.clone(),
-        store: shared.key_value,
+        stores: shared.stores.into_values().collect(),
         allow_list_fault,
     })
 }
 
-/// The store, if one of these components uses it.
-fn store(components: &BTreeMap<String, Component>, state_dir: Option<PathBuf>) -> Option<Store> {
-    if components.values().all(|it| it.key_value_stores.is_empty()) {
-        return None;
+/// Of these stores those that components use, told on the way.
+fn used(
+    mut stores: BTreeMap<String, Store>,
+    components: &BTreeMap<String, Component>,
+) -> Result<BTreeMap<String, Store>, LoadError> {
+    for (id, component) in components {
+        for label in &component.key_value_stores {
+            if !stores.contains_key(label) {
+                return Err(LoadError::NoStore {
+                    component: id.clone(),
+                    label: label.clone(),
+                });
+            }
+        }
     }
-    let path = state_dir.map(|folder| folder.join(FILE_NAME));
-    console::fact(
-        "storage",
-        path.as_deref()
-            .map_or("in memory".into(), |path| path.to_string_lossy()),
-    );
-    Some(Store::new(path))
+    stores.retain(|label, _| {
+        let mut all = components.values();
+        all.any(|component| component.key_value_stores.contains(label))
+    });
+    for (label, store) in &stores {
+        match label.as_str() {
+            LABEL => console::fact("storage", store),
+            label => console::fact("storage", format_args!("{label}: {store}")),
+        }
+    }
+    Ok(stores)
 }
 
 fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
@@ -150,7 +164,7 @@ fn linker(places: &Places, parts: u32, limits: ReuseLimits) -> Result<Linker<Gue
 /// What all components get their grants from.
 struct Shared {
     variables: Arc<Variables>,
-    key_value: Option<Store>,
+    stores: BTreeMap<String, Store>,
     client: OutboundClient,
     limits: ReuseLimits,
 }
@@ -166,12 +180,15 @@ impl Shared {
         };
         let name: Arc<str> = id.into();
         let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed);
+        let stores = self.stores.iter();
+        let stores = stores
+            .filter(|(label, _)| component.key_value_stores.contains(*label))
+            .map(|(label, store)| (label.clone(), store.clone()));
         let grants = Grants {
             component: name,
             interruptible: self.limits.interruptible(),
             outbound: Arc::new(outbound),
-            key_value: self.key_value.clone(),
-            key_value_stores: Arc::new(component.key_value_stores),
+            stores: Arc::new(stores.collect()),
             variables: ComponentVariables::new(Arc::clone(&self.variables), component.variables),
         };
         (grants, fault)
@@ -242,6 +259,12 @@ pub(crate) enum LoadError {
     /// The file of --outbound-ca is of no use.
     #[error(transparent)]
     OutboundCa(#[from] PemError),
+    /// A component wants a store that there is not.
+    #[error(
+        "component {component}: there is no key-value store {label:?}; add [key_value_store.{label}] to the runtime \
+         configuration (--runtime-config-file)"
+    )]
+    NoStore { component: String, label: String },
     /// A component cannot be put together.
     #[error("component {component}: {source}")]
     Compose {

@@ -8,7 +8,6 @@ use crate::composition::{Dependency, Inheritance};
 use crate::console;
 use crate::cron::Schedule;
 use crate::routes::Routes;
-use crate::store;
 use crate::variables::{Declaration, Template, check_name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -257,7 +256,7 @@ struct RawComponent {
     #[serde(default)]
     description: String,
     #[serde(default)]
-    key_value_stores: Vec<Spanned<String>>,
+    key_value_stores: BTreeSet<String>,
     #[serde(default)]
     allowed_outbound_hosts: Vec<Spanned<String>>,
     #[serde(default)]
@@ -422,16 +421,6 @@ impl RawComponent {
             }
             Ok(template)
         };
-        let mut key_value_stores = BTreeSet::new();
-        for label in self.key_value_stores {
-            if label.get_ref() != store::LABEL {
-                return Err(fault(
-                    &label,
-                    format!("this host has no key-value store but \"{}\"", store::LABEL),
-                ));
-            }
-            key_value_stores.insert(label.into_inner());
-        }
         let mut allowed_outbound_hosts = Vec::new();
         for entry in self.allowed_outbound_hosts {
             let template = template(&entry)?;
@@ -487,7 +476,7 @@ impl RawComponent {
         Ok(Component {
             source: folder.join(self.source),
             description: self.description,
-            key_value_stores,
+            key_value_stores: self.key_value_stores,
             allowed_outbound_hosts,
             variables,
             dependencies,
@@ -693,11 +682,6 @@ mine = "<{{ origin }}>"
                 "source = \"target/web.wasm\"",
                 "source = { url = \"\" }",
                 ":10: invalid type: map, expected path string",
-            ),
-            (
-                "[\"default\"]",
-                "[\"default\", \"other\"]",
-                ":11: this host has no key-value store but \"default\"",
             ),
             (
                 "\"https://b.test\"",

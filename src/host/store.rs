@@ -3,48 +3,73 @@
 mod backup;
 mod place;
 mod readers;
+mod redis;
 mod sqlite;
 mod writer;
 
 pub(crate) use backup::{BackupError, back_up, restore};
 pub(crate) use place::OpenError;
+pub(crate) use redis::RedisUrlError;
 
 use place::Place;
+use redis::Redis;
 use sqlite::Sqlite;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OnceCell;
 use writer::Change;
 
-/// The label of the one store that this host has.
+/// The label of the store that is there without a runtime configuration.
 pub(crate) const LABEL: &str = "default";
 
 /// The name of the file that holds it.
 pub(crate) const FILE_NAME: &str = "sqlite_key_value.db";
 
-/// A store. Cheap to clone; its file is closed after the last clone is gone.
+/// A store. Cheap to clone; a file is closed after the last clone is gone.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
-    place: Place,
-    opened: Arc<OnceCell<Sqlite>>,
+pub(crate) enum Store {
+    /// In a file, or in the memory of this process.
+    Sqlite(Sqlite),
+    /// In a Redis server.
+    Redis(Redis),
 }
 
 impl Store {
     /// The store in this file; without a path it lives in memory until the process ends.
-    pub(crate) fn new(path: Option<PathBuf>) -> Self {
-        Self {
-            place: Place::new(path),
-            opened: Arc::default(),
+    pub(crate) fn file(path: Option<PathBuf>) -> Self {
+        Self::Sqlite(Sqlite::new(Place::new(path)))
+    }
+
+    /// The store that the Redis server at this address is.
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub(crate) fn redis(url: &str) -> Result<Self, RedisUrlError> {
+        Redis::new(url).map(Self::Redis)
+    }
+
+    /// Its file, if it is in one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.path(),
+            Self::Redis(_) => None,
         }
     }
 
-    /// Opens it, and makes it if there is none, unless that was done. Whoever uses it first does so otherwise.
+    /// Opens it, and makes its file if there is none, unless that was done. Whoever uses it first does so otherwise.
     ///
     /// # Errors
     ///
     /// See [`OpenError`].
     pub(crate) async fn open(&self) -> Result<(), OpenError> {
-        self.opened().await.map(|_| ())
+        match self {
+            Self::Sqlite(sqlite) => sqlite.open().await,
+            Self::Redis(redis) => {
+                let fail = |reason| OpenError::Unreachable(redis.to_string(), reason);
+                redis.open().await.map_err(fail)
+            }
+        }
     }
 
     /// A handle to the part of the store under this label.
@@ -54,15 +79,15 @@ impl Store {
             label: label.into(),
         }
     }
+}
 
-    async fn opened(&self) -> Result<&Sqlite, OpenError> {
-        let open = || async {
-            let place = self.place.clone();
-            tokio::task::spawn_blocking(move || Sqlite::open(&place))
-                .await
-                .map_err(|_| self.place.fail("this process ends".to_owned()))?
-        };
-        self.opened.get_or_try_init(open).await
+/// Where it is.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.fmt(f),
+            Self::Redis(redis) => redis.fmt(f),
+        }
     }
 }
 
@@ -76,7 +101,10 @@ pub struct Bucket {
 
 impl Bucket {
     pub(crate) async fn get(&self, key: String) -> Result<Option<Vec<u8>>, String> {
-        self.sqlite().await?.get(&self.label, key).await
+        match &self.store {
+            Store::Redis(redis) => redis.get(&key).await,
+            Store::Sqlite(sqlite) => sqlite.get(&self.label, key).await,
+        }
     }
 
     pub(crate) async fn set(&self, key: String, value: Vec<u8>) -> Result<(), String> {
@@ -88,11 +116,17 @@ impl Bucket {
     }
 
     pub(crate) async fn exists(&self, key: String) -> Result<bool, String> {
-        self.sqlite().await?.exists(&self.label, key).await
+        match &self.store {
+            Store::Redis(redis) => redis.exists(&key).await,
+            Store::Sqlite(sqlite) => sqlite.exists(&self.label, key).await,
+        }
     }
 
     pub(crate) async fn keys(&self) -> Result<Vec<String>, String> {
-        self.sqlite().await?.keys(&self.label).await
+        match &self.store {
+            Store::Redis(redis) => redis.keys().await,
+            Store::Sqlite(sqlite) => sqlite.keys(&self.label).await,
+        }
     }
 
     /// The values of those of `keys` that exist. Others are left out, as by Spin's `SQLite` store, although the
@@ -101,30 +135,67 @@ impl Bucket {
         &self,
         keys: Vec<String>,
     ) -> Result<Vec<(String, Option<Vec<u8>>)>, String> {
-        self.sqlite().await?.get_many(&self.label, keys).await
+        match &self.store {
+            // Spin sends KEYS with all of them, which Redis refuses.
+            Store::Redis(_) => {
+                Err("a store in Redis cannot read many keys at once, as in Spin".to_owned())
+            }
+            Store::Sqlite(sqlite) => sqlite.get_many(&self.label, keys).await,
+        }
     }
 
     /// Sets all pairs, or none.
     pub(crate) async fn set_many(&self, pairs: Vec<(String, Vec<u8>)>) -> Result<(), String> {
-        self.change(Change::Set(pairs)).await.map(|_| ())
+        match &self.store {
+            Store::Redis(redis) => redis.set(&pairs).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Set(pairs);
+                sqlite.change(&self.label, change).await.map(drop)
+            }
+        }
     }
 
     /// Deletes all of these keys, or none.
     pub(crate) async fn delete_many(&self, keys: Vec<String>) -> Result<(), String> {
-        self.change(Change::Delete(keys)).await.map(|_| ())
+        match &self.store {
+            Store::Redis(redis) => redis.delete(&keys).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Delete(keys);
+                sqlite.change(&self.label, change).await.map(drop)
+            }
+        }
     }
 
-    /// Adds to a number, eight bytes with the lowest first. A key that is not there counts as 0.
+    /// Adds to a number: eight bytes with the lowest first, or in Redis digits. A key that is not there counts as 0.
     pub(crate) async fn increment(&self, key: String, delta: i64) -> Result<i64, String> {
-        self.change(Change::Increment { key, delta }).await
+        match &self.store {
+            Store::Redis(redis) => redis.increment(&key, delta).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Increment { key, delta };
+                sqlite.change(&self.label, change).await
+            }
+        }
     }
 
-    async fn change(&self, change: Change) -> Result<i64, String> {
-        self.sqlite().await?.change(&self.label, change).await
-    }
-
-    async fn sqlite(&self) -> Result<&Sqlite, String> {
-        self.store.opened().await.map_err(|error| error.to_string())
+    /// Writes `value` in the place of `seen`; false if that is there no more.
+    async fn swap(
+        &self,
+        key: String,
+        seen: Option<Vec<u8>>,
+        value: Vec<u8>,
+    ) -> Result<bool, String> {
+        match (&self.store, seen) {
+            // Spin says that it failed, whether it has written or not.
+            (Store::Redis(_), _) => {
+                Err("a store in Redis has no compare-and-swap that works, as in Spin".to_owned())
+            }
+            (Store::Sqlite(_), None) => self.set(key, value).await.map(|()| true),
+            (Store::Sqlite(sqlite), Some(seen)) => {
+                let change = Change::Swap { key, seen, value };
+                let changed = sqlite.change(&self.label, change).await?;
+                Ok(changed == 1)
+            }
+        }
     }
 }
 
@@ -163,12 +234,8 @@ impl CompareAndSwap {
 
     /// Writes `value` in the place of the one that was seen; false if that is there no more.
     pub(crate) async fn swap(&self, value: Vec<u8>) -> Result<bool, String> {
-        let key = self.key.clone();
-        let Some(seen) = self.seen().clone() else {
-            return self.bucket.set(key, value).await.map(|()| true);
-        };
-        let change = Change::Swap { key, seen, value };
-        self.bucket.change(change).await.map(|changed| changed == 1)
+        let seen = self.seen().clone();
+        self.bucket.swap(self.key.clone(), seen, value).await
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Vec<u8>>> {
@@ -191,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_set_can_be_read() {
-        let store = Store::new(None);
+        let store = Store::file(None);
         let one = store.bucket(LABEL);
         assert_eq!(one.get("k".into()).await, Ok(None));
         assert_eq!(one.exists("k".into()).await, Ok(false));
@@ -216,7 +283,7 @@ mod tests {
     async fn the_file_is_spins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".spin").join(FILE_NAME);
-        let store = Store::new(Some(path.clone()));
+        let store = Store::file(Some(path.clone()));
         store
             .bucket(LABEL)
             .set("k".into(), b"v".to_vec())
@@ -245,7 +312,7 @@ mod tests {
     async fn another_process_may_hold_the_file_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let store = Store::new(Some(path.clone()));
+        let store = Store::file(Some(path.clone()));
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN EXCLUSIVE").unwrap();
         let one = store.bucket(LABEL);
@@ -258,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_result_has_a_limit() {
-        let store = Store::new(None);
+        let store = Store::file(None);
         let one = store.bucket(LABEL);
         let too_large = Err(format!(
             "query result exceeds limit of {MAX_RESULT_BYTES} bytes"
@@ -276,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_at_once() {
-        let store = Store::new(None);
+        let store = Store::file(None);
         let (one, other) = (store.bucket(LABEL), store.bucket("other"));
         let pair = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
         let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
@@ -304,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn numbers_add_up() {
-        let one = Store::new(None).bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
         assert_eq!(one.increment("n".to_owned(), 3).await, Ok(3));
         assert_eq!(one.increment("n".to_owned(), -5).await, Ok(-2));
         assert_eq!(
@@ -322,7 +389,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_swap_has_the_gaps_of_spins() {
-        let one = Store::new(None).bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
         let cas = || CompareAndSwap::new(one.clone(), "k".to_owned());
         let set = |value: &'static [u8]| one.set("k".to_owned(), value.to_vec());
         // Two that both saw no value both win.
@@ -351,7 +418,7 @@ mod tests {
     async fn writes_that_wait_together_are_acknowledged_after_one_commit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let store = Store::new(Some(path.clone()));
+        let store = Store::file(Some(path.clone()));
         let one = store.bucket(LABEL);
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -381,7 +448,7 @@ mod tests {
 
     #[tokio::test]
     async fn writes_that_cannot_be_made_all_say_so() {
-        let one = Store::new(None).bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
         run(&one, "PRAGMA query_only = on").await.unwrap();
         let writes = (0..5).map(|key| one.set(key.to_string(), Vec::new()));
         for written in futures_util::future::join_all(writes).await {
@@ -395,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room() {
         let folder = tempfile::tempdir().unwrap();
-        let one = Store::new(Some(folder.path().join(FILE_NAME))).bucket(LABEL);
+        let one = Store::file(Some(folder.path().join(FILE_NAME))).bucket(LABEL);
         one.set("k".into(), b"v".to_vec()).await.unwrap();
         let room = async |pages: u32| {
             let pragma = format!("PRAGMA max_page_count = {pages}");
@@ -419,14 +486,18 @@ mod tests {
     }
 
     async fn run(bucket: &Bucket, sql: &str) -> Result<i64, String> {
-        bucket.change(Change::Run(sql.to_owned())).await
+        let Store::Sqlite(sqlite) = &bucket.store else {
+            return Err("no SQLite".to_owned());
+        };
+        let change = Change::Run(sql.to_owned());
+        sqlite.change(&bucket.label, change).await
     }
 
     #[tokio::test]
     async fn a_read_waits_for_no_write_and_sees_what_was_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let one = Store::new(Some(path.clone())).bucket(LABEL);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
         one.set("k".into(), b"1".to_vec()).await.unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -451,7 +522,7 @@ mod tests {
     async fn whoever_reads_elsewhere_fails_no_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let one = Store::new(Some(path.clone())).bucket(LABEL);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
         one.set("k".into(), b"1".to_vec()).await.unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN").unwrap();
@@ -470,7 +541,7 @@ mod tests {
     async fn the_log_does_not_grow_for_ever() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let one = Store::new(Some(path.clone())).bucket(LABEL);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
         let value = || vec![b'x'; 100_000];
         one.set("k".into(), value()).await.unwrap();
         let readers: Vec<_> = (0..16)
@@ -498,7 +569,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b").join(FILE_NAME);
-        let store = Store::new(Some(path.clone()));
+        let store = Store::file(Some(path.clone()));
         block_on(store.bucket(LABEL).set("k".into(), Vec::new())).unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder.path().join("a")), 0o700);
@@ -514,13 +585,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
         let opened = (0..8).map(|number| {
-            let one = Store::new(Some(path.clone())).bucket(LABEL);
+            let one = Store::file(Some(path.clone())).bucket(LABEL);
             tokio::spawn(async move { one.set(number.to_string(), Vec::new()).await })
         });
         for opened in futures_util::future::join_all(opened).await {
             assert_eq!(opened.unwrap(), Ok(()));
         }
-        let all = Store::new(Some(path)).bucket(LABEL).keys().await;
+        let all = Store::file(Some(path)).bucket(LABEL).keys().await;
         assert_eq!(all.unwrap().len(), 8);
     }
 
@@ -528,7 +599,7 @@ mod tests {
     async fn a_copy_is_of_one_moment_and_can_be_put_back_under_load() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let (copy, store) = (folder.path().join("copy"), Store::new(Some(path.clone())));
+        let (copy, store) = (folder.path().join("copy"), Store::file(Some(path.clone())));
         let one = store.bucket(LABEL);
         one.set("k".into(), b"1".to_vec()).await.unwrap();
         back_up(&path, &copy).unwrap();
@@ -547,12 +618,12 @@ mod tests {
         let late = one.set("l".into(), b"2".to_vec()).await.unwrap_err();
         assert!(late.contains("was restored"), "{late}");
         // Who begins afterwards may write.
-        let new = Store::new(Some(path.clone())).bucket(LABEL);
+        let new = Store::file(Some(path.clone())).bucket(LABEL);
         assert_eq!(new.set("m".into(), b"3".to_vec()).await, Ok(()));
 
         let elsewhere = folder.path().join("new").join(FILE_NAME);
         restore(&copy, &elsewhere).unwrap();
-        let new = Store::new(Some(elsewhere)).bucket(LABEL);
+        let new = Store::file(Some(elsewhere)).bucket(LABEL);
         assert_eq!(new.keys().await, Ok(vec!["k".to_owned()]));
         assert_eq!(new.set("m".into(), b"3".to_vec()).await, Ok(()));
     }
@@ -561,7 +632,7 @@ mod tests {
     async fn what_is_no_whole_copy_is_not_put_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let one = Store::new(Some(path.clone())).bucket(LABEL);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
         for key in 0..100 {
             one.set(key.to_string(), vec![b'x'; 1000]).await.unwrap();
         }
@@ -596,7 +667,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let store = Store::new(Some(file.path().join("x").join(FILE_NAME)));
+        let store = Store::file(Some(file.path().join("x").join(FILE_NAME)));
         let error = block_on(store.open()).unwrap_err().to_string();
         assert!(
             error.contains(FILE_NAME) && error.contains("--state-dir"),

@@ -34,7 +34,7 @@ impl Check {
         let of_instances = lifetime.clone();
         let load = move || {
             let options = Options {
-                state_dir: None,
+                stores: self.source.stores()?,
                 limits: ReuseLimits::default(),
                 max_instances: 1,
                 max_requests: 1,

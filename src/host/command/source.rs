@@ -1,26 +1,25 @@
 //! What makes an app: the options that `up` and `check` have in common.
 
 use super::Failure;
+use super::stores::{ManifestFile, Stores};
 use super::values::assignment;
 use crate::console::{self, Format};
 use crate::manifest::Manifest;
+use crate::store::Store;
 use crate::variables::{Environment, Given};
 use clap::Args;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The options.
 #[derive(Debug, Args)]
 pub(super) struct Source {
-    /// The manifest, or the folder that it is in.
-    #[arg(
-        short = 'f',
-        long = "from",
-        visible_alias = "file",
-        value_name = "FILE",
-        default_value = "spin.toml"
-    )]
-    manifest: PathBuf,
+    #[command(flatten)]
+    manifest: ManifestFile,
+
+    #[command(flatten)]
+    stores: Stores,
 
     /// Run only the triggers of this component; may be given again.
     #[arg(
@@ -56,17 +55,14 @@ impl Source {
     /// Reads the manifest.
     pub(super) fn manifest(&self) -> Result<Manifest, Failure> {
         console::set_format(self.log_format);
-        let mut manifest = Manifest::load(&self.file())?;
+        let mut manifest = Manifest::load(&self.manifest.path())?;
         manifest.keep(&self.components).map_err(Failure::Usage)?;
         Ok(manifest)
     }
 
-    pub(super) fn file(&self) -> PathBuf {
-        if self.manifest.is_dir() {
-            self.manifest.join("spin.toml")
-        } else {
-            self.manifest.clone()
-        }
+    /// The stores that there are.
+    pub(super) fn stores(&self) -> Result<BTreeMap<String, Store>, Failure> {
+        self.stores.read(&self.manifest)
     }
 
     pub(super) fn environment(&self) -> Result<Environment, Failure> {

@@ -18,10 +18,9 @@ use crate::supervisor;
 use crate::talk::Patience;
 use crate::tls::ServerIdentity;
 use clap::Args;
-use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,10 +55,6 @@ pub(super) struct Up {
     /// The address to listen on; port 0 chooses a free one.
     #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     listen: SocketAddr,
-
-    /// The folder for the key-value store; empty for storage in memory [default: .spin beside the manifest].
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<OsString>,
 
     /// The certificate to serve HTTPS with, and those above it, in PEM.
     #[arg(long, value_name = "FILE", env = "SPIN_TLS_CERT", requires = "tls_key")]
@@ -196,7 +191,7 @@ impl Up {
             .map_err(|error| Failure::Io(error.into()))??;
         // The store only then: a start without settings leaves no file.
         app.check_settings(address).await?;
-        app.open_store().await?;
+        app.open_stores().await?;
 
         let app = Arc::new(app);
         let following = async {
@@ -236,12 +231,6 @@ impl Up {
     fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<App, Failure> {
         console::note(format_args!("{} {}", manifest.name, manifest.version));
         manifest.tell();
-        let file = self.source.file();
-        let state_dir = match &self.state_dir {
-            Some(folder) if folder.is_empty() => None,
-            Some(folder) => Some(PathBuf::from(folder)),
-            None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
-        };
         let max_instances = self.max_instances.unwrap_or_else(capacity::instances);
         let max_requests = self.max_requests.unwrap_or_else(|| {
             usize::try_from(max_instances)
@@ -250,10 +239,7 @@ impl Up {
                 .max(FEWEST_REQUESTS)
         });
         let options = Options {
-            state_dir: state_dir
-                .map(std::path::absolute)
-                .transpose()
-                .map_err(Failure::Io)?,
+            stores: self.source.stores()?,
             limits: ReuseLimits {
                 requests: self.max_instance_reuse_count,
                 concurrent_requests: self.max_instance_concurrent_reuse_count,

@@ -1,6 +1,7 @@
 //! Where an `SQLite` store is.
 
 use rusqlite::{Connection, OpenFlags};
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A file, or the memory of this process.
 #[derive(Debug, Clone)]
-pub(super) struct Place(Arc<Kind>);
+pub(crate) struct Place(Arc<Kind>);
 
 #[derive(Debug)]
 enum Kind {
@@ -32,8 +33,12 @@ impl Place {
         }))
     }
 
-    pub(super) fn is_file(&self) -> bool {
-        matches!(&*self.0, Kind::File(_))
+    /// The file, if it is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &*self.0 {
+            Kind::File(path) => Some(path),
+            Kind::Memory(_) => None,
+        }
     }
 
     /// Makes the file, and its folder, if they are not there: for this user alone, and so that they survive a power loss.
@@ -68,23 +73,31 @@ impl Place {
     }
 
     /// Why it cannot be opened.
-    pub(super) fn fail(&self, reason: String) -> OpenError {
-        OpenError {
-            path: match &*self.0 {
-                Kind::File(path) => path.clone(),
-                Kind::Memory(_) => "in memory".into(),
-            },
-            reason,
+    pub(super) fn fail(&self, reason: impl fmt::Display) -> OpenError {
+        OpenError::Unusable(self.to_string(), reason.to_string())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Kind::File(path) => path.display().fmt(f),
+            Kind::Memory(_) => f.write_str("in memory"),
         }
     }
 }
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the key-value store {}: {reason}; choose another folder with --state-dir", .path.display())]
-pub(crate) struct OpenError {
-    path: PathBuf,
-    reason: String,
+pub(crate) enum OpenError {
+    /// Its file is of no use.
+    #[error(
+        "cannot open the key-value store {0}: {1}; choose another folder with --state-dir, or another file in the runtime configuration"
+    )]
+    Unusable(String, String),
+    /// Its server does not answer, or refuses.
+    #[error("cannot use the key-value store {0}: {1}")]
+    Unreachable(String, String),
 }
 
 /// Lets what is in a folder survive a power loss under the names that it has now.

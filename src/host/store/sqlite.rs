@@ -5,8 +5,11 @@ use super::place::{OpenError, Place};
 use super::readers::{Readers, Total};
 use super::writer::{self, Change, Writer};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension as _};
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 
 /// How large the log beside the file stays after it grew larger, in bytes.
 const LOG_LIMIT: i64 = 16 * 1024 * 1024;
@@ -14,27 +17,57 @@ const LOG_LIMIT: i64 = 16 * 1024 * 1024;
 /// How long to wait between two attempts to change the mode of the file, which `SQLite` does not do itself.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// A store, opened.
+/// A store, opened when it is first used.
+#[derive(Debug, Clone)]
+pub(crate) struct Sqlite {
+    place: Place,
+    opened: Arc<OnceCell<Opened>>,
+}
+
 #[derive(Debug)]
-pub(super) struct Sqlite {
+struct Opened {
     readers: Arc<Readers>,
     writer: Writer,
 }
 
 impl Sqlite {
-    /// Opens it, and makes it if there is none.
-    pub(super) fn open(place: &Place) -> Result<Self, OpenError> {
-        let connection = connect(place)?;
-        let writer = Writer::start(connection)
-            .map_err(|error| place.fail(format!("cannot start a thread: {error}")))?;
-        Ok(Self {
-            readers: Arc::new(Readers::new(place.clone())),
-            writer,
-        })
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            place,
+            opened: Arc::default(),
+        }
     }
 
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.place.path()
+    }
+
+    /// Opens it, and makes it if there is none, unless that was done.
+    pub(super) async fn open(&self) -> Result<(), OpenError> {
+        self.opened().await.map(|_| ())
+    }
+
+    async fn opened(&self) -> Result<&Opened, OpenError> {
+        let open = || async {
+            let place = self.place.clone();
+            tokio::task::spawn_blocking(move || Opened::at(place))
+                .await
+                .map_err(|_| self.place.fail("this process ends"))?
+        };
+        self.opened.get_or_try_init(open).await
+    }
+
+    async fn readers(&self) -> Result<&Arc<Readers>, String> {
+        let opened = self.opened().await;
+        opened
+            .map(|opened| &opened.readers)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Makes a change under this label. Returns the sum of an increment, and of a swap whether there was one.
     pub(super) async fn change(&self, label: &Arc<str>, change: Change) -> Result<i64, String> {
-        self.writer.change(label, change).await
+        let opened = self.opened().await.map_err(|error| error.to_string())?;
+        opened.writer.change(label, change).await
     }
 
     pub(super) async fn get(
@@ -53,7 +86,7 @@ impl Sqlite {
             }
             Ok(value)
         };
-        self.readers.row(query).await
+        self.readers().await?.row(query).await
     }
 
     pub(super) async fn exists(&self, label: &Arc<str>, key: String) -> Result<bool, String> {
@@ -63,7 +96,7 @@ impl Sqlite {
                 .prepare_cached("SELECT 1 FROM spin_key_value WHERE store = ?1 AND key = ?2")?
                 .exists((&label, &key))?)
         };
-        self.readers.row(query).await
+        self.readers().await?.row(query).await
     }
 
     pub(super) async fn keys(&self, label: &Arc<str>) -> Result<Vec<String>, String> {
@@ -81,7 +114,7 @@ impl Sqlite {
             }
             Ok(keys)
         };
-        self.readers.rows(query).await
+        self.readers().await?.rows(query).await
     }
 
     pub(super) async fn get_many(
@@ -107,7 +140,24 @@ impl Sqlite {
             }
             Ok(pairs)
         };
-        self.readers.rows(query).await
+        self.readers().await?.rows(query).await
+    }
+}
+
+impl Opened {
+    fn at(place: Place) -> Result<Self, OpenError> {
+        let connection = connect(&place)?;
+        let writer = Writer::start(connection)
+            .map_err(|error| place.fail(format_args!("cannot start a thread: {error}")))?;
+        let readers = Arc::new(Readers::new(place));
+        Ok(Self { readers, writer })
+    }
+}
+
+/// Where it is.
+impl fmt::Display for Sqlite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)
     }
 }
 
@@ -115,7 +165,7 @@ impl Sqlite {
 pub(super) fn connect(place: &Place) -> Result<Connection, OpenError> {
     place
         .make()
-        .map_err(|error| place.fail(format!("cannot make it: {error}")))?;
+        .map_err(|error| place.fail(format_args!("cannot make it: {error}")))?;
     let connect = || {
         let connection = place.connect()?;
         // SQLite opens such a file for reading alone, and would go on so when it can be written again.
@@ -123,7 +173,7 @@ pub(super) fn connect(place: &Place) -> Result<Connection, OpenError> {
             return Err(ConnectError::ReadOnly);
         }
         connection.busy_timeout(writer::PATIENCE)?;
-        if place.is_file() {
+        if place.path().is_some() {
             keep_a_log(&connection)?;
             // What was committed is on disk, and not only on its way.
             connection.pragma_update(None, "synchronous", "FULL")?;
@@ -139,7 +189,7 @@ pub(super) fn connect(place: &Place) -> Result<Connection, OpenError> {
         )?;
         Ok(connection)
     };
-    connect().map_err(|error| place.fail(error.to_string()))
+    connect().map_err(|error| place.fail(error))
 }
 
 /// Puts the file in the mode with a log, in which it stays. Others may have it open, but must not be using it.

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
-use trace::{Event, read};
+use trace::read;
 
 /// Clients at once; each has a key of its own.
 const CLIENTS: usize = 8;

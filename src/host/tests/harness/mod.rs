@@ -1,4 +1,5 @@
 //! Runs the host as a child process on the test guest.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
