@@ -50,6 +50,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// State directory; none: a temporary one, removed at the end.
     pub state_dir: Option<PathBuf>,
+    /// The address of the Redis server that is the store; none: a file in the state directory is.
+    pub redis: Option<String>,
     /// Settings, by name as in `spin.toml`; a later one wins.
     pub settings: Vec<(String, String)>,
     /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
@@ -73,6 +75,7 @@ impl Default for Options {
         Self {
             listen,
             state_dir: None,
+            redis: None,
             settings: Vec::new(),
             environment: false,
             cron: false,
@@ -133,7 +136,7 @@ impl Options {
 pub struct App {
     address: SocketAddr,
     process: Process,
-    state_dir: PathBuf,
+    store: Store,
     client: reqwest::Client,
     _temporary: Option<TempDir>,
 }
@@ -189,6 +192,16 @@ impl App {
             .arg("-f")
             .arg(options.manifest.unwrap_or_else(|| root().join("spin.toml")));
         command.arg("--state-dir").arg(&state_dir);
+        let store = match options.redis {
+            Some(url) => {
+                let file = state_dir.join("runtime-config.toml");
+                let text = format!("[key_value_store.default]\ntype = \"redis\"\nurl = {url:?}\n");
+                std::fs::write(&file, text)?;
+                command.arg("--runtime-config-file").arg(file);
+                Store::Redis(url)
+            }
+            None => Store::of(&state_dir),
+        };
         command.args(options.arguments);
         if !options.cron {
             command.args(["-c", "http"]);
@@ -207,10 +220,10 @@ impl App {
             // Away from any `.env`, which hosts read from the working directory.
             command.current_dir(&state_dir);
             for (name, _) in std::env::vars_os() {
-                if name
-                    .to_str()
-                    .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
-                {
+                let is_setting = |name: &str| {
+                    name.starts_with("SPIN_VARIABLE_") || name == "RUNTIME_CONFIG_FILE"
+                };
+                if name.to_str().is_some_and(is_setting) {
                     command.env_remove(name);
                 }
             }
@@ -223,7 +236,7 @@ impl App {
         Ok(Self {
             address,
             process,
-            state_dir,
+            store,
             client: reqwest::Client::new(),
             _temporary: temporary,
         })
@@ -244,7 +257,7 @@ impl App {
     /// What it stored.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store::of(&self.state_dir)
+        self.store.clone()
     }
 
     /// The lines that it has written to standard output and standard error so far.

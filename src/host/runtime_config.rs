@@ -2,7 +2,6 @@
 
 use crate::store::{FILE_NAME, LABEL, RedisUrlError, Store};
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -33,19 +32,12 @@ impl RuntimeConfig {
         file: Option<&Path>,
         state_dir: StateDir,
     ) -> Result<Self, RuntimeConfigError> {
-        let Some(file) = file else {
-            return Ok(
-                Self::parse(Table::new(), Path::new(""), state_dir).unwrap_or_else(|_| {
-                    // An empty table has nothing that could be wrong.
-                    Self {
-                        stores: BTreeMap::new(),
-                    }
-                }),
-            );
-        };
         let fail = |reason: String| RuntimeConfigError {
-            file: file.to_owned(),
+            file: file.unwrap_or(Path::new("")).to_owned(),
             reason,
+        };
+        let Some(file) = file else {
+            return Self::parse(Table::new(), Path::new(""), state_dir).map_err(fail);
         };
         let text =
             std::fs::read_to_string(file).map_err(|error| fail(format!("cannot read: {error}")))?;
@@ -124,12 +116,11 @@ fn store(name: &str, value: Value, folder: &Path) -> Result<Store, String> {
 }
 
 fn unsupported(name: &str, value: &Value) -> String {
-    let (shown, instead): (&dyn Display, _) = match value {
-        Value::Table(_) => (&format_args!("[{name}]"), ""),
-        Value::Array(_) => (&format_args!("[[{name}]]"), ""),
-        _ => (&name, ""),
+    let shown = match value {
+        Value::Table(_) => format!("[{name}]"),
+        Value::Array(_) => format!("[[{name}]]"),
+        _ => name.to_owned(),
     };
-    let _ = instead;
     let instead = match name {
         "variables_provider" | "config_provider" => {
             ": set variables with SPIN_VARIABLE_… or --variable-file"
