@@ -69,7 +69,7 @@ impl Manifest {
         let text = std::fs::read_to_string(path).map_err(|error| ManifestError {
             file: path.to_owned(),
             line: None,
-            reason: format!("cannot read: {error}"),
+            reason: format!("cannot read: {error}; name the manifest, or its folder, with -f"),
         })?;
         Self::parse(path, &text)
     }

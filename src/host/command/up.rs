@@ -52,7 +52,7 @@ pub(super) struct Up {
     #[command(flatten)]
     source: Source,
 
-    /// The address to listen on; port 0 chooses a free one.
+    /// The address to listen on; port 0 chooses a free one, and a port alone is 127.0.0.1's.
     #[arg(long, value_name = "ADDR", env = "SPIN_HTTP_LISTEN_ADDR", default_value = "127.0.0.1:3000", value_parser = listen_address)]
     listen: SocketAddr,
 
@@ -82,7 +82,7 @@ pub(super) struct Up {
     #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
     max_instance_concurrent_reuse_count: usize,
 
-    /// How long an instance without requests lives: a number with ns, us, ms or s.
+    /// How long an instance without requests lives. Times are written as 500ms, 30s, 10m, 2h or 1day.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     idle_instance_timeout: Duration,
 

@@ -1,14 +1,18 @@
 //! How values of the command line are read.
 
 use crate::variables::check_name;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
-/// An address with a port; of several, the first of IPv4.
+/// An address with a port; of several, the first of IPv4. A port alone is one of this machine's own address: nobody else is
+/// let in by leaving something out.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
     let found: Vec<_> = text
         .to_socket_addrs()
-        .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:3000".to_owned())?
+        .map_err(|_| "write ADDRESS:PORT, such as 127.0.0.1:3000, or a port".to_owned())?
         .collect();
     // localhost is both; clients that print it try IPv4 too.
     let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
@@ -40,25 +44,13 @@ pub(super) fn positive(text: &str) -> Result<usize, &'static str> {
         .ok_or("write a whole number above 0")
 }
 
-/// A time with a unit; without one, in seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
-    let units = [
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-        ("s", 1_000_000_000),
-    ];
-    let (number, nanoseconds) = units
-        .into_iter()
-        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
-        .unwrap_or((text, 1_000_000_000));
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "write a whole number with s, ms, us or ns")?;
-    number
-        .checked_mul(nanoseconds)
-        .map(Duration::from_nanos)
-        .ok_or("this is too long")
+/// A time, such as 10m or 1h30m; a number alone is seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "write a time such as 500ms, 30s, 10m, 2h or 1day".to_owned())
 }
 
 #[cfg(test)]
@@ -74,10 +66,15 @@ mod tests {
             ("3ms", Duration::from_millis(3)),
             ("4us", Duration::from_micros(4)),
             ("5ns", Duration::from_nanos(5)),
+            ("10m", Duration::from_mins(10)),
+            ("1h30m", Duration::from_mins(90)),
+            ("2h", Duration::from_hours(2)),
+            ("1day", Duration::from_hours(24)),
+            ("1 s", Duration::from_secs(1)),
         ] {
             assert_eq!(duration(text), Ok(expected), "{text}");
         }
-        for text in ["", "s", "1m", "1.5s", "-1s", "1 s"] {
+        for text in ["", "s", "-1s", "1x", "9999999999999 years"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -92,6 +89,14 @@ mod tests {
             listen_address("localhost:0").unwrap().to_string(),
             "127.0.0.1:0"
         );
-        assert!(listen_address("3000").is_err());
+        for port_alone in ["3000", ":3000"] {
+            assert_eq!(
+                listen_address(port_alone).unwrap().to_string(),
+                "127.0.0.1:3000"
+            );
+        }
+        for text in ["", ":", "70000", ":70000", "127.0.0.1"] {
+            assert!(listen_address(text).is_err(), "{text}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use harness::{Host, Setup, guest, manifest};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -931,6 +932,26 @@ async fn a_compiled_component_is_kept_for_the_next_start() {
     assert_eq!(files(), 1);
     start().text("/served").await;
     assert_eq!(files(), 1);
+
+    // A disk that has lost a block of it: nothing of that is run.
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap();
+    let file = file.unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    let (from, to) = (4096, whole.len() - 4096);
+    damaged[from..to].fill(0xcc);
+    std::fs::write(&file, damaged).unwrap();
+    start().text("/served").await;
+    assert_eq!(std::fs::read(&file).unwrap(), whole, "it was made anew");
+
+    // A volume that Kubernetes has made a group's (fsGroup).
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2770)).unwrap();
+    let said = start().log();
+    let line = format!(
+        "behalf: components are compiled at every start: {} belongs to another user, or others can write there (mode 2770);",
+        folder.display()
+    );
+    assert!(said.contains(&line), "{said}");
 }
 
 #[tokio::test]
@@ -1343,7 +1364,9 @@ fn what_is_wrong_stops_the_start() {
             2,
             format!("component web: {} does not export handle-cron-event", no_handler.path().display()),
         ),
-        (Setup::new(&good).arg(&["-f", "none.toml"]), 2, "none.toml: cannot read: ".to_owned()),
+        (Setup::new(&good).arg(&["-f", "none.toml"]), 2, "none.toml: cannot read: No such file or directory (os error 2); name the manifest, or its folder, with -f".to_owned()),
+        (Setup::new(&good).arg(&["--runtime-config-file", "none.toml"]), 2, "none.toml: cannot read: ".to_owned()),
+        (Setup::new(&good).env("RUNTIME_CONFIG_FILE", "spin.toml"), 2, "spin.toml: this host has no [application], ".to_owned()),
         (Setup::new(&good).arg(&["--state-dir", "spin.toml"]), 1, "cannot open the key-value store /".to_owned()),
     ] {
         let (actual, log) = setup.fails();
@@ -1351,6 +1374,12 @@ fn what_is_wrong_stops_the_start() {
         assert_eq!(actual, Some(code), "{log}");
         assert!(last.starts_with(&format!("behalf: {message}")), "{message}\n{log}");
         assert_eq!(log.matches("behalf: ").count(), 1, "{log}");
+        // No store, and nothing else that somebody would have to remove.
+        let left: Vec<_> = std::fs::read_dir(setup.folder.path())
+            .unwrap()
+            .map(|it| it.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["spin.toml"], "{message}");
     }
 }
 
@@ -1372,7 +1401,7 @@ async fn an_address_in_use_is_told() {
 fn a_wrong_command_line_is_a_usage_error() {
     for arguments in [
         &["--listen", "nonsense"][..],
-        &["--request-timeout", "1m"],
+        &["--request-timeout", "1x"],
         &["--nonsense"],
         &["--variable", "no-value"],
         &["--tls-cert", "cert.pem"],
