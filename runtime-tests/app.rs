@@ -231,7 +231,22 @@ impl App {
         for (name, value) in &options.settings {
             command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
         }
-        let mut process = Process::spawn(command, options.echo)?;
+        Self::serving(command, store, options.echo, temporary).await
+    }
+
+    /// Runs a command, which has to serve as `behalf up` does, with its store in this folder, and to end with its standard
+    /// input. An error of type [`StartFailure`] is the app's own.
+    pub async fn run(command: Command, state_dir: &Path) -> anyhow::Result<Self> {
+        Self::serving(command, Store::of(state_dir), false, None).await
+    }
+
+    async fn serving(
+        command: Command,
+        store: Store,
+        echo: bool,
+        temporary: Option<TempDir>,
+    ) -> anyhow::Result<Self> {
+        let mut process = Process::spawn(command, echo)?;
         let address = process.serving().await?;
         Ok(Self {
             address,
@@ -402,8 +417,8 @@ fn embedded(through: &[String]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// The embedded host's program.
-fn behalf() -> anyhow::Result<PathBuf> {
+/// The embedded host's program: `$BEHALF_BIN`, or the one that was built last.
+pub fn behalf() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("BEHALF_BIN") {
         return Ok(std::path::absolute(path)?);
     }
