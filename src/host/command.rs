@@ -6,10 +6,10 @@ mod source;
 mod up;
 mod values;
 
-use crate::app::SettingsError;
 use crate::console;
 use crate::loading::LoadError;
 use crate::manifest::ManifestError;
+use crate::rehearsal::AppError;
 use crate::serve::BindError;
 use crate::tls::PemError;
 use check::Check;
@@ -77,8 +77,9 @@ enum Command {
 
     /// Check the manifest, the components and the settings without serving.
     ///
-    /// Compiles everything and asks the app whether its settings are right, as `up` does before it serves. Listens on no
-    /// address, opens no store and runs no schedule.
+    /// Compiles everything, makes an instance of every component and asks the app whether its settings are right, as `up`
+    /// does before it serves; and runs what is on a schedule up to its first request to others. Listens on no address, opens
+    /// no store and sends nothing.
     #[command(after_help = check::EXAMPLES)]
     Check(Check),
 
@@ -98,7 +99,7 @@ enum Failure {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    App(#[from] AppError),
     #[error(transparent)]
     Tls(#[from] PemError),
     #[error(transparent)]
@@ -112,13 +113,13 @@ enum Failure {
 impl Failure {
     fn tell(&self) {
         match self {
-            Self::Settings(SettingsError::Problem(problem)) => {
+            Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(console::fail);
             }
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::Load(_)
-            | Self::Settings(SettingsError::AllowList { .. })
+            | Self::App(_)
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
@@ -130,7 +131,7 @@ impl Failure {
         match self {
             Self::Usage(_)
             | Self::Manifest(_)
-            | Self::Settings(_)
+            | Self::App(_)
             | Self::Tls(_)
             | Self::Load(
                 LoadError::Variable(_)

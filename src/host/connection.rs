@@ -113,7 +113,7 @@ impl Server {
             let in_hand = talk.begin(is_http2);
             async move {
                 let request = request.map(|body| body.map_err(Error::from).boxed_unsync());
-                let mut response = app.handle(request, scheme, peer).await;
+                let mut response = app.answer(request, scheme, peer).await;
                 if !is_http2 && lifetime.leaving.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);

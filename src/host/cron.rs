@@ -101,35 +101,64 @@ async fn tick(job: &Job) {
 }
 
 async fn handle_event(job: &Job) -> Result<(), String> {
-    let timestamp = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
     let place = job.places.take(&job.grants.component, Purpose::Tick);
     let place = timeout(PATIENCE, place)
         .await
         .map_err(|_| format!("it had no place in {} seconds", PATIENCE.as_secs()))?;
-    let mut store = job.grants.store(job.pre.engine());
-    let instance = job
-        .pre
-        .instantiate_async(&mut store)
-        .await
-        .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?;
-    let work = store.data().fate().at_work();
-    let answer = instance
-        .call_handle_cron_event(&mut store, Metadata { timestamp })
-        .await;
-    if answer.is_ok() {
-        work.done();
-    } else {
-        drop(work);
-    }
-    // First, so that what the component wrote last comes before why it failed.
-    drop(store);
+    let store = job.grants.store(job.pre.engine());
+    let ended = job.call(store).await;
     drop(place);
-    answer
-        .map_err(|error| cause(&error))?
-        .map_err(|Error::Other(reason)| reason)
+    ended
+}
+
+impl Job {
+    /// Makes an instance, of no use but to see that it can be made.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) async fn instantiate(&self) -> Result<(), String> {
+        let mut store = self.grants.store(self.pre.engine());
+        let instance = self.pre.instantiate_async(&mut store).await;
+        instance.map(|_| ()).map_err(|error| cause(&error))
+    }
+
+    /// Runs it as if its time had come, but sends nothing and says nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed before it would have sent something.
+    pub(crate) async fn rehearse(&self) -> Result<(), String> {
+        let (grants, rehearsal) = self.grants.for_rehearsal();
+        let ended = self.call(grants.store(self.pre.engine())).await;
+        if rehearsal.has_sent() { Ok(()) } else { ended }
+    }
+
+    async fn call(&self, mut store: wasmtime::Store<Guest>) -> Result<(), String> {
+        let timestamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let instance = self
+            .pre
+            .instantiate_async(&mut store)
+            .await
+            .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?;
+        let work = store.data().fate().at_work();
+        let answer = instance
+            .call_handle_cron_event(&mut store, Metadata { timestamp })
+            .await;
+        if answer.is_ok() {
+            work.done();
+        } else {
+            drop(work);
+        }
+        // First, so that what the component wrote last comes before why it failed.
+        drop(store);
+        answer
+            .map_err(|error| cause(&error))?
+            .map_err(|Error::Other(reason)| reason)
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::engine;
 use crate::fate::Fate;
 use crate::guest_output::GuestOutput;
 use crate::key_value::{KeyValueGrant, KeyValueView};
-use crate::outbound::{Outbound, OutboundHooks};
+use crate::outbound::{Outbound, OutboundHooks, Rehearsal};
 use crate::store::Store;
 use crate::variables::ComponentVariables;
 use std::collections::BTreeSet;
@@ -59,6 +59,8 @@ impl ReuseLimits {
 pub(crate) struct Grants {
     /// The component's id.
     pub(crate) component: Arc<str>,
+    /// Whether what it writes is told.
+    pub(crate) is_heard: bool,
     /// Whether instances must be interruptible.
     pub(crate) interruptible: bool,
     /// Where the component may send requests.
@@ -72,10 +74,21 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
+    /// The same without effect on others: what it would send is only noted, and what it writes is not told.
+    pub(crate) fn for_rehearsal(&self) -> (Self, Rehearsal) {
+        let (outbound, rehearsal) = self.outbound.for_rehearsal();
+        let grants = Self {
+            is_heard: false,
+            outbound: Arc::new(outbound),
+            ..self.clone()
+        };
+        (grants, rehearsal)
+    }
+
     /// The state of a new instance. No arguments, environment, files, sockets or input: nothing grants them.
     pub(crate) fn store(&self, engine: &Engine) -> wasmtime::Store<Guest> {
         let fate = Fate::default();
-        let output = GuestOutput::new(&self.component);
+        let output = GuestOutput::new(&self.component, self.is_heard);
         let guest = Guest {
             table: ResourceTable::new(),
             wasi: WasiCtx::builder()

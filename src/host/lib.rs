@@ -13,6 +13,7 @@
 //! ```
 
 mod allow_list;
+mod answers;
 mod app;
 #[allow(
     missing_docs,
@@ -48,12 +49,14 @@ mod manifest;
 mod orders;
 mod outbound;
 mod places;
+mod rehearsal;
 mod routes;
 mod serve;
 mod service;
 mod store;
 mod supervisor;
 mod talk;
+mod target;
 mod tls;
 mod variables;
 mod wire;

@@ -1,6 +1,7 @@
 //! From a manifest to an app that can answer.
 
 use crate::allow_list::{AllowList, AllowListError};
+use crate::answers::overloaded;
 use crate::app::App;
 use crate::bindings::cron::SpinCronPre;
 use crate::cache::Cache;
@@ -11,12 +12,12 @@ use crate::engine;
 use crate::instance::{Grants, Guest, ReuseLimits};
 use crate::life::Lifetime;
 use crate::manifest::{Component, Manifest};
-use crate::outbound::{Outbound, OutboundClient};
+use crate::outbound::{APP_ORIGIN, AppDoor, Outbound, OutboundClient};
 use crate::places::Places;
 use crate::service::Service;
 use crate::store::{FILE_NAME, OpenError, Store};
 use crate::tls::{self, PemError};
-use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
+use crate::variables::{ComponentVariables, Environment, LookupError, Template, Variables};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,6 +46,9 @@ pub(crate) struct Options {
     pub(crate) environment: Environment,
 }
 
+/// The variable by which a component on a schedule finds the app that it belongs to.
+const APP_ORIGIN_NAME: &str = "app_origin";
+
 /// Composes and compiles the components of `manifest`, which takes a second or so, and opens the store if one of them uses
 /// it.
 ///
@@ -55,7 +59,7 @@ pub(crate) fn load(
     manifest: Manifest,
     options: Options,
     lifetime: &Lifetime,
-) -> Result<App, LoadError> {
+) -> Result<Arc<App>, LoadError> {
     let variables = Arc::new(Variables::new(manifest.variables, options.environment));
     if let Some(name) = variables.unknown() {
         return Err(LoadError::UnknownVariable(name.to_owned()));
@@ -69,6 +73,7 @@ pub(crate) fn load(
         client: client(options.outbound_ca.as_deref())?,
         variables,
         limits: options.limits,
+        door: AppDoor::default(),
     };
     let places = Places::new(options.max_instances, !manifest.crons.is_empty());
     let parts = manifest.components.values().map(parts).max().unwrap_or(1);
@@ -78,9 +83,15 @@ pub(crate) fn load(
     let mut services = BTreeMap::new();
     let mut jobs = Vec::new();
     let mut allow_list_fault = None;
-    for (id, component) in manifest.components {
+    for (id, mut component) in manifest.components {
         let prepared = Prepared::new(&linker, &cache, &id, &component)?;
-        let (grants, fault) = shared.grants(&id, component);
+        let scheduled = manifest.crons.iter().any(|it| it.component == id);
+        if scheduled && let Ok(origin) = Template::parse(APP_ORIGIN) {
+            component
+                .variables
+                .insert(APP_ORIGIN_NAME.to_owned(), origin);
+        }
+        let (grants, fault) = shared.grants(&id, component, scheduled);
         if let Some(fault) = fault {
             allow_list_fault.get_or_insert((id.clone(), fault));
         }
@@ -99,7 +110,7 @@ pub(crate) fn load(
             services.insert(id, Arc::new(service));
         }
     }
-    Ok(App {
+    let app = Arc::new(App {
         routes: manifest.routes,
         services,
         jobs,
@@ -109,7 +120,19 @@ pub(crate) fn load(
         ready_path: options.ready_path,
         lifetime: lifetime.clone(),
         allow_list_fault,
-    })
+    });
+    // Weak, because the app has what holds the door.
+    let weak = Arc::downgrade(&app);
+    shared.door.open(Box::new(move |request| {
+        let app = weak.upgrade();
+        Box::pin(async move {
+            match app {
+                Some(app) => app.answer_itself(request).await,
+                None => overloaded(),
+            }
+        })
+    }));
+    Ok(app)
 }
 
 /// Opens the store if one of these components uses it.
@@ -156,21 +179,29 @@ struct Shared {
     key_value: Option<Store>,
     client: OutboundClient,
     limits: ReuseLimits,
+    door: AppDoor,
 }
 
 impl Shared {
     /// What a component is granted, and what is wrong with its allow-list. A wrong one denies everything, as in Spin, until
     /// the app has had its say about its settings.
-    fn grants(&self, id: &str, component: Component) -> (Grants, Option<AllowListError>) {
+    fn grants(
+        &self,
+        id: &str,
+        component: Component,
+        scheduled: bool,
+    ) -> (Grants, Option<AllowListError>) {
         let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &self.variables);
         let (allowed, fault) = match allowed {
             Ok(allowed) => (allowed, None),
             Err(fault) => (AllowList::default(), Some(fault)),
         };
         let name: Arc<str> = id.into();
-        let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed);
+        let door = scheduled.then(|| self.door.clone());
+        let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed, door);
         let grants = Grants {
             component: name,
+            is_heard: true,
             interruptible: self.limits.interruptible(),
             outbound: Arc::new(outbound),
             key_value: self.key_value.clone(),

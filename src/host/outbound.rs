@@ -22,7 +22,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, timeout};
@@ -96,23 +97,45 @@ impl OutboundClient {
 }
 
 /// What one component may send, and how.
-#[derive(Debug)]
 pub(crate) struct Outbound {
     client: OutboundClient,
     component: Arc<str>,
     allowed: AllowList,
+    app: Option<AppDoor>,
+    rehearsal: Option<Rehearsal>,
     reported: Mutex<HashSet<String>>,
 }
 
 impl Outbound {
-    /// Lets `component` send to the origins in `allowed`.
-    pub(crate) fn new(client: OutboundClient, component: Arc<str>, allowed: AllowList) -> Self {
+    /// Lets `component` send to the origins in `allowed`, and to the app itself through this door.
+    pub(crate) fn new(
+        client: OutboundClient,
+        component: Arc<str>,
+        allowed: AllowList,
+        app: Option<AppDoor>,
+    ) -> Self {
         Self {
             client,
             component,
             allowed,
+            app,
+            rehearsal: None,
             reported: Mutex::default(),
         }
+    }
+
+    /// The same, but what is permitted is only noted, and not sent.
+    pub(crate) fn for_rehearsal(&self) -> (Self, Rehearsal) {
+        let rehearsal = Rehearsal::default();
+        let outbound = Self {
+            client: self.client.clone(),
+            component: Arc::clone(&self.component),
+            allowed: self.allowed.clone(),
+            app: self.app.clone(),
+            rehearsal: Some(rehearsal.clone()),
+            reported: Mutex::default(),
+        };
+        (outbound, rehearsal)
     }
 
     async fn send(
@@ -123,16 +146,25 @@ impl Outbound {
         let Some(origin) = Origin::of(request.uri()) else {
             return Err(Error::HttpRequestUriInvalid);
         };
-        if !self
-            .allowed
-            .permits(origin.scheme, origin.host, origin.port)
-        {
+        let app = self.app.as_ref().filter(|_| origin.is_the_app());
+        let permitted = app.is_some()
+            || self
+                .allowed
+                .permits(origin.scheme, origin.host, origin.port);
+        if !permitted {
             self.report_denied(&origin);
             return Err(Error::HttpRequestDenied);
         }
-        // The client sets it from the URI where the protocol has it.
+        if let Some(rehearsal) = &self.rehearsal {
+            rehearsal.0.store(true, Ordering::Relaxed);
+            return Err(Error::DestinationUnavailable);
+        }
+        // Whoever sends it sets it from the URI where the protocol has it.
         request.headers_mut().remove(HOST);
-        self.client.send(request, options).await
+        match app {
+            Some(app) => app.send(request, &options).await,
+            None => self.client.send(request, options).await,
+        }
     }
 
     /// Tells once what would have to be allowed.
@@ -177,10 +209,58 @@ impl<'a> Origin<'a> {
             port,
         })
     }
+
+    fn is_the_app(&self) -> bool {
+        let (scheme, host) = APP_ORIGIN.split_once("://").unwrap_or_default();
+        self.scheme == scheme && self.host == host && self.port.is_none()
+    }
+}
+
+/// Whether a component would have sent a request that it may send. All clones are about the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rehearsal(Arc<AtomicBool>);
+
+impl Rehearsal {
+    /// Whether it would.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The origin by which a component on a schedule reaches the app that it belongs to: what is sent there is handed over
+/// within this process (DESIGN.md, "How does the cron component reach its app?").
+pub(crate) const APP_ORIGIN: &str = "http://app.behalf.internal";
+
+/// Answers a request as the app would that came from a client.
+pub(crate) type Answering = dyn Fn(Request<WasiBody>) -> Pin<Box<dyn Future<Output = Response<WasiBody>> + Send>>
+    + Send
+    + Sync;
+
+/// The way to the app, which is made before the app is. All clones lead to the same one.
+#[derive(Clone, Default)]
+pub(crate) struct AppDoor(Arc<OnceLock<Box<Answering>>>);
+
+impl AppDoor {
+    /// Opens it, once.
+    pub(crate) fn open(&self, app: Box<Answering>) {
+        // Whoever opened it before was the same app.
+        let _ = self.0.set(app);
+    }
+
+    async fn send(
+        &self,
+        request: Request<WasiBody>,
+        options: &RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let app = self.0.get().ok_or(Error::DestinationUnavailable)?;
+        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        timeout(first_byte, app(request))
+            .await
+            .map_err(|_| Error::ConnectionReadTimeout)
+    }
 }
 
 /// An instance's way out.
-#[derive(Debug)]
 pub(crate) struct OutboundHooks {
     /// Where it leads.
     pub(crate) outbound: Arc<Outbound>,
@@ -453,6 +533,7 @@ mod tests {
             OutboundClient::new(Vec::new()).unwrap(),
             "c".into(),
             allowed,
+            None,
         )
     }
 
@@ -561,6 +642,38 @@ mod tests {
                 continue;
             };
             assert!(Origin::of(&uri).is_none(), "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_app_is_reached_through_its_door_alone() {
+        let none = RequestOptions::default();
+        let allowed = AllowList::default();
+        let client = OutboundClient::new(Vec::new()).unwrap();
+        let denied = Outbound::new(client.clone(), "c".into(), allowed.clone(), None);
+        let url = format!("{APP_ORIGIN}/a");
+        let answer = send(&denied, &url, none).await;
+        assert!(matches!(answer, Err(Error::HttpRequestDenied)));
+
+        let door = AppDoor::default();
+        let outbound = Outbound::new(client, "c".into(), allowed, Some(door.clone()));
+        let early = send(&outbound, &url, none).await;
+        assert!(matches!(early, Err(Error::DestinationUnavailable)));
+        door.open(Box::new(|request| {
+            let text = format!("{} {:?}", request.uri(), request.headers().get(HOST));
+            let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
+            Box::pin(std::future::ready(Response::new(body.boxed_unsync())))
+        }));
+        let response = send(&outbound, &url, none).await.unwrap();
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, format!("{url} None"));
+        for other in [
+            "https://app.behalf.internal/",
+            "http://app.behalf.internal:80/",
+            "http://a.app.behalf.internal/",
+        ] {
+            let answer = send(&outbound, other, none).await;
+            assert!(matches!(answer, Err(Error::HttpRequestDenied)), "{other}");
         }
     }
 

@@ -48,9 +48,11 @@ impl Check {
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
-        let checked = app
-            .check_settings(SocketAddr::from(([127, 0, 0, 1], 0)))
-            .await;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let checked = match app.rehearse(address).await {
+            Ok(()) => app.rehearse_schedules().await,
+            Err(error) => Err(error),
+        };
         lifetime.stop();
         // An instance that does not end is no fault of the settings.
         let _ = lifetime.finish(GRACE).await;

@@ -194,9 +194,8 @@ impl Up {
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
-        app.check_settings(address).await?;
+        app.rehearse(address).await?;
 
-        let app = Arc::new(app);
         let following = async {
             match &identity {
                 Some(identity) => identity.follow(reload).await,
@@ -231,7 +230,7 @@ impl Up {
     }
 
     /// Loads the app, telling on the way what it is.
-    fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<App, Failure> {
+    fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<Arc<App>, Failure> {
         console::note(format_args!("{} {}", manifest.name, manifest.version));
         manifest.tell();
         let file = self.source.file();

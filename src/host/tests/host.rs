@@ -348,6 +348,8 @@ async fn outbound_requests_go_where_they_may() {
         "http://denied.test:81/secret?token",
         "http://denied.test:81/",
         "https://127.0.0.2/",
+        // For what is on a schedule alone.
+        "http://app.behalf.internal/served",
     ] {
         assert_eq!(host.sends(to).await, denied, "{to}");
     }
@@ -1200,6 +1202,73 @@ async fn a_request_timeout_holds_even_against_a_busy_component() {
         );
         assert!(start.elapsed() < Duration::from_secs(10), "{path}");
         assert_eq!(host.get("/served").await.0, StatusCode::OK, "{path}");
+    }
+}
+
+/// A component for a schedule, whose start traps.
+const BROKEN: &str = r#"
+    (component
+        (import "fermyon:spin-cron/cron-types@2.0.0" (instance $types
+            (type $metadata (record (field "timestamp" u64)))
+            (export "metadata" (type (eq $metadata)))
+            (type $error (variant (case "other" string)))
+            (export "error" (type (eq $error)))))
+        (alias export $types "metadata" (type $metadata))
+        (alias export $types "error" (type $error))
+        (core module $broken
+            (func $start unreachable)
+            (start $start)
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+            (func (export "handle") (param i64) (result i32) unreachable))
+        (core instance $broken (instantiate $broken))
+        (func $handle (param "metadata" $metadata) (result (result (error $error)))
+            (canon lift (core func $broken "handle") (memory (core memory $broken "memory"))
+                (realloc (core func $broken "realloc"))))
+        (export "handle-cron-event" (func $handle)))"#;
+
+#[test]
+fn every_component_is_instantiated_before_anything_is_served() {
+    let component = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&component, wat::parse_str(BROKEN).unwrap()).unwrap();
+    let more = format!(
+        "[[trigger.cron]]\ncomponent = \"job\"\ncron_expression = \"0 0 0 1 1 *\"\n[component.job]\nsource = {:?}\n",
+        component.path()
+    );
+    let manifest = manifest() + &more;
+    for setup in [
+        Setup::new(&manifest),
+        Setup::new(&manifest).command("check"),
+    ] {
+        let (code, log) = setup.fails();
+        let message = "behalf: component job cannot be instantiated: wasm trap: wasm `unreachable` instruction executed\n";
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.ends_with(message), "{log}");
+    }
+}
+
+#[test]
+fn a_check_asks_what_is_on_a_schedule() {
+    for (tick, code, end) in [
+        ("say", 0, "all is well\n"),
+        (
+            "fail",
+            2,
+            "behalf: component web, which is on a schedule: the guest fails\n",
+        ),
+        (
+            "panic",
+            2,
+            "behalf: component web, which is on a schedule: wasm trap: wasm `unreachable` instruction executed\n",
+        ),
+    ] {
+        let (actual, log) = ticking(tick).command("check").fails();
+        assert_eq!(actual, Some(code), "{log}");
+        assert!(log.ends_with(end), "{log}");
+        assert!(
+            !log.contains("web: "),
+            "it is not the time to say it: {log}"
+        );
     }
 }
 
