@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use behalf_core::Random;
 use behalf_core::error::StoredError;
 use behalf_core::identity::{KeyVersion, Nonce, SecretName, TenantId, UserId};
-use behalf_core::sealing::{Binding, Envelope, Payload, seal};
+use behalf_core::vault::sealing::{Binding, Envelope, Payload, seal};
 use behalf_core::secret::{EncryptionKey, RefreshToken};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;

@@ -1,4 +1,7 @@
-//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
+//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::api::problem`]'s.
+
+mod accept;
+pub mod problem;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -7,13 +10,15 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::accept::{JSON, METRICS, prefers_second};
+use crate::api::accept::{JSON, METRICS, prefers_second};
+use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
 use crate::identity::{Guid, TenantId};
 use crate::keeper::{Environment, Keeper, KeeperError, View};
-use crate::port::{BodyError, Random, RequestBody, Store, VaultPort};
-use crate::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
-use crate::record::Status;
+use crate::ledger::key_value::store::Store;
+use crate::ledger::record::Status;
+use crate::port::{BodyError, Random, RequestBody};
 use crate::secret::Bearer;
+use crate::vault::port::VaultPort;
 
 /// The id of a request, which its answer has, too, and the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

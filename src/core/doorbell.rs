@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::error::SettingFault;
 use crate::port::{Config, HttpError, Limits, SecretBody};
 use crate::secret::SweepKey;
-use crate::settings::{is_loopback, trimmed};
+use crate::vault::settings::{is_loopback, trimmed};
 
 /// For how long it rings again. Less than the five minutes of the schedule in `spin.toml`, so that its next time is the
 /// next try.
@@ -401,9 +401,9 @@ fn is_code(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::SweepReport;
-    use crate::settings::tests::Values;
-    use crate::world::SWEEP_KEY;
+    use crate::keeper::report::SweepReport;
+    use crate::simulation::world::SWEEP_KEY;
+    use crate::vault::settings::tests::Values;
 
     fn values(url: &str, key: &str) -> Values {
         Values::from([("sweep_url", url.to_owned()), ("sweep_key", key.to_owned())])
