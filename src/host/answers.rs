@@ -1,6 +1,5 @@
 //! What this host answers itself.
 
-use crate::console;
 use crate::service::Failure;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -12,7 +11,7 @@ use wasmtime_wasi_http::WasiBody;
 pub(crate) fn failure(component: &str, failure: &Failure) -> Response<WasiBody> {
     // If its instance failed, the end of that says why.
     if !matches!(failure, Failure::Instance) {
-        console::warn(format_args!("component {component} {failure}"));
+        tracing::warn!("component {component} {failure}");
     }
     match failure {
         Failure::NoPlace | Failure::Instantiation(_) => overloaded(),

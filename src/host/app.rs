@@ -1,5 +1,6 @@
 //! An app that was loaded: from a request, or a time, to the component that it is for.
 
+use crate::access::{Access, Told};
 use crate::allow_list::AllowListError;
 use crate::answers::{self, overloaded, plain, status};
 use crate::cron::{self, Job};
@@ -7,19 +8,15 @@ use crate::life::Lifetime;
 use crate::routes::Routes;
 use crate::service::Service;
 use crate::target::complete_uri;
-use bytes::Bytes;
 use http::header::CONNECTION;
 use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime_wasi_http::{Error, WasiBody};
+use tokio::sync::Semaphore;
+use tracing::Instrument as _;
+use wasmtime_wasi_http::WasiBody;
 
 /// Between whom a request is.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +29,9 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// This process, as its own client.
-    const ITSELF: Self = Self {
-        client: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
-        local: SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    pub(crate) const ITSELF: Self = Self {
+        client: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        local: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
     };
 }
 
@@ -67,50 +64,60 @@ impl App {
     /// Answers a client's request.
     pub(crate) async fn answer(
         &self,
-        request: Request<WasiBody>,
-        scheme: Scheme,
-        peer: Peer,
-    ) -> Response<WasiBody> {
-        if request.uri().path() == "/.well-known/spin/health" {
-            return plain(StatusCode::OK, "OK");
-        }
-        if self.lifetime.leaving.is_cancelled()
-            && self.ready_path.as_deref() == Some(request.uri().path())
-        {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "The server is stopping.\n");
-        }
-        let Ok(admitted) = Arc::clone(&self.admission).try_acquire_owned() else {
-            return overloaded();
-        };
-        self.dispatch(request, scheme, peer).await.map(|body| {
-            Admitted {
-                body,
-                _admitted: admitted,
-            }
-            .boxed_unsync()
-        })
-    }
-
-    /// Answers a request of this process, for which there is always room: it has few.
-    pub(crate) async fn answer_itself(&self, request: Request<WasiBody>) -> Response<WasiBody> {
-        self.dispatch(request, Scheme::HTTP, Peer::ITSELF).await
-    }
-
-    async fn dispatch(
-        &self,
         mut request: Request<WasiBody>,
         scheme: Scheme,
         peer: Peer,
     ) -> Response<WasiBody> {
+        let (access, mut told) = (Access::begin(&mut request), Told::default());
+        let path = request.uri().path();
+        if path == "/.well-known/spin/health" {
+            return access.answered(told, plain(StatusCode::OK, "OK"), None);
+        }
+        if self.lifetime.leaving.is_cancelled() && self.ready_path.as_deref() == Some(path) {
+            told.reason = Some("the host is stopping");
+            let response = plain(StatusCode::SERVICE_UNAVAILABLE, "The server is stopping.\n");
+            return access.answered(told, response, None);
+        }
+        let Ok(admitted) = Arc::clone(&self.admission).try_acquire_owned() else {
+            told.reason = Some("--max-requests are in hand");
+            return access.answered(told, overloaded(), None);
+        };
+        let response = self
+            .dispatch(request, scheme, peer, &mut told)
+            .instrument(access.span())
+            .await;
+        access.answered(told, response, Some(admitted))
+    }
+
+    /// Answers a request of this process, for which there is always room: it has few.
+    pub(crate) async fn answer_itself(&self, mut request: Request<WasiBody>) -> Response<WasiBody> {
+        let (access, mut told) = (Access::begin(&mut request), Told::default());
+        let response = self
+            .dispatch(request, Scheme::HTTP, Peer::ITSELF, &mut told)
+            .instrument(access.span())
+            .await;
+        access.answered(told, response, None)
+    }
+
+    /// Has the component answer that a request is for.
+    pub(crate) async fn dispatch(
+        &self,
+        mut request: Request<WasiBody>,
+        scheme: Scheme,
+        peer: Peer,
+        told: &mut Told,
+    ) -> Response<WasiBody> {
         // Between the client and this host alone; a component that forwards requests must not forward it.
         request.headers_mut().remove(CONNECTION);
         if let Err(reason) = complete_uri(&mut request, scheme, peer.local) {
+            told.reason = Some(reason.trim_end());
             return plain(StatusCode::BAD_REQUEST, reason);
         }
         let uri = request.uri().clone();
         let Some(found) = self.routes.find(uri.path()) else {
             return status(StatusCode::NOT_FOUND);
         };
+        told.route = Some(found.route.pattern.clone());
         let component = &found.route.component;
         let Some(service) = self.services.get(component) else {
             return status(StatusCode::NOT_FOUND);
@@ -120,31 +127,5 @@ impl App {
             Ok(response) => response,
             Err(failure) => answers::failure(component, &failure),
         }
-    }
-}
-
-/// A body that is in hand until it is read, or nobody wants it any more.
-struct Admitted {
-    body: WasiBody,
-    _admitted: OwnedSemaphorePermit,
-}
-
-impl Body for Admitted {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

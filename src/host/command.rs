@@ -6,8 +6,8 @@ mod source;
 mod up;
 mod values;
 
-use crate::console;
 use crate::loading::LoadError;
+use crate::log;
 use crate::manifest::ManifestError;
 use crate::rehearsal::AppError;
 use crate::serve::BindError;
@@ -30,7 +30,7 @@ pub fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            console::fail(format_args!("cannot start: {error}"));
+            log::fail(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -41,13 +41,15 @@ pub fn main() -> ExitCode {
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.tell();
             failure.exit_code()
         }
-    }
+    };
+    log::end();
+    code
 }
 
 /// Runs the app of a spin.toml on an embedded wasmtime.
@@ -114,7 +116,7 @@ impl Failure {
     fn tell(&self) {
         match self {
             Self::App(AppError::Problem(problem)) => {
-                problem.lines().for_each(console::fail);
+                problem.lines().for_each(log::fail);
             }
             Self::Usage(_)
             | Self::Manifest(_)
@@ -123,7 +125,7 @@ impl Failure {
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
-            | Self::Io(_) => console::fail(self),
+            | Self::Io(_) => log::fail(self),
         }
     }
 

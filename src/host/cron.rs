@@ -5,7 +5,6 @@
 //! nothing.
 
 use crate::bindings::cron::{Error, Metadata, SpinCronPre};
-use crate::console;
 use crate::instance::{Grants, Guest, cause};
 use crate::life::Lifetime;
 use crate::places::{PATIENCE, Places, Purpose};
@@ -94,9 +93,7 @@ async fn keep_time(job: &Arc<Job>, lifetime: &Lifetime) {
 async fn tick(job: &Job) {
     if let Err(reason) = handle_event(job).await {
         let component = &job.grants.component;
-        console::warn(format_args!(
-            "component {component} failed at a time of its schedule: {reason}"
-        ));
+        tracing::warn!("component {component} failed at a time of its schedule: {reason}");
     }
 }
 

@@ -59,8 +59,8 @@ impl ReuseLimits {
 pub(crate) struct Grants {
     /// The component's id.
     pub(crate) component: Arc<str>,
-    /// Whether what it writes is told.
-    pub(crate) is_heard: bool,
+    /// How long what it writes waits for room in the log; none: nobody is told.
+    pub(crate) log_patience: Option<Duration>,
     /// Whether instances must be interruptible.
     pub(crate) interruptible: bool,
     /// Where the component may send requests.
@@ -78,7 +78,7 @@ impl Grants {
     pub(crate) fn for_rehearsal(&self) -> (Self, Rehearsal) {
         let (outbound, rehearsal) = self.outbound.for_rehearsal();
         let grants = Self {
-            is_heard: false,
+            log_patience: None,
             outbound: Arc::new(outbound),
             ..self.clone()
         };
@@ -88,7 +88,7 @@ impl Grants {
     /// The state of a new instance. No arguments, environment, files, sockets or input: nothing grants them.
     pub(crate) fn store(&self, engine: &Engine) -> wasmtime::Store<Guest> {
         let fate = Fate::default();
-        let output = GuestOutput::new(&self.component, self.is_heard);
+        let output = GuestOutput::new(&self.component, self.log_patience);
         let guest = Guest {
             table: ResourceTable::new(),
             wasi: WasiCtx::builder()

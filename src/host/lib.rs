@@ -12,6 +12,7 @@
 //!                      outbound (allow_list) ◄── key_value ◄── variables
 //! ```
 
+mod access;
 mod allow_list;
 mod answers;
 mod app;
@@ -35,7 +36,6 @@ mod capacity;
 mod command;
 mod composition;
 mod connection;
-mod console;
 mod cron;
 mod crowd;
 mod engine;
@@ -45,6 +45,7 @@ mod instance;
 mod key_value;
 mod life;
 mod loading;
+mod log;
 mod manifest;
 mod orders;
 mod outbound;

@@ -6,7 +6,6 @@ use crate::app::App;
 use crate::bindings::cron::SpinCronPre;
 use crate::cache::Cache;
 use crate::composition::{ComposeError, compose};
-use crate::console;
 use crate::cron::Job;
 use crate::engine;
 use crate::instance::{Grants, Guest, ReuseLimits};
@@ -21,6 +20,7 @@ use crate::variables::{ComponentVariables, Environment, LookupError, Template, V
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -46,6 +46,9 @@ pub(crate) struct Options {
     pub(crate) environment: Environment,
 }
 
+/// How long a line of a component waits for room in the log, unless a request has its own time.
+const LOG_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The variable by which a component on a schedule finds the app that it belongs to.
 const APP_ORIGIN_NAME: &str = "app_origin";
 
@@ -65,7 +68,7 @@ pub(crate) fn load(
         return Err(LoadError::UnknownVariable(name.to_owned()));
     }
     for vain in variables.set_in_vain() {
-        console::warn(vain);
+        tracing::warn!("{vain}");
     }
     variables.check()?;
     let shared = Shared {
@@ -144,11 +147,10 @@ fn open_store(
         return Ok(None);
     }
     let path = state_dir.map(|folder| folder.join(FILE_NAME));
-    console::fact(
-        "storage",
-        path.as_deref()
-            .map_or("in memory".into(), |path| path.to_string_lossy()),
-    );
+    let place = path
+        .as_deref()
+        .map_or("memory".into(), Path::to_string_lossy);
+    tracing::info!("storage in {place}");
     Store::open(path.as_deref()).map(Some)
 }
 
@@ -201,7 +203,7 @@ impl Shared {
         let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed, door);
         let grants = Grants {
             component: name,
-            is_heard: true,
+            log_patience: Some(self.limits.request_timeout.unwrap_or(LOG_PATIENCE)),
             interruptible: self.limits.interruptible(),
             outbound: Arc::new(outbound),
             key_value: self.key_value.clone(),

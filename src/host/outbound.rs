@@ -4,7 +4,6 @@
 //! TLS. No redirects are followed, and nothing is decompressed.
 
 use crate::allow_list::AllowList;
-use crate::console;
 use crate::fate::Fate;
 use http::header::HOST;
 use http::{Request, Response, Uri};
@@ -177,10 +176,10 @@ impl Outbound {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MAX_REPORTED && reported.insert(origin.clone()) {
             let component = &self.component;
-            console::warn(format_args!(
+            tracing::warn!(
                 "component {component} may not reach {origin}; if it should, add \"{origin}\" to \
                  allowed_outbound_hosts of [component.{component}]"
-            ));
+            );
         }
     }
 }

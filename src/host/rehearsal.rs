@@ -1,11 +1,13 @@
 //! What is wrong with an app, found before it is served: whether its components can be instantiated at all, and what they
 //! say about their settings.
 
+use crate::access::Told;
 use crate::allow_list::AllowListError;
 use crate::answers::empty;
-use crate::app::App;
+use crate::app::{App, Peer};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
+use http::uri::Scheme;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
@@ -46,7 +48,7 @@ impl App {
             .header(HOST, address.to_string())
             .body(empty());
         if let Ok(request) = request
-            && let Ok(response) = timeout(PATIENCE, self.answer_itself(request)).await
+            && let Ok(response) = timeout(PATIENCE, self.ask(request)).await
             && let Some(problem) = problem(response).await
         {
             return Err(AppError::Problem(problem));
@@ -58,6 +60,11 @@ impl App {
             }),
             None => Ok(()),
         }
+    }
+
+    async fn ask(&self, request: Request<WasiBody>) -> Response<WasiBody> {
+        self.dispatch(request, Scheme::HTTP, Peer::ITSELF, &mut Told::default())
+            .await
     }
 
     /// Runs every component that is on a schedule as if its time had come, up to its first request to others, which is not

@@ -2,7 +2,6 @@
 
 use super::Failure;
 use super::source::Source;
-use crate::console;
 use crate::instance::ReuseLimits;
 use crate::life::Lifetime;
 use crate::loading::{Options, load};
@@ -57,7 +56,7 @@ impl Check {
         // An instance that does not end is no fault of the settings.
         let _ = lifetime.finish(GRACE).await;
         checked?;
-        console::note("all is well");
+        tracing::info!("all is well");
         Ok(())
     }
 }

@@ -6,7 +6,6 @@ use super::values::{duration, listen_address, path, positive};
 use crate::app::App;
 use crate::capacity;
 use crate::connection::Server;
-use crate::console;
 use crate::crowd::Crowd;
 use crate::instance::ReuseLimits;
 use crate::life::Lifetime;
@@ -151,9 +150,8 @@ impl Up {
         supervisor::stopping();
         tokio::select! {
             finished = lifetime.finish(grace) => if let Err(left) = finished {
-                console::warn(format_args!(
-                    "stopped before {left} connections and instances had finished, after the {grace:?} of --grace"
-                ));
+                tracing::warn!(
+                    "stopped before {left} connections and instances had finished, after the {grace:?} of --grace");
             },
             () = orders.end() => {}
         }
@@ -231,7 +229,7 @@ impl Up {
 
     /// Loads the app, telling on the way what it is.
     fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<Arc<App>, Failure> {
-        console::note(format_args!("{} {}", manifest.name, manifest.version));
+        tracing::info!("{} {}", manifest.name, manifest.version);
         manifest.tell();
         let file = self.source.file();
         let state_dir = match &self.state_dir {

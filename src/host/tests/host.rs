@@ -207,8 +207,9 @@ async fn an_error_instead_of_a_response_is_told_without_its_payload() {
         host.get("/error").await,
         (StatusCode::INTERNAL_SERVER_ERROR, String::new())
     );
-    let log =
-        host.log_with("component web returned ErrorCode::InternalError instead of a response\n");
+    let log = host.log_with(
+        "component web returned ErrorCode::InternalError instead of a response request_id=",
+    );
     assert!(!log.contains("guest data"), "{log}");
     assert!(!log.contains("an instance failed"), "{log}");
 }
@@ -354,7 +355,7 @@ async fn outbound_requests_go_where_they_may() {
         assert_eq!(host.sends(to).await, denied, "{to}");
     }
     let log = host.log_with("https://127.0.0.2");
-    let line = "behalf: component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
+    let line = "WARN  component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
                 allowed_outbound_hosts of [component.web]\n";
     assert_eq!(log.matches(line).count(), 1, "{log}");
     assert!(!log.contains("secret"), "{log}");
@@ -675,7 +676,7 @@ async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() 
     // Until all of them are at work, others may come in at the cost of one that is not.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = host
-        .exchange("GET /served HTTP/1.1\r\nhost: h\r\n\r\n")
+        .exchange("GET /served HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
         .await;
     assert_eq!(refused, "");
     let answer = working.pop().unwrap().read_u8().await;
@@ -897,7 +898,7 @@ fn an_environment_variable_that_sets_nothing_is_told() {
     let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETNG", "canary");
     let (code, log) = setup.command("check").fails();
     assert_eq!(code, Some(0), "{log}");
-    let told = "behalf: SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
+    let told = "WARN  SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
     assert!(log.contains(told) && !log.contains("canary"), "{log}");
 }
 
@@ -917,6 +918,198 @@ async fn lines_can_be_json() {
     }
     let printed = r#""component":"web""#;
     assert!(log.contains(printed), "{log}");
+}
+
+/// The lines about requests, in JSON.
+fn requests(log: &str) -> Vec<serde_json::Value> {
+    let lines = log.lines().map(|it| serde_json::from_str(it).unwrap());
+    lines
+        .filter(|it: &serde_json::Value| it["message"] == "request")
+        .collect()
+}
+
+#[tokio::test]
+async fn each_request_is_a_line_that_tells_no_secret() {
+    let host = Setup::new(&manifest().replace("/...", "/:what/..."))
+        .arg(&["--log-format", "json"])
+        .start();
+    let request = Request::get(host.uri("/headers/canary?canary"))
+        .header("authorization", "Bearer canary")
+        .header("x-request-id", "proxy.1")
+        .body(Bytes::new());
+    let response = host.send(request.unwrap()).await;
+    assert_eq!(response.headers()["x-request-id"], "proxy.1");
+    let request = Request::post(host.uri("/echo"))
+        .header("x-request-id", "not one")
+        .body(Bytes::from("canary"));
+    let response = host.send(request.unwrap()).await;
+    let id = response.headers()["x-request-id"].clone();
+    assert!(id.len() == 36 && id != "not one", "{id:?}");
+    response.into_body().collect().await.unwrap();
+    host.get("/error").await;
+    host.exchange("CANARY /served HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n")
+        .await;
+    let half = Request::get(host.uri("/half")).body(Bytes::new());
+    let half = host.send(half.unwrap()).await.into_body().collect().await;
+    assert!(half.is_err());
+    let log = host.log_with("broke off");
+    assert!(!log.contains("canary") && !log.contains("CANARY"), "{log}");
+    let lines = requests(&log);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|it| {
+            (
+                it["method"].as_str(),
+                it["route"].as_str(),
+                it["status"].as_u64(),
+                it["reason"].as_str(),
+            )
+        })
+        .collect();
+    let route = Some("/:what/...");
+    assert_eq!(
+        told,
+        [
+            (Some("GET"), route, Some(404), None),
+            (Some("POST"), route, Some(200), None),
+            (Some("GET"), route, Some(500), None),
+            (
+                Some("other"),
+                Some("none"),
+                Some(400),
+                Some("There is more than one Host header.")
+            ),
+            (Some("GET"), route, Some(200), Some("its answer broke off")),
+        ]
+    );
+    assert_eq!(lines[0]["request_id"], "proxy.1");
+    assert_eq!(lines[1]["request_id"], id.to_str().unwrap());
+    assert!(
+        lines
+            .iter()
+            .all(|it| it["milliseconds"].is_number() && it["level"] == "info")
+    );
+    // The host's other lines about a request have its id, too.
+    let failed = log.lines().find(|it| it.contains("InternalError")).unwrap();
+    let failed: serde_json::Value = serde_json::from_str(failed).unwrap();
+    assert_eq!(failed["request_id"], lines[2]["request_id"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_a_line() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "1"])
+        .start();
+    let (_, refused) = tokio::join!(host.get("/sleep/1000"), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.get("/served").await
+    });
+    assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+    host.log_with("reason=\"--max-requests are in hand\" route=none status=503 request_id=");
+    host.exchange("what is this\r\n\r\n").await;
+    host.log_with("refused a request: it is no HTTP status=400");
+    let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    host.exchange(&head).await;
+    host.log_with("refused a request: its head is too large status=431");
+}
+
+#[tokio::test]
+async fn how_much_is_said_can_be_chosen() {
+    let host = Setup::new(&manifest())
+        .arg(&["--log-level", "warn"])
+        .start();
+    host.text("/print").await;
+    host.get("/error").await;
+    let log = host.log_with("InternalError");
+    assert!(
+        !log.contains("INFO  r") && log.contains("WARN  component web returned"),
+        "{log}"
+    );
+    assert!(
+        log.contains("web: to standard error"),
+        "what a component says is its own: {log}"
+    );
+}
+
+/// As a log collector does that has hung: it costs lines of the host, which are counted, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_log_that_stalls_stops_nobody() {
+    let mut host = Setup::new(&manifest()).unread().start();
+    let text = "x".repeat(1000);
+    for _ in 0..60 {
+        let requests = (0..100).map(|_| {
+            let request = Request::get(host.uri("/served")).header("x-request-id", &text[..64]);
+            host.send(request.body(Bytes::new()).unwrap())
+        });
+        for response in futures_util::future::join_all(requests).await {
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+    }
+    // Lines of components wait for room, and are not lost. There is half of it for them alone.
+    assert_eq!(host.text("/print").await, "");
+    host.read_log();
+    let log = host.log_with("web: first half, second half\n");
+    assert!(log.contains("lines were dropped"), "{log}");
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_components_wait_for_a_reader_for_as_long_as_a_request_may_take() {
+    let host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--request-timeout", "1s"])
+        .start();
+    // A megabyte waits in the host, and some more in the pipe.
+    for _ in 0..200 {
+        let _ = host.get("/say/10000").await;
+    }
+    let refused = host.get("/say/10000").await.0;
+    assert_eq!(
+        refused,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "it waited for room"
+    );
+    assert_eq!(host.get("/served").await.0, StatusCode::OK);
+
+    let mut host = Setup::new(&manifest()).unread().start();
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        waiting.push(
+            host.connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+                .await,
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.read_log();
+    for mut stream in waiting {
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let said = host.log().matches("web: xxx").count();
+    assert_eq!(said, 200, "none is lost");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_reader_of_the_log() {
+    let mut host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--grace", "1s"])
+        .start();
+    for _ in 0..400 {
+        let mut stream = host
+            .connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .await;
+        let answered = tokio::time::timeout(Duration::from_millis(300), stream.read_u8());
+        if answered.await.is_err() {
+            break;
+        }
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
 }
 
 #[tokio::test]
@@ -959,7 +1152,7 @@ async fn a_stop_finishes_what_was_begun() {
         .query_row("SELECT value FROM spin_key_value", [], |row| row.get(0))
         .unwrap();
     assert_eq!(late, b"after", "work after the response is finished too");
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -1085,7 +1278,7 @@ async fn a_certificate_that_changes_is_served_without_a_restart() {
 
     two.write(folder, "localhost");
     host.signal("HUP");
-    host.log_with("serves the certificate anew");
+    host.log_with("the certificate was read again");
     two.ask(&address, "h2", "/served").await;
 
     // One that is of no use changes nothing.
@@ -1098,7 +1291,7 @@ async fn a_certificate_that_changes_is_served_without_a_restart() {
     // Without a word, sooner or later.
     three.write(folder, "localhost");
     let noticed = async {
-        while host.log().matches("serves the certificate anew").count() < 2 {
+        while host.log().matches("the certificate was read again").count() < 2 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -1301,7 +1494,7 @@ async fn a_tick_that_fails_or_traps_is_reported_and_the_next_comes() {
         ),
     ] {
         let host = ticking(tick).start();
-        let line = format!("behalf: component web failed at a time of its schedule: {reason}\n");
+        let line = format!("WARN  component web failed at a time of its schedule: {reason}\n");
         let mut log = host.log_with(&line);
         while log.matches(&line).count() < 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -1321,7 +1514,7 @@ async fn ticks_overlap_and_a_stop_gives_them_up() {
     }
     host.signal("TERM");
     assert_eq!(host.ended(), Some(0));
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]

@@ -99,6 +99,11 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 eprintln!("to standard error");
                 text(200, String::new())
             }
+            ["say", bytes] => {
+                let bytes = usize::try_from(number(bytes)).unwrap();
+                eprintln!("{}", "x".repeat(bytes));
+                text(200, String::new())
+            }
             ["after", milliseconds, key] => {
                 let (milliseconds, key) = (number(milliseconds), key.to_owned());
                 wit_bindgen::spawn(async move {

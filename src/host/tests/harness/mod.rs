@@ -77,6 +77,7 @@ pub struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     open_files: Option<u32>,
+    is_unread: bool,
 }
 
 impl Setup {
@@ -97,7 +98,14 @@ impl Setup {
             .to_vec(),
             environment: Vec::new(),
             open_files: None,
+            is_unread: false,
         }
+    }
+
+    /// Reads nothing of what the host says, until [`Host::read_log`].
+    pub fn unread(mut self) -> Self {
+        self.is_unread = true;
+        self
     }
 
     /// Lets the host have so many files open, and no more.
@@ -185,30 +193,20 @@ impl Setup {
 
     fn begin(self) -> Host {
         let mut child = self.spawn();
-        let log = Arc::<Mutex<String>>::default();
-        let reader = std::thread::spawn({
-            let (log, stderr) = (
-                Arc::clone(&log),
-                BufReader::new(child.stderr.take().unwrap()),
-            );
-            move || {
-                for line in stderr.lines() {
-                    let line = line.unwrap();
-                    let mut log = log.lock().unwrap();
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
-        });
-        Host {
+        let mut host = Host {
             url: String::new(),
-            setup: self,
             stdin: child.stdin.take(),
             stdout: BufReader::new(child.stdout.take().unwrap()),
+            stderr: child.stderr.take(),
             child,
-            log,
-            reader: Some(reader),
+            log: Arc::default(),
+            reader: None,
+            setup: self,
+        };
+        if !host.setup.is_unread {
+            host.read_log();
         }
+        host
     }
 }
 
@@ -219,11 +217,25 @@ pub struct Host {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Host {
+    /// Reads what the host says from now on.
+    pub fn read_log(&mut self) {
+        let (log, stderr) = (Arc::clone(&self.log), self.stderr.take().unwrap());
+        self.reader = Some(std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap();
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        }));
+    }
+
     /// Sends a GET request; returns status and text.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
         let (head, body) = self
