@@ -209,10 +209,12 @@ impl App {
             // Away from any `.env`, which hosts read from the working directory.
             command.current_dir(&state_dir);
             for (name, _) in std::env::vars_os() {
-                if name
-                    .to_str()
-                    .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
-                {
+                // Nor through a proxy to emulators on this machine.
+                let is_ours = |name: &str| {
+                    name.starts_with("SPIN_VARIABLE_")
+                        || name.to_ascii_uppercase().ends_with("_PROXY")
+                };
+                if name.to_str().is_some_and(is_ours) {
                     command.env_remove(name);
                 }
             }

@@ -139,6 +139,7 @@ impl Failure {
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
                 | LoadError::OutboundCa(_)
+                | LoadError::Proxy(_)
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),

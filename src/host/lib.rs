@@ -36,6 +36,7 @@ mod capacity;
 mod command;
 mod composition;
 mod connection;
+mod connector;
 mod cron;
 mod crowd;
 mod engine;

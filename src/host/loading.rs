@@ -6,6 +6,7 @@ use crate::app::App;
 use crate::bindings::cron::SpinCronPre;
 use crate::cache::Cache;
 use crate::composition::{ComposeError, compose};
+use crate::connector::{Proxy, ProxyError};
 use crate::cron::Job;
 use crate::engine;
 use crate::instance::{Grants, Guest, ReuseLimits};
@@ -159,7 +160,8 @@ fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
         Some(file) => tls::certificates(file)?,
         None => Vec::new(),
     };
-    OutboundClient::new(authorities).map_err(|error| LoadError::Engine(error.to_string()))
+    let proxy = Proxy::of(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
+    OutboundClient::new(authorities, proxy).map_err(|error| LoadError::Engine(error.to_string()))
 }
 
 /// How many components this one is composed of.
@@ -278,6 +280,9 @@ pub(crate) enum LoadError {
     /// The file of --outbound-ca is of no use.
     #[error(transparent)]
     OutboundCa(#[from] PemError),
+    /// The environment names a proxy that is of no use.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),

@@ -4,6 +4,7 @@
 //! TLS. No redirects are followed, and nothing is decompressed.
 
 use crate::allow_list::AllowList;
+use crate::connector::{self, ConnectError, Connector, DEFAULT_TIMEOUT, Proxy, causes};
 use crate::fate::Fate;
 use http::header::HOST;
 use http::{Request, Response, Uri};
@@ -11,26 +12,24 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, timeout};
-use tower_service::Service;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// Each of the three timeouts, unless the component sets it: Spin's.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
+/// How long an HTTP/2 connection may be silent before the other side is asked whether it is still there, and how long that
+/// has to answer: what Azure's SDK for Go does (`azcore`, `transport_default_http_client.go`), for the same services.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
 
 /// How many denied origins are reported, per component, before silence.
 const MAX_REPORTED: usize = 100;
@@ -43,12 +42,15 @@ pub(crate) struct OutboundClient {
 
 impl OutboundClient {
     /// A client that trusts the platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as
-    /// Spin does, and these.
+    /// Spin does, and these, and sends what is encrypted through this proxy.
     ///
     /// # Errors
     ///
     /// The TLS library refuses its own defaults, or one of these.
-    pub(crate) fn new(authorities: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(
+        authorities: Vec<CertificateDer<'static>>,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -62,16 +64,17 @@ impl OutboundClient {
                 .with_safe_default_protocol_versions()?
                 .with_root_certificates(roots)
                 .with_no_client_auth();
-        let mut tcp = HttpConnector::new_with_resolver(Resolver);
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector { tcp });
+            .wrap_connector(Connector::new(proxy));
         let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PONG)
+            .http2_keep_alive_while_idle(true)
             .build(connector);
         Ok(Self { client })
     }
@@ -84,7 +87,7 @@ impl OutboundClient {
         let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let exchange = CONNECT_TIMEOUT.scope(connect, self.client.request(request));
+        let exchange = connector::within(connect, self.client.request(request));
         match timeout(first_byte, exchange).await {
             Ok(Ok(response)) => {
                 Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync()))
@@ -290,101 +293,6 @@ impl WasiHttpHooks for OutboundHooks {
     }
 }
 
-// ---- Connecting ------------------------------------------------------------------------------------------------------
-
-tokio::task_local! {
-    /// The connect timeout of the request that this task sends: the client has no other way to pass it on.
-    static CONNECT_TIMEOUT: Duration;
-}
-
-/// Looks a name up and connects, within the request's connect timeout. TLS comes after, within the first-byte timeout.
-#[derive(Debug, Clone)]
-struct Connector {
-    tcp: HttpConnector<Resolver>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let limit = CONNECT_TIMEOUT
-            .try_with(|limit| *limit)
-            .unwrap_or(DEFAULT_TIMEOUT);
-        let connecting = self.tcp.call(uri);
-        Box::pin(async move {
-            match timeout(limit, connecting).await {
-                Ok(connected) => connected.map_err(|error| ConnectError::of(&error)),
-                Err(_) => Err(ConnectError::Timeout),
-            }
-        })
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum ConnectError {
-    #[error("name lookup failed")]
-    Dns,
-    #[error("timed out")]
-    Timeout,
-    #[error("no route")]
-    Unavailable,
-    #[error("refused")]
-    Refused,
-}
-
-impl ConnectError {
-    fn of(error: &(dyn StdError + 'static)) -> Self {
-        let mut known = causes(error);
-        known
-            .find_map(|cause| {
-                if let Some(it) = cause.downcast_ref::<Self>() {
-                    return Some(*it);
-                }
-                cause
-                    .downcast_ref::<io::Error>()
-                    .map(|error| match error.kind() {
-                        io::ErrorKind::TimedOut => Self::Timeout,
-                        io::ErrorKind::AddrNotAvailable => Self::Dns, // as in Spin
-                        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                            Self::Unavailable
-                        }
-                        _ => Self::Refused,
-                    })
-            })
-            .unwrap_or(Self::Refused)
-    }
-}
-
-/// The platform's name lookup, with an error that can be told from others.
-#[derive(Debug, Clone)]
-struct Resolver;
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(|_| ConnectError::Dns)?;
-            Ok(found.collect::<Vec<_>>().into_iter())
-        })
-    }
-}
-
 // ---- Failing ---------------------------------------------------------------------------------------------------------
 
 /// The code that tells a component what went wrong. Spin knows only some of these; a component that runs on both had
@@ -403,7 +311,7 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
                 info_code: Some(0),
             },
             ConnectError::Timeout => Error::ConnectionTimeout,
-            ConnectError::Unavailable => Error::DestinationUnavailable,
+            ConnectError::Unavailable | ConnectError::Proxy => Error::DestinationUnavailable,
             ConnectError::Refused => Error::ConnectionRefused,
         });
     }
@@ -439,22 +347,6 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
         }
         Some(_) | None => None,
     }
-}
-
-/// An error and what caused it. What an `io::Error` wraps counts too: its `source` skips one.
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| {
-        let error: &'a (dyn StdError + 'static) = *error;
-        match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        }
-    })
 }
 
 // ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -517,6 +409,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http_body_util::Full;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -529,7 +422,7 @@ mod tests {
             crate::variables::Variables::new([].into(), crate::variables::Environment::default());
         let allowed = AllowList::resolve(&entries, &variables).unwrap();
         Outbound::new(
-            OutboundClient::new(Vec::new()).unwrap(),
+            OutboundClient::new(Vec::new(), None).unwrap(),
             "c".into(),
             allowed,
             None,
@@ -648,7 +541,7 @@ mod tests {
     async fn the_app_is_reached_through_its_door_alone() {
         let none = RequestOptions::default();
         let allowed = AllowList::default();
-        let client = OutboundClient::new(Vec::new()).unwrap();
+        let client = OutboundClient::new(Vec::new(), None).unwrap();
         let denied = Outbound::new(client.clone(), "c".into(), allowed.clone(), None);
         let url = format!("{APP_ORIGIN}/a");
         let answer = send(&denied, &url, none).await;

@@ -418,6 +418,100 @@ async fn tls_is_verified_and_agrees_on_a_protocol() {
     }
 }
 
+/// As behind a firewall that forgets a connection: nobody is told that it is of no use any more.
+#[tokio::test]
+async fn a_dead_connection_to_others_is_not_used_for_ever() {
+    let authority = harness::Authority::new();
+    let relay = harness::Relay::new(authority.serve("localhost").await).await;
+    let setup = Setup::new(&manifest().replace("http://127.0.0.1:*", "https://localhost:*"));
+    std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+    let host = setup.arg(&["--outbound-ca", "ca.pem"]).start();
+    let url = format!("https://localhost:{}/", relay.port);
+    assert_eq!(host.sends(&url).await.0, StatusCode::OK);
+    relay.fall_silent();
+    let end = Instant::now() + Duration::from_mins(1);
+    while host.sends(&url).await.0 != StatusCode::OK {
+        assert!(Instant::now() < end, "it is still used");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The connections of this machine to `port` for which a timer runs that is no retransmission: that of keep-alive
+/// (Linux, `Documentation/networking/proc_net_tcp.rst`).
+fn kept_alive(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let is_kept = |row: &Vec<&str>| {
+        row[2].ends_with(&format!(":{port:04X}")) && row[3] == "01" && row[5].starts_with("02:")
+    };
+    rows.skip(1).filter(is_kept).count()
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_others_is_probed() {
+    let (upstream, host) = (start(), start());
+    let port = upstream.url.rsplit(':').next().unwrap().parse().unwrap();
+    assert_eq!(kept_alive(port), 0);
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert_eq!(kept_alive(port), 1);
+}
+
+#[tokio::test]
+async fn encrypted_requests_to_others_go_through_the_proxy_of_the_environment() {
+    let authority = harness::Authority::new();
+    let server = authority.serve("upstream.test").await;
+    let (proxy, mut asked) = harness::proxy().await;
+    let (upstream, url) = (start(), format!("https://upstream.test:{server}/"));
+    let more = "\"https://upstream.test:*\", \"http://127.0.0.1:*\"";
+    let setup = |password: &str| {
+        let setup = Setup::new(&manifest().replace("\"http://127.0.0.1:*\"", more));
+        std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+        let proxy = format!("http://user:{password}@127.0.0.1:{proxy}");
+        setup
+            .arg(&["--outbound-ca", "ca.pem"])
+            .env("HTTPS_PROXY", &proxy)
+    };
+    let host = setup("secret").start();
+    let (status, text) = host.sends(&url).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let line = format!("CONNECT upstream.test:{server} HTTP/1.1");
+    assert_eq!(asked.recv().await.unwrap(), line);
+    // Others are not asked for what may not be asked, and what is in clear goes its own way.
+    assert_eq!(
+        host.sends("https://denied.test/").await.1,
+        "ErrorCode::HttpRequestDenied"
+    );
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("secret")
+        .env("NO_PROXY", "localhost,.upstream.test")
+        .start();
+    let answer = host.sends(&url).await.1;
+    assert!(answer.starts_with("ErrorCode::DnsError"), "{answer}");
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("canary").start();
+    assert_eq!(
+        host.sends(&url).await.1,
+        "ErrorCode::DestinationUnavailable"
+    );
+    let log =
+        host.log_with("(HTTPS_PROXY) cannot be used: tunnel error: proxy authorization required");
+    assert!(!log.contains("canary"), "{log}");
+
+    let setup = Setup::new(&manifest()).env("HTTPS_PROXY", "ftp://user:canary@proxy.test");
+    let (code, log) = setup.fails();
+    assert_eq!(code, Some(2));
+    assert!(
+        log.contains("behalf: HTTPS_PROXY of the environment is no proxy"),
+        "{log}"
+    );
+    assert!(!log.contains("canary"), "{log}");
+}
+
 #[tokio::test]
 async fn an_authority_of_the_operators_is_trusted_besides() {
     let authority = harness::Authority::new();

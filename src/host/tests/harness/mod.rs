@@ -486,3 +486,71 @@ impl Authority {
         port
     }
 }
+
+/// Stands between clients and a server on this machine, and can fall silent: as a firewall does that forgets connections.
+pub struct Relay {
+    pub port: u16,
+    silence: tokio::sync::watch::Sender<()>,
+}
+
+impl Relay {
+    pub async fn new(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (silence, _) = tokio::sync::watch::channel(());
+        let silences = silence.clone();
+        tokio::spawn(async move {
+            loop {
+                let mut near = listener.accept().await.unwrap().0;
+                let mut silent = silences.subscribe();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = silent.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, silence }
+    }
+
+    /// Passes nothing on any more between those who are connected, and does not tell them.
+    pub fn fall_silent(&self) {
+        self.silence.send_replace(());
+    }
+}
+
+/// Starts a proxy that connects (RFC 9110, section 9.3.6) to this machine, whatever name it is told, if it hears the right
+/// password; returns its port, and what it is asked for.
+pub async fn proxy() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, asking) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let mut near = listener.accept().await.unwrap().0;
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    head.push(char::from(near.read_u8().await.unwrap()));
+                }
+                let line = head.lines().next().unwrap().to_owned();
+                let port = line.split([':', ' ']).nth(2).unwrap();
+                let mut far = TcpStream::connect(format!("127.0.0.1:{port}"))
+                    .await
+                    .unwrap();
+                let answer = if head.contains("Basic dXNlcjpzZWNyZXQ=") {
+                    "HTTP/1.1 200 OK\r\n\r\n"
+                } else {
+                    "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+                };
+                asked.send(line).unwrap();
+                near.write_all(answer.as_bytes()).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, asking)
+}
