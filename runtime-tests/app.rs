@@ -388,8 +388,14 @@ fn embedded(through: &[String]) -> anyhow::Result<Command> {
             command
         }
     };
-    // Nobody balances load on it.
-    command.args(["up", "--exit-on-stdin-close", "--lame-duck", "0s"]);
+    // Nobody balances load on it, and what holds on Spin holds here.
+    command.args([
+        "up",
+        "--exit-on-stdin-close",
+        "--lame-duck",
+        "0s",
+        "--instances-as-on-spin",
+    ]);
     Ok(command)
 }
 

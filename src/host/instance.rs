@@ -15,11 +15,11 @@ use wasmtime::{Engine, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// How instances are reused. Names and defaults are Spin's.
+/// How instances are reused. Names are Spin's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReuseLimits {
-    /// Requests that one instance serves in its life.
-    pub(crate) requests: usize,
+    /// Requests that one instance serves in its life; none: as many as come.
+    pub(crate) requests: Option<usize>,
     /// Requests that one instance serves at once.
     pub(crate) concurrent_requests: usize,
     /// How long a request may take to its response; none: for ever.
@@ -29,17 +29,27 @@ pub(crate) struct ReuseLimits {
 }
 
 impl Default for ReuseLimits {
+    /// For production: what an instance has learnt, keys and tokens, serves the next requests, too.
     fn default() -> Self {
         Self {
-            requests: 128,
-            concurrent_requests: 16,
-            request_timeout: None,
-            idle_timeout: Duration::from_secs(1),
+            requests: None,
+            idle_timeout: Duration::from_mins(10),
+            ..Self::of_spin()
         }
     }
 }
 
 impl ReuseLimits {
+    /// The defaults of Spin.
+    pub(crate) fn of_spin() -> Self {
+        Self {
+            requests: Some(128),
+            concurrent_requests: 16,
+            request_timeout: None,
+            idle_timeout: Duration::from_secs(1),
+        }
+    }
+
     /// Ends when a request that begins now has to have its response.
     pub(crate) async fn until_response(&self) {
         match self.request_timeout {

@@ -148,7 +148,8 @@ async fn serve(desk: &Desk, exports: &Exports, accessor: &Accessor<Guest>) -> wa
             let has_room = accessor
                 .poll_ready_for_concurrent_call(function, context)
                 .is_ready();
-            let leaves = desk.leaves.load(Ordering::Relaxed) || taken >= limits.requests;
+            let leaves = desk.leaves.load(Ordering::Relaxed)
+                || limits.requests.is_some_and(|most| taken >= most);
             let has_time = has_room
                 && !leaves
                 && in_hand.len() < limits.concurrent_requests

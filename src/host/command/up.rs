@@ -78,17 +78,21 @@ pub(super) struct Up {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_requests: Option<usize>,
 
-    /// Requests that one instance of a component serves in its life.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
-    max_instance_reuse_count: usize,
+    /// Requests that one instance of a component serves in its life [default: as many as come].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_instance_reuse_count: Option<usize>,
 
-    /// Requests that one instance of a component serves at once.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
-    max_instance_concurrent_reuse_count: usize,
+    /// Requests that one instance of a component serves at once [default: 16].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_instance_concurrent_reuse_count: Option<usize>,
 
-    /// How long an instance without requests lives: a number with ns, us, ms or s.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
-    idle_instance_timeout: Duration,
+    /// How long an instance without requests lives: a number with ns, us, ms, s or m [default: 10m].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    idle_instance_timeout: Option<Duration>,
+
+    /// Have instances live as on Spin, for tests, where these three are not given: 128 requests, 16 at once, and 1 s.
+    #[arg(long)]
+    instances_as_on_spin: bool,
 
     /// How many connections clients may have; past it, those without a request give way [default: what the limit of open
     /// files leaves, 10000 at most].
@@ -227,6 +231,23 @@ impl Up {
         }
     }
 
+    /// How instances are reused.
+    fn limits(&self) -> ReuseLimits {
+        let usual = if self.instances_as_on_spin {
+            ReuseLimits::of_spin()
+        } else {
+            ReuseLimits::default()
+        };
+        ReuseLimits {
+            requests: self.max_instance_reuse_count.or(usual.requests),
+            concurrent_requests: self
+                .max_instance_concurrent_reuse_count
+                .unwrap_or(usual.concurrent_requests),
+            request_timeout: self.request_timeout,
+            idle_timeout: self.idle_instance_timeout.unwrap_or(usual.idle_timeout),
+        }
+    }
+
     /// Loads the app, telling on the way what it is.
     fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<Arc<App>, Failure> {
         tracing::info!("{} {}", manifest.name, manifest.version);
@@ -238,10 +259,11 @@ impl Up {
             None => Some(file.parent().unwrap_or(Path::new("")).join(".spin")),
         };
         let max_instances = self.max_instances.unwrap_or_else(capacity::instances);
+        let limits = self.limits();
         let max_requests = self.max_requests.unwrap_or_else(|| {
             usize::try_from(max_instances)
                 .unwrap_or(usize::MAX)
-                .saturating_mul(self.max_instance_concurrent_reuse_count)
+                .saturating_mul(limits.concurrent_requests)
                 .max(FEWEST_REQUESTS)
         });
         let options = Options {
@@ -249,12 +271,7 @@ impl Up {
                 .map(std::path::absolute)
                 .transpose()
                 .map_err(Failure::Io)?,
-            limits: ReuseLimits {
-                requests: self.max_instance_reuse_count,
-                concurrent_requests: self.max_instance_concurrent_reuse_count,
-                request_timeout: self.request_timeout,
-                idle_timeout: self.idle_instance_timeout,
-            },
+            limits,
             max_instances,
             max_requests,
             ready_path: self.ready_path,

@@ -47,6 +47,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
         ("us", 1_000),
         ("ns", 1),
         ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
     ];
     let (number, nanoseconds) = units
         .into_iter()
@@ -54,7 +55,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
         .unwrap_or((text, 1_000_000_000));
     let number: u64 = number
         .parse()
-        .map_err(|_| "write a whole number with s, ms, us or ns")?;
+        .map_err(|_| "write a whole number with m, s, ms, us or ns")?;
     number
         .checked_mul(nanoseconds)
         .map(Duration::from_nanos)
@@ -74,10 +75,11 @@ mod tests {
             ("3ms", Duration::from_millis(3)),
             ("4us", Duration::from_micros(4)),
             ("5ns", Duration::from_nanos(5)),
+            ("6m", Duration::from_mins(6)),
         ] {
             assert_eq!(duration(text), Ok(expected), "{text}");
         }
-        for text in ["", "s", "1m", "1.5s", "-1s", "1 s"] {
+        for text in ["", "s", "1h", "1.5s", "-1s", "1 s"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -120,6 +120,36 @@ async fn an_instance_serves_several_requests_and_ends_when_idle() {
 }
 
 #[tokio::test]
+async fn an_instance_lives_for_long_unless_it_is_to_live_as_on_spin() {
+    let lives = async |host: &Host| {
+        let mut last: u32 = host.text("/served").await.parse().unwrap();
+        for _ in 0..200 {
+            let served = host.text("/served").await.parse().unwrap();
+            if served != last + 1 {
+                return false;
+            }
+            last = served;
+        }
+        true
+    };
+    let outlives_a_pause = async |host: &Host| {
+        let last: u32 = host.text("/served").await.parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.text("/served").await == (last + 1).to_string()
+    };
+    let host = start();
+    assert!(lives(&host).await && outlives_a_pause(&host).await);
+    let as_on_spin = Setup::new(&manifest()).arg(&["--instances-as-on-spin"]);
+    let host = as_on_spin.start();
+    assert!(!lives(&host).await && !outlives_a_pause(&host).await);
+    // What is asked for besides goes before it.
+    let host = Setup::new(&manifest())
+        .arg(&["--instances-as-on-spin", "--idle-instance-timeout", "1m"])
+        .start();
+    assert!(outlives_a_pause(&host).await);
+}
+
+#[tokio::test]
 async fn a_trap_fails_its_instance_alone() {
     let host = start();
     let failed = (
@@ -1575,7 +1605,8 @@ async fn each_tick_has_an_instance_of_its_own() {
         log = host.log();
     }
     assert!(!log.contains("tick 1"), "{log}");
-    assert_eq!(host.text("/served").await, "0", "requests have others");
+    // The start asked for /healthz.
+    assert_eq!(host.text("/served").await, "1", "requests have others");
 }
 
 #[tokio::test]
@@ -1728,7 +1759,7 @@ async fn an_address_in_use_is_told() {
 fn a_wrong_command_line_is_a_usage_error() {
     for arguments in [
         &["--listen", "nonsense"][..],
-        &["--request-timeout", "1m"],
+        &["--request-timeout", "1h"],
         &["--nonsense"],
         &["--variable", "no-value"],
         &["--tls-cert", "cert.pem"],
