@@ -2,8 +2,8 @@
 //! what was said: no path, no header, no body.
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use std::pin::Pin;
@@ -71,14 +71,15 @@ impl Access {
     ) -> Response<WasiBody> {
         self.told = told;
         self.status = Some(response.status().as_u16());
-        // Nobody reads the body of an answer to HEAD.
-        self.is_whole = self.method == "HEAD";
+        let left = length(&response);
+        self.is_whole = left == Some(0) || has_no_body(self.method, response.status());
         let id = self.id.clone();
         response.headers_mut().entry(REQUEST_ID).or_insert(id);
         response.map(|body| {
             let access = self;
             Logged {
                 body,
+                left,
                 access,
                 _admitted: admitted,
             }
@@ -137,8 +138,22 @@ fn new_id() -> HeaderValue {
     HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("none"))
 }
 
+/// How long an answer's body says it is.
+fn length(response: &Response<WasiBody>) -> Option<u64> {
+    let length = response.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|it| it.to_str().ok()?.parse().ok());
+    length.or_else(|| response.body().size_hint().exact())
+}
+
+/// Whether nobody reads the body of such an answer (RFC 9110, section 6.4.1).
+fn has_no_body(method: &str, status: StatusCode) -> bool {
+    method == "HEAD" || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 struct Logged {
     body: WasiBody,
+    /// What is left of it, if it says how long it is: then nobody asks for its end.
+    left: Option<u64>,
     access: Access,
     _admitted: Option<OwnedSemaphorePermit>,
 }
@@ -152,7 +167,13 @@ impl Body for Logged {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.access.is_whole |= frame.is_none();
+        if let Some(Ok(frame)) = &frame
+            && let (Some(left), Some(data)) = (self.left, frame.data_ref())
+        {
+            let read = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            self.left = Some(left.saturating_sub(read));
+        }
+        self.access.is_whole |= frame.is_none() || self.left == Some(0);
         Poll::Ready(frame)
     }
 
@@ -167,7 +188,6 @@ impl Body for Logged {
 
 impl Drop for Logged {
     fn drop(&mut self) {
-        // Whoever knows how long it is asks for no end.
         self.access.is_whole |= self.body.is_end_stream();
     }
 }

@@ -1063,6 +1063,8 @@ async fn each_request_is_a_line_that_tells_no_secret() {
         .body(Bytes::new());
     let response = host.send(request.unwrap()).await;
     assert_eq!(response.headers()["x-request-id"], "proxy.1");
+    host.text("/sized").await;
+    assert_eq!(host.get("/empty").await.0, StatusCode::NO_CONTENT);
     let request = Request::post(host.uri("/echo"))
         .header("x-request-id", "not one")
         .body(Bytes::from("canary"));
@@ -1095,6 +1097,8 @@ async fn each_request_is_a_line_that_tells_no_secret() {
         told,
         [
             (Some("GET"), route, Some(404), None),
+            (Some("GET"), route, Some(200), None),
+            (Some("GET"), route, Some(204), None),
             (Some("POST"), route, Some(200), None),
             (Some("GET"), route, Some(500), None),
             (
@@ -1107,7 +1111,7 @@ async fn each_request_is_a_line_that_tells_no_secret() {
         ]
     );
     assert_eq!(lines[0]["request_id"], "proxy.1");
-    assert_eq!(lines[1]["request_id"], id.to_str().unwrap());
+    assert_eq!(lines[3]["request_id"], id.to_str().unwrap());
     assert!(
         lines
             .iter()
@@ -1116,7 +1120,7 @@ async fn each_request_is_a_line_that_tells_no_secret() {
     // The host's other lines about a request have its id, too.
     let failed = log.lines().find(|it| it.contains("InternalError")).unwrap();
     let failed: serde_json::Value = serde_json::from_str(failed).unwrap();
-    assert_eq!(failed["request_id"], lines[2]["request_id"]);
+    assert_eq!(failed["request_id"], lines[4]["request_id"]);
 }
 
 #[tokio::test]
