@@ -180,9 +180,17 @@ impl App {
         let state_dir = std::path::absolute(state_dir)?;
         let mut listen = options.listen;
         let spin = std::env::var_os("SPIN_BIN").filter(|_| options.embedded.is_none());
-        if listen.port() == 0 && (options.cron || spin.is_some()) {
-            // The doorbell has to know it; and Spin cannot say which it found.
-            listen = TcpListener::bind(listen)?.local_addr()?;
+        if spin.is_some() {
+            if listen.port() == 0 {
+                // The doorbell has to know it; and Spin cannot say which it found.
+                listen = TcpListener::bind(listen)?.local_addr()?;
+            }
+            for (name, value) in [
+                ("sweep_origin", format!("http://{listen}")),
+                ("sweep_url", format!("http://{listen}/v1/sweep")),
+            ] {
+                options.settings.insert(0, (name.to_owned(), value));
+            }
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
@@ -208,22 +216,19 @@ impl App {
         }
         // Not as --listen, which Spin passes on to the cron plugin.
         command.env("SPIN_HTTP_LISTEN_ADDR", listen.to_string());
-        for (name, value) in [
-            ("sweep_origin", format!("http://{listen}")),
-            ("sweep_url", format!("http://{listen}/v1/sweep")),
-        ] {
-            options.settings.insert(0, (name.to_owned(), value));
-        }
         if options.environment {
             command.current_dir(root());
         } else {
             // Away from any `.env`, which hosts read from the working directory.
             command.current_dir(&state_dir);
             for (name, _) in std::env::vars_os() {
-                let is_setting = |name: &str| {
-                    name.starts_with("SPIN_VARIABLE_") || name == "RUNTIME_CONFIG_FILE"
+                // Nor through a proxy to emulators on this machine.
+                let is_ours = |name: &str| {
+                    name.starts_with("SPIN_VARIABLE_")
+                        || name == "RUNTIME_CONFIG_FILE"
+                        || name.to_ascii_uppercase().ends_with("_PROXY")
                 };
-                if name.to_str().is_some_and(is_setting) {
+                if name.to_str().is_some_and(is_ours) {
                     command.env_remove(name);
                 }
             }
@@ -412,8 +417,14 @@ fn embedded(through: &[String]) -> anyhow::Result<Command> {
             command
         }
     };
-    // Nobody balances load on it.
-    command.args(["up", "--exit-on-stdin-close", "--lame-duck", "0s"]);
+    // Nobody balances load on it, and what holds on Spin holds here.
+    command.args([
+        "up",
+        "--exit-on-stdin-close",
+        "--lame-duck",
+        "0s",
+        "--instances-as-on-spin",
+    ]);
     Ok(command)
 }
 
@@ -487,10 +498,12 @@ impl Process {
         })
     }
 
-    /// The address in the line `Serving http://…`.
+    /// The address in the line `Serving http://…`, or `https://…`.
     async fn serving(&mut self) -> anyhow::Result<SocketAddr> {
         let address = self.output.find(0, |line| {
-            line.split_once("Serving http://")?.1.trim().parse().ok()
+            let (_, url) = line.split_once("Serving http")?;
+            let (_, address) = url.split_once("://")?;
+            address.trim().parse().ok()
         });
         let code = tokio::select! {
             address = tokio::time::timeout(START, address) => match address {

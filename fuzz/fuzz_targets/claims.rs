@@ -1,7 +1,7 @@
 //! A claims request: merged with the capabilities it is JSON that declares them, and keeps what was asked for besides.
 #![no_main]
 
-use behalf_core::entra::merged_claims;
+use behalf_core::vault::entra::merged_claims;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value, json};
 

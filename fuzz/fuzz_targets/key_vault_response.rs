@@ -7,7 +7,7 @@ use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use behalf_core::error::{OperatorError, System, VaultError};
 use behalf_core::identity::{KeyVersion, SecretName};
-use behalf_core::key_vault::{SecretError, challenged_tenant, read_secret};
+use behalf_core::vault::key_vault::{SecretError, challenged_tenant, read_secret};
 use libfuzzer_sys::fuzz_target;
 use serde::Deserialize;
 use zeroize::Zeroizing;

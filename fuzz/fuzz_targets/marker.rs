@@ -1,7 +1,7 @@
 //! A name of a key in storage: what is read from it makes that name and no other, and no name is of two kinds.
 #![no_main]
 
-use behalf_core::layout::Layout;
+use behalf_core::ledger::key_value::layout::Layout;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|key: &str| {

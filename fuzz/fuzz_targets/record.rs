@@ -2,10 +2,10 @@
 //! again by its name.
 #![no_main]
 
+use behalf_core::identity::User;
 use behalf_core::identity::{Nonce, StorageId};
-use behalf_core::layout::{Layout, Marker, Tag};
-use behalf_core::port::User;
-use behalf_core::record::{Head, Record, Unreadable};
+use behalf_core::ledger::key_value::layout::{Layout, Marker, Tag};
+use behalf_core::ledger::record::{Head, Record, Unreadable};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|json: &[u8]| {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::port::{Config, ConfigError};
-use behalf_core::settings::Settings;
+use behalf_core::vault::settings::Settings;
 use libfuzzer_sys::fuzz_target;
 
 struct Values<'a>(HashMap<&'a str, &'a str>);

@@ -15,7 +15,7 @@ type Result = anyhow::Result<()>;
 
 #[test]
 fn the_second_reader_agrees_on_every_vector() -> Result {
-    let folder = root().join("src/core/tests/vectors");
+    let folder = root().join("src/core/vault/tests/vectors");
     let folder = folder.to_str().unwrap();
     python("vectors.py", &["--check", folder], "")?;
     let read = python("sealed_token.py", &["vectors", folder], "")?;

@@ -1,4 +1,7 @@
-//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::problem`]'s.
+//! The HTTP API: routes, bodies in and out (design §4). Errors are [`crate::api::problem`]'s.
+
+mod accept;
+pub mod problem;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
@@ -7,13 +10,15 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::accept::{JSON, METRICS, prefers_second};
+use crate::api::accept::{JSON, METRICS, prefers_second};
+use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
 use crate::identity::{Guid, TenantId};
 use crate::keeper::{Environment, Keeper, KeeperError, View};
-use crate::port::{BodyError, Random, RequestBody, Store, VaultPort};
-use crate::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
-use crate::record::Status;
+use crate::ledger::key_value::store::Store;
+use crate::ledger::record::Status;
+use crate::port::{BodyError, Random, RequestBody};
 use crate::secret::Bearer;
+use crate::vault::port::VaultPort;
 
 /// The id of a request, which its answer has, too, and the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,17 +46,19 @@ impl<V: VaultPort, S: Store, E: Environment> Keeper<V, S, E> {
         response
     }
 
-    /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log.
+    /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log; and
+    /// so is a wrong sweep key, which somebody tries, or has forgotten to change.
     fn tell(&self, error: &ApiError, request_id: &str, reader: Reader) {
         let event = match error {
             ApiError::Keeper(KeeperError::Store(_)) => "store_failed",
+            error if error.code() == "sweep_not_authorized" => "sweep_refused",
             _ => "request_failed",
         };
         let reason = match error {
             ApiError::Keeper(KeeperError::Store(reason)) => reason.to_string(),
             error => error.detail(Reader::Operator),
         };
-        if reason != error.detail(reader) {
+        if event == "sweep_refused" || reason != error.detail(reader) {
             self.env.line(&json!({"event": event, "request_id": request_id, "code": error.code(), "reason": reason}).to_string());
         }
     }

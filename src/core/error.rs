@@ -1,7 +1,7 @@
 //! Errors of the vault, grouped by whose fault they are, one to one with `variant error` of the WIT.
 //!
 //! No case carries a token, a key, or free text that came from another system: of Entra ID's refusals the number and a
-//! word out of a list. The tables that place each case are [`crate::problem`] (HTTP), `verdict.rs` (sweeps) and the
+//! word out of a list. The tables that place each case are [`crate::api::problem`] (HTTP), `verdict.rs` (sweeps) and the
 //! two component crates (WIT); none has a catch-all arm.
 
 use thiserror::Error;

@@ -115,6 +115,15 @@ impl UserId {
     }
 }
 
+/// A user, as storage may know one: `vault.user` of the WIT.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct User {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The storage id.
+    pub id: StorageId,
+}
+
 /// What storage knows a user by: 32 characters of `[A-Za-z0-9_-]`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StorageId(Box<str>);

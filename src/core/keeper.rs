@@ -4,23 +4,34 @@
 //! so that a writer who was overtaken can only litter a place that nobody reads. The order of the steps is what makes it
 //! hold without compare-and-swap: do not reorder, retry or undo one without the checker of that page.
 
+pub(crate) mod course;
+pub(crate) mod holds;
+pub(crate) mod plan;
+pub mod report;
+pub(crate) mod rules;
+pub mod status;
+pub mod sweep;
+pub(crate) mod turns;
+pub(crate) mod verdict;
+pub(crate) mod visit;
+
 use futures_util::future::join;
 use serde_json::json;
 use thiserror::Error;
 
 use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
+use crate::identity::User;
 use crate::identity::{Nonce, StorageId};
-use crate::layout::{Layout, Marker, Tag};
-use crate::port::{
-    Clock, Draw, Issued, Log, Policy, Random, SealedToken, Store, StoreError, Timer, User,
-    VaultPort,
-};
-use crate::record::{Head, Record, Status, Unreadable};
-use crate::rules::Rules;
-use crate::schedule::refresh_due_at;
+use crate::keeper::rules::Rules;
+use crate::ledger::key_value::layout::{Layout, Marker, Tag};
+use crate::ledger::key_value::store::{Store, StoreError};
+use crate::ledger::key_value::wave::{Change, What};
+use crate::ledger::record::{Head, Record, Status, Unreadable};
+use crate::ledger::schedule::refresh_due_at;
+use crate::port::{Clock, Log, Random, Timer};
 use crate::secret::Bearer;
-use crate::wave::{Change, What};
+use crate::vault::port::{Draw, Issued, Policy, SealedToken, VaultPort};
 
 /// Age of a stored refresh token from which a successor is stored when one comes along with an access token, in seconds.
 const REPLACE_AFTER: u64 = 86_400;
@@ -493,7 +504,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::port::{BodyError, RequestBody};
-    use crate::world::{App, Shared, World};
+    use crate::simulation::world::{App, Shared, World};
 
     struct Body(&'static str);
 

@@ -23,52 +23,22 @@
     )
 )]
 
-mod accept;
 pub mod api;
-pub mod caller;
-mod course;
-pub mod credential;
 pub mod deadline;
 pub mod doorbell;
-pub mod entra;
 pub mod error;
-mod holds;
 pub mod identity;
 pub mod keeper;
-pub mod key_vault;
-pub mod layout;
-mod listing;
-mod litter;
-pub mod managed_identity;
-pub mod outbound;
-pub mod pause;
-mod plan;
+pub mod ledger;
 pub mod port;
-pub mod problem;
-pub mod record;
-pub mod report;
-mod retirement;
-mod rules;
-pub mod schedule;
-pub mod sealing;
 pub mod secret;
-pub mod settings;
-mod single_flight;
-pub mod status;
-pub mod sweep;
-mod turns;
 pub mod vault;
-mod verdict;
-mod visit;
-mod wave;
 
-#[cfg(test)]
-mod fairness;
 #[cfg(test)]
 mod simulation;
-#[cfg(test)]
-mod world;
 
 pub use keeper::Keeper;
-pub use port::{Clock, Config, Http, Log, Random, Store, Timer, VaultPort};
+pub use ledger::key_value::store::Store;
+pub use port::{Clock, Config, Http, Log, Random, Timer};
 pub use vault::Vault;
+pub use vault::port::VaultPort;

@@ -8,6 +8,9 @@
 //!
 //! `SIMULATION_SEEDS=1000000 cargo test -p behalf-core --release simulation` runs more than the default.
 
+mod fairness;
+pub(crate) mod world;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -23,19 +26,19 @@ use http::{Request, Response};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::caller::tests::{NOW, claims, jwks, sign};
 use crate::error::{StoredError, VaultError};
 use crate::identity::{KeyVersion, TenantId, UserId};
 use crate::keeper::KeeperError;
-use crate::layout::{Layout, Marker, Tag};
+use crate::ledger::key_value::layout::{Layout, Marker, Tag};
+use crate::ledger::key_value::store::{Page, Store, StoreError};
+use crate::ledger::record::{Head, Record};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Page, Random, SecretBody, Store,
-    StoreError, Timer,
+    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
-use crate::record::{Head, Record};
 use crate::secret::Bearer;
-use crate::settings::tests::{TENANT, Values, least};
-use crate::world::turn;
+use crate::simulation::world::turn;
+use crate::vault::caller::tests::{NOW, claims, jwks, sign};
+use crate::vault::settings::tests::{TENANT, Values, least};
 use crate::{Keeper, Vault};
 
 const SEEDS: u64 = 10_000;

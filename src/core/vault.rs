@@ -1,5 +1,17 @@
 //! The vault: every function of the WIT interface, over the ports. All secrets are here and nowhere else.
 
+pub mod caller;
+pub mod credential;
+pub mod entra;
+pub mod key_vault;
+pub mod managed_identity;
+pub mod outbound;
+pub mod pause;
+pub mod port;
+pub mod sealing;
+pub mod settings;
+mod single_flight;
+
 use std::cell::{Cell, RefCell};
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -10,30 +22,31 @@ use http::{Request, Response, StatusCode};
 use lru::LruCache;
 use serde_json::json;
 
-use crate::caller::{Claims, SigningKeys, Unverified};
-use crate::credential::{ASSERTION_SECONDS, Credential, Proof};
 use crate::deadline::{Deadline, LONGEST};
-use crate::entra::{
-    self, Class, Grant, Granted, Refusal, Suspect, claims_request, read_token_response,
-    token_endpoint, token_request,
-};
 use crate::error::{
     CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason, StoredError,
     Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
+use crate::identity::User;
 use crate::identity::{Guid, KeyVersion, Nonce, SecretName, TenantId, UserId};
-use crate::key_vault::{self, Key, SecretError, challenged_tenant, read_secret, secret_request};
-use crate::managed_identity;
-use crate::outbound::{Repeat, send};
-use crate::pause::{Paused, Pauses, retry_after};
-use crate::port::{
-    Clock, Config, Draw, Enrolment, Http, HttpError, Issued, Log, Operator, Policy, Random, Role,
-    SealedToken, SecretBody, StoredToken, SweepLimits, Timer, User, VaultPort,
-};
-use crate::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
+use crate::port::{Clock, Config, Http, HttpError, Log, Random, SecretBody, Timer};
 use crate::secret::{AccessToken, Bearer, ClientAssertion, RefreshToken};
-use crate::settings::{KeyVaultCredential, Scope, Settings};
-use crate::single_flight::SingleFlight;
+use crate::vault::caller::{Claims, SigningKeys, Unverified};
+use crate::vault::credential::{ASSERTION_SECONDS, Credential, Proof};
+use crate::vault::entra::{
+    Class, Grant, Granted, Refusal, Suspect, claims_request, read_token_response, token_endpoint,
+    token_request,
+};
+use crate::vault::key_vault::{Key, SecretError, challenged_tenant, read_secret, secret_request};
+use crate::vault::outbound::{Repeat, send};
+use crate::vault::pause::{Paused, Pauses, retry_after};
+use crate::vault::port::{
+    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits,
+    VaultPort,
+};
+use crate::vault::sealing::{Binding, Envelope, Payload, Uses, WornOut, seal};
+use crate::vault::settings::{KeyVaultCredential, Scope, Settings};
+use crate::vault::single_flight::SingleFlight;
 
 /// Role of an app that may sweep.
 const SWEEP_ROLE: &str = "Behalf.Sweep";
@@ -1442,10 +1455,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::credential::tests::{CERTIFICATE, PRIVATE_KEY};
     use crate::secret::ClientSecret;
-    use crate::settings::tests::TENANT;
-    use crate::world::{SWEEP_KEY, Shared, World};
+    use crate::simulation::world::{SWEEP_KEY, Shared, World};
+    use crate::vault::credential::tests::{CERTIFICATE, PRIVATE_KEY};
+    use crate::vault::settings::tests::TENANT;
 
     const OTHER_USER: &str = "99999999-4444-4444-4444-444444444444";
 
@@ -1469,10 +1482,10 @@ mod tests {
 
     /// A caller's token like the user's, with other claims.
     fn token(edit: impl FnOnce(&mut serde_json::Value)) -> Bearer {
-        let mut claims = crate::caller::tests::claims();
+        let mut claims = caller::tests::claims();
         edit(&mut claims);
         let header = json!({"typ": "JWT", "alg": "RS256", "kid": "k1"});
-        crate::caller::tests::sign(&header, &claims)
+        caller::tests::sign(&header, &claims)
     }
 
     #[test]
@@ -2111,9 +2124,9 @@ mod tests {
         let vault = Vault::new(Rc::clone(&world));
         block_on(vault.identify(&world.bearer(), LONGEST)).unwrap();
         world.take_calls();
-        let unknown = crate::caller::tests::sign(
+        let unknown = caller::tests::sign(
             &json!({"alg": "RS256", "kid": "new"}),
-            &crate::caller::tests::claims(),
+            &caller::tests::claims(),
         );
         for _ in 0..3 {
             assert_eq!(
@@ -2280,7 +2293,7 @@ mod tests {
         block_on(vault.identify(&bearer, LONGEST)).unwrap();
         // By a key of the same name that is another, nothing can be verified.
         let another = RefCell::borrow(&vault.signing_keys).clone().map(|known| {
-            let document = crate::caller::tests::jwks_of_another_key("k1");
+            let document = caller::tests::jwks_of_another_key("k1");
             let keys = Rc::new(SigningKeys::parse(&document).unwrap());
             KnownKeys { keys, ..known }
         });
@@ -2410,10 +2423,10 @@ mod tests {
     fn a_token_that_is_refused_whatever_its_signature_makes_no_call() {
         let world = World::new();
         let vault = Vault::new(Rc::clone(&world));
-        let graph = crate::caller::tests::sign(
+        let graph = caller::tests::sign(
             &json!({"typ": "JWT", "alg": "RS256", "kid": "k2", "nonce": "n"}),
             &{
-                let mut claims = crate::caller::tests::claims();
+                let mut claims = caller::tests::claims();
                 claims["aud"] = json!("00000003-0000-0000-c000-000000000000");
                 claims
             },
@@ -3151,17 +3164,15 @@ mod tests {
             settings.insert("tenants", "*".to_owned());
             settings.insert("key_vault_tenant", TENANT.to_owned());
         }
-        let mut claims = crate::caller::tests::claims();
+        let mut claims = caller::tests::claims();
         claims["tid"] = json!(guest_tenant);
         claims["iss"] = json!(format!(
             "https://login.microsoftonline.com/{guest_tenant}/v2.0"
         ));
         claims["acct"] = json!(1);
         claims["idp"] = json!(format!("https://sts.windows.net/{TENANT}/"));
-        let bearer = crate::caller::tests::sign(
-            &json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}),
-            &claims,
-        );
+        let bearer =
+            caller::tests::sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims);
         let vault = Vault::new(Rc::clone(&world));
         let (user, _) = block_on(vault.identify(&bearer, LONGEST)).unwrap();
         assert_eq!(user.tenant.as_str(), guest_tenant);

@@ -4,7 +4,6 @@
 //! compiles; nothing is ever looked up by path or time. It begins with the hash of what follows, so that a damaged one is
 //! compiled again.
 
-use crate::console;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File};
@@ -35,11 +34,11 @@ impl Cache {
         let folder = path.filter(|path| match private_folder(path) {
             Ok(()) => true,
             Err(reason) => {
-                console::warn(format_args!(
+                tracing::warn!(
                     "components are compiled at every start: {} {reason}; choose another folder with --cache-dir, or none \
                      with --cache-dir ''",
                     path.display()
-                ));
+                );
                 false
             }
         });

@@ -8,10 +8,10 @@ mod stores;
 mod up;
 mod values;
 
-use crate::app::SettingsError;
-use crate::console;
 use crate::loading::LoadError;
+use crate::log;
 use crate::manifest::ManifestError;
+use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
 use crate::serve::BindError;
 use crate::store::{BackupError, OpenError};
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            console::fail(format_args!("cannot start: {error}"));
+            log::fail(format_args!("cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -48,13 +48,15 @@ pub fn main() -> ExitCode {
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.tell();
             failure.exit_code()
         }
-    }
+    };
+    log::end();
+    code
 }
 
 /// Runs the app of a spin.toml on an embedded wasmtime.
@@ -84,8 +86,9 @@ enum Command {
 
     /// Check the manifest, the components and the settings without serving.
     ///
-    /// Compiles everything and asks the app whether its settings are right, as `up` does before it serves. Listens on no
-    /// address, opens no store and runs no schedule.
+    /// Compiles everything, makes an instance of every component and asks the app whether its settings are right, as `up`
+    /// does before it serves; and runs what is on a schedule up to its first request to others. Listens on no address, opens
+    /// no store and sends nothing.
     #[command(after_help = check::EXAMPLES)]
     Check(Check),
 
@@ -122,7 +125,7 @@ enum Failure {
     #[error(transparent)]
     Backup(#[from] BackupError),
     #[error(transparent)]
-    Settings(#[from] SettingsError),
+    App(#[from] AppError),
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error(transparent)]
@@ -138,20 +141,20 @@ enum Failure {
 impl Failure {
     fn tell(&self) {
         match self {
-            Self::Settings(SettingsError::Problem(problem)) => {
-                problem.lines().for_each(console::fail);
+            Self::App(AppError::Problem(problem)) => {
+                problem.lines().for_each(log::fail);
             }
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::RuntimeConfig(_)
             | Self::Load(_)
-            | Self::Settings(SettingsError::AllowList { .. })
+            | Self::App(_)
             | Self::Store(_)
             | Self::Backup(_)
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
-            | Self::Io(_) => console::fail(self),
+            | Self::Io(_) => log::fail(self),
         }
     }
 
@@ -160,13 +163,14 @@ impl Failure {
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::RuntimeConfig(_)
-            | Self::Settings(_)
+            | Self::App(_)
             | Self::Tls(_)
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
                 | LoadError::OutboundCa(_)
                 | LoadError::NoStore { .. }
+                | LoadError::Proxy(_)
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),

@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,7 +114,7 @@ impl Server {
             let in_hand = talk.begin(is_http2);
             async move {
                 let request = request.map(|body| body.map_err(Error::from).boxed_unsync());
-                let mut response = app.handle(request, scheme, peer).await;
+                let mut response = app.answer(request, scheme, peer).await;
                 if !is_http2 && lifetime.leaving.is_cancelled() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
@@ -131,8 +132,12 @@ impl Server {
         let mut next = Instant::now();
         loop {
             tokio::select! {
-                // Errors are the client's: it went away, or sent what is no HTTP.
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tell(error.as_ref());
+                    }
+                    return;
+                }
                 () = talk.asked_to_leave() => return,
                 () = lifetime.leaving.cancelled(), if !leaving => {
                     leaving = true;
@@ -163,5 +168,17 @@ impl Server {
                 },
             }
         }
+    }
+}
+
+/// Tells of a request that was refused before it was one. Everything else is the client's business: it went away.
+fn tell(error: &(dyn StdError + 'static)) {
+    let Some(error) = error.downcast_ref::<hyper::Error>() else {
+        return;
+    };
+    if error.is_parse_too_large() {
+        tracing::info!(status = 431_u64, "refused a request: its head is too large");
+    } else if error.is_parse() {
+        tracing::info!(status = 400_u64, "refused a request: it is no HTTP");
     }
 }

@@ -46,7 +46,7 @@ impl Crowd {
     }
 }
 
-/// Asks one of those that have been there for longest: rather one that never sent a request, then one that has been idle
+/// Asks one of those that have been there for longest: rather one that is there for no request, then one that has been idle
 /// for longer.
 fn ask_one(members: &mut VecDeque<Weak<Talk>>) -> bool {
     let mut leaving: Option<Arc<Talk>> = None;
@@ -68,4 +68,23 @@ fn ask_one(members: &mut VecDeque<Weak<Talk>>) -> bool {
         members.retain(|it| !std::ptr::eq(it.as_ptr(), Arc::as_ptr(talk)));
     }
     leaving.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn who_has_just_come_is_not_driven_out_before_its_request_is_read() {
+        let crowd = Crowd::new(2);
+        let idle = Talk::new();
+        assert!(crowd.enter(&idle));
+        drop(idle.begin(false));
+        let (fresh, next) = (Talk::new(), Talk::new());
+        assert!(crowd.enter(&fresh));
+        assert!(crowd.enter(&next));
+        let has_to_leave = |talk: &Talk| talk.asked_to_leave().now_or_never().is_some();
+        assert!(has_to_leave(&idle) && !has_to_leave(&fresh) && !has_to_leave(&next));
+    }
 }

@@ -1,7 +1,6 @@
 //! The engine that compiles components, and the linker that says what they may import.
 
 use crate::bindings::{fermyon, spin, wasi};
-use crate::console;
 use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
@@ -56,11 +55,10 @@ pub(crate) fn engine(instances: u32, parts: u32, interruptible: bool) -> wasmtim
     let mut pooled = config.clone();
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     let engine = Engine::new(&pooled).or_else(|error| {
-        console::warn(format_args!(
+        tracing::warn!(
             "there is no room for a pool of {instances} instances, so each is made anew, which is slower; choose fewer with \
              --max-instances: {}",
-            error.root_cause()
-        ));
+            error.root_cause());
         Engine::new(&config)
     })?;
     if interruptible {

@@ -1,50 +1,58 @@
 //! What components write.
 
-use crate::console;
+use crate::log::GuestLine;
 use bytes::Bytes;
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-/// Where a component's standard output and error go: to this process's standard error, whole lines with the component's
-/// id in front.
+/// A line longer than this is broken.
+const MAX_LINE: usize = 16 * 1024;
+
+/// Where a component's standard output and error go: to the log, whole lines with the component's id. It can write on when
+/// the log has room for them.
 #[derive(Clone)]
 pub(crate) struct GuestOutput {
     lines: Arc<Mutex<Lines>>,
 }
 
 impl GuestOutput {
-    /// The output of an instance of this component.
-    pub(crate) fn new(component: &Arc<str>) -> Self {
+    /// The output of an instance of this component. A line waits for room in the log for as long as `patience`; none:
+    /// nobody is told.
+    pub(crate) fn new(component: &Arc<str>, patience: Option<Duration>) -> Self {
         let lines = Lines {
             component: Arc::clone(component),
+            patience,
             pending: Vec::new(),
-            say: console::guest,
+            whole: VecDeque::new(),
+            saying: None,
         };
         Self {
             lines: Arc::new(Mutex::new(lines)),
         }
     }
 
-    fn write(&self, bytes: &[u8]) {
-        self.lines
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(bytes);
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A line longer than this is broken.
-const MAX_LINE: usize = 16 * 1024;
-
 struct Lines {
     component: Arc<str>,
+    patience: Option<Duration>,
+    /// What has been written of the next line.
     pending: Vec<u8>,
-    say: fn(&str, &str),
+    /// Lines for which there was no room yet.
+    whole: VecDeque<GuestLine>,
+    /// The line before them, which waits.
+    saying: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl Lines {
@@ -52,16 +60,49 @@ impl Lines {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.pending.extend_from_slice(piece);
             if piece.ends_with(b"\n") || self.pending.len() > MAX_LINE {
-                self.flush();
+                self.end_line();
             }
+        }
+        self.say_what_has_room();
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.pending);
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        if self.patience.is_some() && !line.is_empty() {
+            self.whole.extend(GuestLine::new(&self.component, line));
         }
     }
 
-    fn flush(&mut self) {
-        let line = std::mem::take(&mut self.pending);
-        let line = String::from_utf8_lossy(&line);
-        if !line.trim_end().is_empty() {
-            (self.say)(&self.component, line.trim_end());
+    /// True if all is said.
+    fn say_what_has_room(&mut self) -> bool {
+        while self.saying.is_none() {
+            let Some(line) = self.whole.pop_front() else {
+                return true;
+            };
+            if let Err(line) = line.say() {
+                self.whole.push_front(line);
+                return false;
+            }
+        }
+        false
+    }
+
+    /// Ready when all is said.
+    fn poll_said(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(saying) = &mut self.saying {
+                ready!(saying.as_mut().poll(context));
+                self.saying = None;
+            }
+            if self.say_what_has_room() {
+                return Poll::Ready(());
+            }
+            if let Some(line) = self.whole.pop_front() {
+                let patience = self.patience.unwrap_or_default();
+                self.saying = Some(Box::pin(line.say_in_time(patience)));
+            }
         }
     }
 }
@@ -69,7 +110,23 @@ impl Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if !self.pending.is_empty() {
-            self.flush();
+            self.end_line();
+        }
+        if self.say_what_has_room() {
+            return;
+        }
+        // The instance is gone, but what it wrote still waits.
+        let (saying, whole) = (self.saying.take(), std::mem::take(&mut self.whole));
+        let patience = self.patience.unwrap_or_default();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Some(saying) = saying {
+                    saying.await;
+                }
+                for line in whole {
+                    line.say_in_time(patience).await;
+                }
+            });
         }
     }
 }
@@ -93,7 +150,7 @@ impl StdoutStream for GuestOutput {
 
 impl OutputStream for GuestOutput {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        GuestOutput::write(self, &bytes);
+        self.lines().write(&bytes);
         Ok(())
     }
 
@@ -102,48 +159,54 @@ impl OutputStream for GuestOutput {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(MAX_LINE)
+        Ok(if self.lines().say_what_has_room() {
+            MAX_LINE
+        } else {
+            0
+        })
     }
 }
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for GuestOutput {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        poll_fn(|context| self.lines().poll_said(context)).await;
+    }
 }
 
 impl AsyncWrite for GuestOutput {
     fn poll_write(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        GuestOutput::write(&self, bytes);
+        let mut lines = self.lines();
+        ready!(lines.poll_said(context));
+        lines.write(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lines().poll_said(context).map(Ok)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_long_line_is_broken() {
-        let output = GuestOutput::new(&"c".into());
-        output.lines.lock().unwrap().say = |_, line| assert!(line.len() <= MAX_LINE + 3);
+        let output = GuestOutput::new(&"c".into(), Some(Duration::ZERO));
         for _ in 0..MAX_LINE {
-            output.write(b"xyz");
+            output.lines().write(b"xyz");
+            assert!(output.lines().pending.len() <= MAX_LINE + 3);
         }
-        assert!(output.lines.lock().unwrap().pending.len() <= MAX_LINE + 3);
-        output.write(b"end\nnext");
-        assert_eq!(output.lines.lock().unwrap().pending, b"next");
+        output.lines().write(b"end\nnext");
+        assert_eq!(output.lines().pending, b"next");
     }
 }

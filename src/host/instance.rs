@@ -4,7 +4,7 @@ use crate::engine;
 use crate::fate::Fate;
 use crate::guest_output::GuestOutput;
 use crate::key_value::{KeyValueGrant, KeyValueView, Stores};
-use crate::outbound::{Outbound, OutboundHooks};
+use crate::outbound::{Outbound, OutboundHooks, Rehearsal};
 use crate::variables::ComponentVariables;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use wasmtime::{Engine, Trap};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// How instances are reused. Names and defaults are Spin's.
+/// How instances are reused. Names are Spin's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReuseLimits {
-    /// Requests that one instance serves in its life.
-    pub(crate) requests: usize,
+    /// Requests that one instance serves in its life; none: as many as come.
+    pub(crate) requests: Option<usize>,
     /// Requests that one instance serves at once.
     pub(crate) concurrent_requests: usize,
     /// How long a request may take to its response; none: for ever.
@@ -27,17 +27,27 @@ pub(crate) struct ReuseLimits {
 }
 
 impl Default for ReuseLimits {
+    /// For production: what an instance has learnt, keys and tokens, serves the next requests, too.
     fn default() -> Self {
         Self {
-            requests: 128,
-            concurrent_requests: 16,
-            request_timeout: None,
-            idle_timeout: Duration::from_secs(1),
+            requests: None,
+            idle_timeout: Duration::from_mins(10),
+            ..Self::of_spin()
         }
     }
 }
 
 impl ReuseLimits {
+    /// The defaults of Spin.
+    pub(crate) fn of_spin() -> Self {
+        Self {
+            requests: Some(128),
+            concurrent_requests: 16,
+            request_timeout: None,
+            idle_timeout: Duration::from_secs(1),
+        }
+    }
+
     /// Ends when a request that begins now has to have its response.
     pub(crate) async fn until_response(&self) {
         match self.request_timeout {
@@ -57,6 +67,8 @@ impl ReuseLimits {
 pub(crate) struct Grants {
     /// The component's id.
     pub(crate) component: Arc<str>,
+    /// How long what it writes waits for room in the log; none: nobody is told.
+    pub(crate) log_patience: Option<Duration>,
     /// Whether instances must be interruptible.
     pub(crate) interruptible: bool,
     /// Where the component may send requests.
@@ -68,10 +80,21 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
+    /// The same without effect on others: what it would send is only noted, and what it writes is not told.
+    pub(crate) fn for_rehearsal(&self) -> (Self, Rehearsal) {
+        let (outbound, rehearsal) = self.outbound.for_rehearsal();
+        let grants = Self {
+            log_patience: None,
+            outbound: Arc::new(outbound),
+            ..self.clone()
+        };
+        (grants, rehearsal)
+    }
+
     /// The state of a new instance. No arguments, environment, files, sockets or input: nothing grants them.
     pub(crate) fn store(&self, engine: &Engine) -> wasmtime::Store<Guest> {
         let fate = Fate::default();
-        let output = GuestOutput::new(&self.component);
+        let output = GuestOutput::new(&self.component, self.log_patience);
         let guest = Guest {
             table: ResourceTable::new(),
             wasi: WasiCtx::builder()

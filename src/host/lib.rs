@@ -12,7 +12,9 @@
 //!                      outbound (allow_list) ◄── key_value ◄── variables
 //! ```
 
+mod access;
 mod allow_list;
+mod answers;
 mod app;
 #[allow(
     missing_docs,
@@ -34,7 +36,7 @@ mod capacity;
 mod command;
 mod composition;
 mod connection;
-mod console;
+mod connector;
 mod cron;
 mod crowd;
 mod engine;
@@ -44,10 +46,12 @@ mod instance;
 mod key_value;
 mod life;
 mod loading;
+mod log;
 mod manifest;
 mod orders;
 mod outbound;
 mod places;
+mod rehearsal;
 mod routes;
 mod runtime_config;
 mod serve;
@@ -55,6 +59,7 @@ mod service;
 mod store;
 mod supervisor;
 mod talk;
+mod target;
 mod tls;
 mod variables;
 mod wire;

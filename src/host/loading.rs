@@ -1,25 +1,27 @@
 //! From a manifest to an app that can answer.
 
 use crate::allow_list::{AllowList, AllowListError};
+use crate::answers::overloaded;
 use crate::app::App;
 use crate::bindings::cron::SpinCronPre;
 use crate::cache::Cache;
 use crate::composition::{ComposeError, compose};
-use crate::console;
+use crate::connector::{Proxy, ProxyError};
 use crate::cron::Job;
 use crate::engine;
 use crate::instance::{Grants, Guest, ReuseLimits};
 use crate::life::Lifetime;
 use crate::manifest::{Component, Manifest};
-use crate::outbound::{Outbound, OutboundClient};
+use crate::outbound::{APP_ORIGIN, AppDoor, Outbound, OutboundClient};
 use crate::places::Places;
 use crate::service::Service;
 use crate::store::{LABEL, Store};
 use crate::tls::{self, PemError};
-use crate::variables::{ComponentVariables, Environment, LookupError, Variables};
+use crate::variables::{ComponentVariables, Environment, LookupError, Template, Variables};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
@@ -45,6 +47,12 @@ pub(crate) struct Options {
     pub(crate) environment: Environment,
 }
 
+/// How long a line of a component waits for room in the log, unless a request has its own time.
+const LOG_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The variable by which a component on a schedule finds the app that it belongs to.
+const APP_ORIGIN_NAME: &str = "app_origin";
+
 /// Composes and compiles the components of `manifest`, which takes a second or so.
 ///
 /// # Errors
@@ -54,13 +62,13 @@ pub(crate) fn load(
     manifest: Manifest,
     options: Options,
     lifetime: &Lifetime,
-) -> Result<App, LoadError> {
+) -> Result<Arc<App>, LoadError> {
     let variables = Arc::new(Variables::new(manifest.variables, options.environment));
     if let Some(name) = variables.unknown() {
         return Err(LoadError::UnknownVariable(name.to_owned()));
     }
     for vain in variables.set_in_vain() {
-        console::warn(vain);
+        tracing::warn!("{vain}");
     }
     variables.check()?;
     let shared = Shared {
@@ -68,6 +76,7 @@ pub(crate) fn load(
         client: client(options.outbound_ca.as_deref())?,
         variables,
         limits: options.limits,
+        door: AppDoor::default(),
     };
     let places = Places::new(options.max_instances, !manifest.crons.is_empty());
     let parts = manifest.components.values().map(parts).max().unwrap_or(1);
@@ -77,9 +86,15 @@ pub(crate) fn load(
     let mut services = BTreeMap::new();
     let mut jobs = Vec::new();
     let mut allow_list_fault = None;
-    for (id, component) in manifest.components {
+    for (id, mut component) in manifest.components {
         let prepared = Prepared::new(&linker, &cache, &id, &component)?;
-        let (grants, fault) = shared.grants(&id, component);
+        let scheduled = manifest.crons.iter().any(|it| it.component == id);
+        if scheduled && let Ok(origin) = Template::parse(APP_ORIGIN) {
+            component
+                .variables
+                .insert(APP_ORIGIN_NAME.to_owned(), origin);
+        }
+        let (grants, fault) = shared.grants(&id, component, scheduled);
         if let Some(fault) = fault {
             allow_list_fault.get_or_insert((id.clone(), fault));
         }
@@ -98,7 +113,7 @@ pub(crate) fn load(
             services.insert(id, Arc::new(service));
         }
     }
-    Ok(App {
+    let app = Arc::new(App {
         routes: manifest.routes,
         services,
         jobs,
@@ -109,7 +124,19 @@ pub(crate) fn load(
         lifetime: lifetime.clone(),
         stores: shared.stores.into_values().collect(),
         allow_list_fault,
-    })
+    });
+    // Weak, because the app has what holds the door.
+    let weak = Arc::downgrade(&app);
+    shared.door.open(Box::new(move |request| {
+        let app = weak.upgrade();
+        Box::pin(async move {
+            match app {
+                Some(app) => app.answer_itself(request).await,
+                None => overloaded(),
+            }
+        })
+    }));
+    Ok(app)
 }
 
 /// Of these stores those that components use, told on the way.
@@ -133,8 +160,8 @@ fn used(
     });
     for (label, store) in &stores {
         match label.as_str() {
-            LABEL => console::fact("storage", store),
-            label => console::fact("storage", format_args!("{label}: {store}")),
+            LABEL => tracing::info!("storage in {store}"),
+            label => tracing::info!("storage {label} in {store}"),
         }
     }
     Ok(stores)
@@ -145,7 +172,8 @@ fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
         Some(file) => tls::certificates(file)?,
         None => Vec::new(),
     };
-    OutboundClient::new(authorities).map_err(|error| LoadError::Engine(error.to_string()))
+    let proxy = Proxy::of(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
+    OutboundClient::new(authorities, proxy).map_err(|error| LoadError::Engine(error.to_string()))
 }
 
 /// How many components this one is composed of.
@@ -167,25 +195,33 @@ struct Shared {
     stores: BTreeMap<String, Store>,
     client: OutboundClient,
     limits: ReuseLimits,
+    door: AppDoor,
 }
 
 impl Shared {
     /// What a component is granted, and what is wrong with its allow-list. A wrong one denies everything, as in Spin, until
     /// the app has had its say about its settings.
-    fn grants(&self, id: &str, component: Component) -> (Grants, Option<AllowListError>) {
+    fn grants(
+        &self,
+        id: &str,
+        component: Component,
+        scheduled: bool,
+    ) -> (Grants, Option<AllowListError>) {
         let allowed = AllowList::resolve(&component.allowed_outbound_hosts, &self.variables);
         let (allowed, fault) = match allowed {
             Ok(allowed) => (allowed, None),
             Err(fault) => (AllowList::default(), Some(fault)),
         };
         let name: Arc<str> = id.into();
-        let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed);
+        let door = scheduled.then(|| self.door.clone());
+        let outbound = Outbound::new(self.client.clone(), Arc::clone(&name), allowed, door);
         let stores = self.stores.iter();
         let stores = stores
             .filter(|(label, _)| component.key_value_stores.contains(*label))
             .map(|(label, store)| (label.clone(), store.clone()));
         let grants = Grants {
             component: name,
+            log_patience: Some(self.limits.request_timeout.unwrap_or(LOG_PATIENCE)),
             interruptible: self.limits.interruptible(),
             outbound: Arc::new(outbound),
             stores: Arc::new(stores.collect()),
@@ -259,6 +295,9 @@ pub(crate) enum LoadError {
     /// The file of --outbound-ca is of no use.
     #[error(transparent)]
     OutboundCa(#[from] PemError),
+    /// The environment names a proxy that is of no use.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// A component wants a store that there is not.
     #[error(
         "component {component}: there is no key-value store {label:?}; add [key_value_store.{label}] to the runtime \

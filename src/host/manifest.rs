@@ -5,7 +5,6 @@
 
 use crate::allow_list::OriginPattern;
 use crate::composition::{Dependency, Inheritance};
-use crate::console;
 use crate::cron::Schedule;
 use crate::routes::Routes;
 use crate::variables::{Declaration, Template, check_name};
@@ -109,10 +108,7 @@ impl Manifest {
                 .get(component)
                 .map_or("", |it| it.description.as_str());
             let gap = if description.is_empty() { "" } else { ": " };
-            console::fact(
-                heading,
-                format_args!("{what} -> {component}{gap}{description}"),
-            );
+            tracing::info!("{heading} {what} -> {component}{gap}{description}");
         };
         for route in self.routes.iter() {
             tell("route", &route.pattern, &route.component);

@@ -2,7 +2,6 @@
 
 use crate::app::Peer;
 use crate::connection::Server;
-use crate::console;
 use crate::crowd::Crowd;
 use crate::life::Lifetime;
 use crate::talk::Talk;
@@ -71,8 +70,9 @@ pub(crate) async fn serve(
     let welcome = |(stream, client): (TcpStream, SocketAddr)| {
         let talk = Talk::new();
         let local = stream.local_addr().or_else(|_| listener.local_addr());
-        // Else all are at work; dropped, it is closed.
-        if let (true, Ok(local)) = (crowd.enter(&talk), local) {
+        if !crowd.enter(&talk) {
+            tracing::warn!("a connection was closed: all of --max-connections are at work");
+        } else if let Ok(local) = local {
             let (server, tls) = (Arc::clone(&server), identity.map(ServerIdentity::current));
             let peer = Peer { client, local };
             let serving = async move { server.serve(stream, peer, tls, talk).await };
@@ -88,7 +88,7 @@ pub(crate) async fn serve(
             Ok(accepted) => welcome(accepted),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                console::warn(format_args!("cannot accept connections: {error}"));
+                tracing::warn!("cannot accept connections: {error}");
                 if !crowd.make_room() {
                     reserve.turn_one_away(&listener).await;
                 }

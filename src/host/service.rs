@@ -82,6 +82,17 @@ impl Service {
         }
     }
 
+    /// Makes an instance, of no use but to see that it can be made.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) async fn instantiate(&self) -> Result<(), String> {
+        let mut store = self.grants.store(self.pre.engine());
+        let instance = self.pre.instantiate_async(&mut store).await;
+        instance.map(|_| ()).map_err(|error| cause(&error))
+    }
+
     /// The component's answer.
     ///
     /// # Errors

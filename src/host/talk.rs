@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use wasmtime_wasi_http::{Error, WasiBody};
 
+/// How long the first request of a client that has just come may be on its way. When many come at once they do not drive
+/// each other out.
+const ARRIVAL: Duration = Duration::from_secs(1);
+
 /// How long a client may keep this host waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
@@ -110,12 +114,13 @@ impl Talk {
         self.state().requests > 0
     }
 
-    /// Whether requests came before, and since when the client has had nothing in hand; none: it has. The less, the rather
-    /// the connection can go.
+    /// Whether the client asked for something, or has hardly had the time to, and since when it has had nothing in hand;
+    /// none: it has. The less, the rather the connection can go.
     pub(crate) fn waits_since(&self) -> Option<(bool, Instant)> {
         let state = self.state();
         let waits = state.in_hand.is_empty();
-        waits.then_some((state.requests > 0, state.idle_since))
+        let is_earnest = state.requests > 0 || state.idle_since.elapsed() < ARRIVAL;
+        waits.then_some((is_earnest, state.idle_since))
     }
 
     /// Asks the connection to end.

@@ -1,7 +1,6 @@
 //! Certificates and keys in PEM files: what is read once, and what HTTPS is served with, which is read again when it
 //! changes.
 
-use crate::console;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -80,11 +79,11 @@ impl ServerIdentity {
             match read(&self.certificate, &self.key) {
                 Ok(fresh) => {
                     *self.current.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-                    console::note("serves the certificate anew that was read again");
+                    tracing::info!("the certificate was read again, and is served from now on");
                 }
-                Err(error) => console::warn(format_args!(
-                    "{error}; the certificate that was read before stays in use"
-                )),
+                Err(error) => {
+                    tracing::warn!("{error}; the certificate that was read before stays in use");
+                }
             }
         }
     }

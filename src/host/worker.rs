@@ -3,7 +3,6 @@
 //! It does what `ProxyHandler` of wasmtime-wasi-http does, but for the line that requests wait in (DESIGN.md, "Why do
 //! requests wait in a line of our own?").
 
-use crate::console;
 use crate::fate::Fate;
 use crate::instance::{Guest, ReuseLimits, cause};
 use crate::places::Place;
@@ -78,12 +77,12 @@ pub(crate) async fn run(
     drop(store);
     drop(place);
     if let Err(error) = result {
-        console::warn(format_args!(
+        tracing::warn!(
             "component {}: an instance failed, and all requests that it was serving: {} ({} so far)",
             service.grants.component,
             cause(&error),
-            service.count_failed(),
-        ));
+            service.count_failed()
+        );
     }
 }
 
@@ -149,7 +148,8 @@ async fn serve(desk: &Desk, exports: &Exports, accessor: &Accessor<Guest>) -> wa
             let has_room = accessor
                 .poll_ready_for_concurrent_call(function, context)
                 .is_ready();
-            let leaves = desk.leaves.load(Ordering::Relaxed) || taken >= limits.requests;
+            let leaves = desk.leaves.load(Ordering::Relaxed)
+                || limits.requests.is_some_and(|most| taken >= most);
             let has_time = has_room
                 && !leaves
                 && in_hand.len() < limits.concurrent_requests

@@ -1,7 +1,7 @@
 //! The core's store on Spin's key-value interfaces: `spin:key-value@3.0.0` for single keys, since it waits without
 //! holding up the instance, and `wasi:keyvalue` for the listing and for writes of many keys (facts/spin.md §4).
 
-use behalf_core::port::{Page, Store, StoreError};
+use behalf_core::ledger::key_value::store::{Page, Store, StoreError};
 use spin_sdk::key_value;
 
 use crate::bindings::wasi::keyvalue::{batch, store as draft};

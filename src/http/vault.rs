@@ -6,12 +6,13 @@ use behalf_core::error::{
     AccountKind, CallerError, HoldsUp, Interaction, OperatorError, OrganisationError, Reason,
     SettingFault, StoredError, Suberror, System, TokenDefect, UpstreamError, UserError, VaultError,
 };
+use behalf_core::identity::User;
 use behalf_core::identity::{KeyVersion, Nonce, StorageId, TenantId};
-use behalf_core::port::{
-    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits, User,
+use behalf_core::secret::{AccessToken, Bearer};
+use behalf_core::vault::port::{
+    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits,
     VaultPort,
 };
-use behalf_core::secret::{AccessToken, Bearer};
 
 use crate::bindings::behalf::vault::vault as wit;
 

@@ -6,8 +6,9 @@ mod translation;
 mod wasi;
 
 use behalf_core::VaultPort as _;
-use behalf_core::port::{Draw, StoredToken, User};
+use behalf_core::identity::User;
 use behalf_core::secret::Bearer;
+use behalf_core::vault::port::{Draw, StoredToken};
 
 use crate::bindings::Component;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};

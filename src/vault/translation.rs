@@ -7,9 +7,10 @@ use behalf_core::error::{
     AccountKind, CallerError, HoldsUp, OperatorError, OrganisationError, Reason, SettingFault,
     StoredError, Suberror, System, TokenDefect, UserError, VaultError,
 };
+use behalf_core::identity::User;
 use behalf_core::identity::{Nonce, StorageId, TenantId};
-use behalf_core::port::{
-    Enrolment, Issued, Operator, Policy, Role, SealedToken, SweepLimits, User,
+use behalf_core::vault::port::{
+    Enrolment, Issued, Operator, Policy, Role, SealedToken, SweepLimits,
 };
 
 use crate::bindings::exports::behalf::vault::vault as wit;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-const PROBLEM: &str = include_str!("../../../src/core/problem.rs");
+const PROBLEM: &str = include_str!("../../../src/core/api/problem.rs");
 const ERROR: &str = include_str!("../../../src/core/error.rs");
 
 /// Codes that no case can meet, and why.

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::stores::{ManifestFile, Stores};
-use crate::console;
+use crate::log::{self, Format, Verbosity};
 use crate::store::{LABEL, Store, back_up, restore};
 use clap::Args;
 use std::path::PathBuf;
@@ -46,8 +46,9 @@ pub(super) struct Restore {
 impl Backup {
     /// Makes the copy.
     pub(super) fn run(&self) -> Result<(), Failure> {
+        log::begin(Format::Text, Verbosity::Info);
         back_up(&self.of.file()?, &self.copy)?;
-        console::note(format_args!("{} is there", self.copy.display()));
+        tracing::info!("{} is there", self.copy.display());
         Ok(())
     }
 }
@@ -55,9 +56,10 @@ impl Backup {
 impl Restore {
     /// Puts the copy in the store's place.
     pub(super) fn run(&self) -> Result<(), Failure> {
+        log::begin(Format::Text, Verbosity::Info);
         let file = self.of.file()?;
         restore(&self.copy, &file)?;
-        console::note(format_args!("{} is as it was", file.display()));
+        tracing::info!("{} is as it was", file.display());
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 
 use super::Failure;
 use super::source::Source;
-use crate::console;
 use crate::instance::ReuseLimits;
 use crate::life::Lifetime;
 use crate::loading::{Options, load};
@@ -48,14 +47,16 @@ impl Check {
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
-        let checked = app
-            .check_settings(SocketAddr::from(([127, 0, 0, 1], 0)))
-            .await;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let checked = match app.rehearse(address).await {
+            Ok(()) => app.rehearse_schedules().await,
+            Err(error) => Err(error),
+        };
         lifetime.stop();
         // An instance that does not end is no fault of the settings.
         let _ = lifetime.finish(GRACE).await;
         checked?;
-        console::note("all is well");
+        tracing::info!("all is well");
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::stores::{ManifestFile, Stores};
 use super::values::assignment;
-use crate::console::{self, Format};
+use crate::log::{self, Format, Verbosity};
 use crate::manifest::Manifest;
 use crate::store::Store;
 use crate::variables::{Environment, Given};
@@ -49,12 +49,16 @@ pub(super) struct Source {
     /// How what is said on standard error looks.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: Format,
+
+    /// What is said there.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: Verbosity,
 }
 
 impl Source {
     /// Reads the manifest.
     pub(super) fn manifest(&self) -> Result<Manifest, Failure> {
-        console::set_format(self.log_format);
+        log::begin(self.log_format, self.log_level);
         let mut manifest = Manifest::load(&self.manifest.path())?;
         manifest.keep(&self.components).map_err(Failure::Usage)?;
         Ok(manifest)

@@ -6,7 +6,6 @@ use super::values::{duration, listen_address, path, positive};
 use crate::app::App;
 use crate::capacity;
 use crate::connection::Server;
-use crate::console;
 use crate::crowd::Crowd;
 use crate::instance::ReuseLimits;
 use crate::life::Lifetime;
@@ -74,17 +73,21 @@ pub(super) struct Up {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_requests: Option<usize>,
 
-    /// Requests that one instance of a component serves in its life.
-    #[arg(long, value_name = "N", default_value = "128", value_parser = positive)]
-    max_instance_reuse_count: usize,
+    /// Requests that one instance of a component serves in its life [default: as many as come].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_instance_reuse_count: Option<usize>,
 
-    /// Requests that one instance of a component serves at once.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
-    max_instance_concurrent_reuse_count: usize,
+    /// Requests that one instance of a component serves at once [default: 16].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_instance_concurrent_reuse_count: Option<usize>,
 
-    /// How long an instance without requests lives. Times are written as 500ms, 30s, 10m, 2h or 1day.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
-    idle_instance_timeout: Duration,
+    /// How long an instance without requests lives, written as 500ms, 30s, 10m, 2h or 1day [default: 10m].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    idle_instance_timeout: Option<Duration>,
+
+    /// Have instances live as on Spin, for tests, where these three are not given: 128 requests, 16 at once, and 1 s.
+    #[arg(long)]
+    instances_as_on_spin: bool,
 
     /// How many connections clients may have; past it, those without a request give way [default: what the limit of open
     /// files leaves, 10000 at most].
@@ -146,9 +149,8 @@ impl Up {
         supervisor::stopping();
         tokio::select! {
             finished = lifetime.finish(grace) => if let Err(left) = finished {
-                console::warn(format_args!(
-                    "stopped before {left} connections and instances had finished, after the {grace:?} of --grace"
-                ));
+                tracing::warn!(
+                    "stopped before {left} connections and instances had finished, after the {grace:?} of --grace");
             },
             () = orders.end() => {}
         }
@@ -189,11 +191,10 @@ impl Up {
         let app = tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| Failure::Io(error.into()))??;
+        app.rehearse(address).await?;
         // The store only then: a start without settings leaves no file.
-        app.check_settings(address).await?;
         app.open_stores().await?;
 
-        let app = Arc::new(app);
         let following = async {
             match &identity {
                 Some(identity) => identity.follow(reload).await,
@@ -227,25 +228,38 @@ impl Up {
         }
     }
 
+    /// How instances are reused.
+    fn limits(&self) -> ReuseLimits {
+        let usual = if self.instances_as_on_spin {
+            ReuseLimits::of_spin()
+        } else {
+            ReuseLimits::default()
+        };
+        ReuseLimits {
+            requests: self.max_instance_reuse_count.or(usual.requests),
+            concurrent_requests: self
+                .max_instance_concurrent_reuse_count
+                .unwrap_or(usual.concurrent_requests),
+            request_timeout: self.request_timeout,
+            idle_timeout: self.idle_instance_timeout.unwrap_or(usual.idle_timeout),
+        }
+    }
+
     /// Loads the app, telling on the way what it is.
-    fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<App, Failure> {
-        console::note(format_args!("{} {}", manifest.name, manifest.version));
+    fn load(self, manifest: Manifest, lifetime: &Lifetime) -> Result<Arc<App>, Failure> {
+        tracing::info!("{} {}", manifest.name, manifest.version);
         manifest.tell();
         let max_instances = self.max_instances.unwrap_or_else(capacity::instances);
+        let limits = self.limits();
         let max_requests = self.max_requests.unwrap_or_else(|| {
             usize::try_from(max_instances)
                 .unwrap_or(usize::MAX)
-                .saturating_mul(self.max_instance_concurrent_reuse_count)
+                .saturating_mul(limits.concurrent_requests)
                 .max(FEWEST_REQUESTS)
         });
         let options = Options {
             stores: self.source.stores()?,
-            limits: ReuseLimits {
-                requests: self.max_instance_reuse_count,
-                concurrent_requests: self.max_instance_concurrent_reuse_count,
-                request_timeout: self.request_timeout,
-                idle_timeout: self.idle_instance_timeout,
-            },
+            limits,
             max_instances,
             max_requests,
             ready_path: self.ready_path,

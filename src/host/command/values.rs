@@ -66,6 +66,7 @@ mod tests {
             ("3ms", Duration::from_millis(3)),
             ("4us", Duration::from_micros(4)),
             ("5ns", Duration::from_nanos(5)),
+            ("6m", Duration::from_mins(6)),
             ("10m", Duration::from_mins(10)),
             ("1h30m", Duration::from_mins(90)),
             ("2h", Duration::from_hours(2)),

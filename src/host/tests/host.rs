@@ -121,6 +121,36 @@ async fn an_instance_serves_several_requests_and_ends_when_idle() {
 }
 
 #[tokio::test]
+async fn an_instance_lives_for_long_unless_it_is_to_live_as_on_spin() {
+    let lives = async |host: &Host| {
+        let mut last: u32 = host.text("/served").await.parse().unwrap();
+        for _ in 0..200 {
+            let served = host.text("/served").await.parse().unwrap();
+            if served != last + 1 {
+                return false;
+            }
+            last = served;
+        }
+        true
+    };
+    let outlives_a_pause = async |host: &Host| {
+        let last: u32 = host.text("/served").await.parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.text("/served").await == (last + 1).to_string()
+    };
+    let host = start();
+    assert!(lives(&host).await && outlives_a_pause(&host).await);
+    let as_on_spin = Setup::new(&manifest()).arg(&["--instances-as-on-spin"]);
+    let host = as_on_spin.start();
+    assert!(!lives(&host).await && !outlives_a_pause(&host).await);
+    // What is asked for besides goes before it.
+    let host = Setup::new(&manifest())
+        .arg(&["--instances-as-on-spin", "--idle-instance-timeout", "1m"])
+        .start();
+    assert!(outlives_a_pause(&host).await);
+}
+
+#[tokio::test]
 async fn a_trap_fails_its_instance_alone() {
     let host = start();
     let failed = (
@@ -208,8 +238,9 @@ async fn an_error_instead_of_a_response_is_told_without_its_payload() {
         host.get("/error").await,
         (StatusCode::INTERNAL_SERVER_ERROR, String::new())
     );
-    let log =
-        host.log_with("component web returned ErrorCode::InternalError instead of a response\n");
+    let log = host.log_with(
+        "component web returned ErrorCode::InternalError instead of a response request_id=",
+    );
     assert!(!log.contains("guest data"), "{log}");
     assert!(!log.contains("an instance failed"), "{log}");
 }
@@ -349,11 +380,13 @@ async fn outbound_requests_go_where_they_may() {
         "http://denied.test:81/secret?token",
         "http://denied.test:81/",
         "https://127.0.0.2/",
+        // For what is on a schedule alone.
+        "http://app.behalf.internal/served",
     ] {
         assert_eq!(host.sends(to).await, denied, "{to}");
     }
     let log = host.log_with("https://127.0.0.2");
-    let line = "behalf: component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
+    let line = "WARN  component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
                 allowed_outbound_hosts of [component.web]\n";
     assert_eq!(log.matches(line).count(), 1, "{log}");
     assert!(!log.contains("secret"), "{log}");
@@ -414,6 +447,100 @@ async fn tls_is_verified_and_agrees_on_a_protocol() {
             refused
         );
     }
+}
+
+/// As behind a firewall that forgets a connection: nobody is told that it is of no use any more.
+#[tokio::test]
+async fn a_dead_connection_to_others_is_not_used_for_ever() {
+    let authority = harness::Authority::new();
+    let relay = harness::Relay::new(authority.serve("localhost").await).await;
+    let setup = Setup::new(&manifest().replace("http://127.0.0.1:*", "https://localhost:*"));
+    std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+    let host = setup.arg(&["--outbound-ca", "ca.pem"]).start();
+    let url = format!("https://localhost:{}/", relay.port);
+    assert_eq!(host.sends(&url).await.0, StatusCode::OK);
+    relay.fall_silent();
+    let end = Instant::now() + Duration::from_mins(1);
+    while host.sends(&url).await.0 != StatusCode::OK {
+        assert!(Instant::now() < end, "it is still used");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The connections of this machine to `port` for which a timer runs that is no retransmission: that of keep-alive
+/// (Linux, `Documentation/networking/proc_net_tcp.rst`).
+fn kept_alive(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let is_kept = |row: &Vec<&str>| {
+        row[2].ends_with(&format!(":{port:04X}")) && row[3] == "01" && row[5].starts_with("02:")
+    };
+    rows.skip(1).filter(is_kept).count()
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_others_is_probed() {
+    let (upstream, host) = (start(), start());
+    let port = upstream.url.rsplit(':').next().unwrap().parse().unwrap();
+    assert_eq!(kept_alive(port), 0);
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert_eq!(kept_alive(port), 1);
+}
+
+#[tokio::test]
+async fn encrypted_requests_to_others_go_through_the_proxy_of_the_environment() {
+    let authority = harness::Authority::new();
+    let server = authority.serve("upstream.test").await;
+    let (proxy, mut asked) = harness::proxy().await;
+    let (upstream, url) = (start(), format!("https://upstream.test:{server}/"));
+    let more = "\"https://upstream.test:*\", \"http://127.0.0.1:*\"";
+    let setup = |password: &str| {
+        let setup = Setup::new(&manifest().replace("\"http://127.0.0.1:*\"", more));
+        std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+        let proxy = format!("http://user:{password}@127.0.0.1:{proxy}");
+        setup
+            .arg(&["--outbound-ca", "ca.pem"])
+            .env("HTTPS_PROXY", &proxy)
+    };
+    let host = setup("secret").start();
+    let (status, text) = host.sends(&url).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let line = format!("CONNECT upstream.test:{server} HTTP/1.1");
+    assert_eq!(asked.recv().await.unwrap(), line);
+    // Others are not asked for what may not be asked, and what is in clear goes its own way.
+    assert_eq!(
+        host.sends("https://denied.test/").await.1,
+        "ErrorCode::HttpRequestDenied"
+    );
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("secret")
+        .env("NO_PROXY", "localhost,.upstream.test")
+        .start();
+    let answer = host.sends(&url).await.1;
+    assert!(answer.starts_with("ErrorCode::DnsError"), "{answer}");
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("canary").start();
+    assert_eq!(
+        host.sends(&url).await.1,
+        "ErrorCode::DestinationUnavailable"
+    );
+    let log =
+        host.log_with("(HTTPS_PROXY) cannot be used: tunnel error: proxy authorization required");
+    assert!(!log.contains("canary"), "{log}");
+
+    let setup = Setup::new(&manifest()).env("HTTPS_PROXY", "ftp://user:canary@proxy.test");
+    let (code, log) = setup.fails();
+    assert_eq!(code, Some(2));
+    assert!(
+        log.contains("behalf: HTTPS_PROXY of the environment is no proxy"),
+        "{log}"
+    );
+    assert!(!log.contains("canary"), "{log}");
 }
 
 #[tokio::test]
@@ -674,7 +801,7 @@ async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() 
     // Until all of them are at work, others may come in at the cost of one that is not.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let refused = host
-        .exchange("GET /served HTTP/1.1\r\nhost: h\r\n\r\n")
+        .exchange("GET /served HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
         .await;
     assert_eq!(refused, "");
     let answer = working.pop().unwrap().read_u8().await;
@@ -822,7 +949,7 @@ async fn ticks_leave_room_for_requests() {
     let host = ticking("wait").arg(&["--max-instances", "2"]).start();
     host.log_with("web: begins\n");
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(host.text("/served").await, "0");
+    host.text("/served").await;
 }
 
 #[tokio::test]
@@ -896,7 +1023,7 @@ fn an_environment_variable_that_sets_nothing_is_told() {
     let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETNG", "canary");
     let (code, log) = setup.command("check").fails();
     assert_eq!(code, Some(0), "{log}");
-    let told = "behalf: SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
+    let told = "WARN  SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
     assert!(log.contains(told) && !log.contains("canary"), "{log}");
 }
 
@@ -916,6 +1043,200 @@ async fn lines_can_be_json() {
     }
     let printed = r#""component":"web""#;
     assert!(log.contains(printed), "{log}");
+}
+
+/// The lines about requests, in JSON.
+fn requests(log: &str) -> Vec<serde_json::Value> {
+    let lines = log.lines().map(|it| serde_json::from_str(it).unwrap());
+    lines
+        .filter(|it: &serde_json::Value| it["message"] == "request")
+        .collect()
+}
+
+#[tokio::test]
+async fn each_request_is_a_line_that_tells_no_secret() {
+    let host = Setup::new(&manifest().replace("/...", "/:what/..."))
+        .arg(&["--log-format", "json"])
+        .start();
+    let request = Request::get(host.uri("/headers/canary?canary"))
+        .header("authorization", "Bearer canary")
+        .header("x-request-id", "proxy.1")
+        .body(Bytes::new());
+    let response = host.send(request.unwrap()).await;
+    assert_eq!(response.headers()["x-request-id"], "proxy.1");
+    host.text("/sized").await;
+    assert_eq!(host.get("/empty").await.0, StatusCode::NO_CONTENT);
+    let request = Request::post(host.uri("/echo"))
+        .header("x-request-id", "not one")
+        .body(Bytes::from("canary"));
+    let response = host.send(request.unwrap()).await;
+    let id = response.headers()["x-request-id"].clone();
+    assert!(id.len() == 36 && id != "not one", "{id:?}");
+    response.into_body().collect().await.unwrap();
+    host.get("/error").await;
+    host.exchange("CANARY /served HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n")
+        .await;
+    let half = Request::get(host.uri("/half")).body(Bytes::new());
+    let half = host.send(half.unwrap()).await.into_body().collect().await;
+    assert!(half.is_err());
+    let log = host.log_with("broke off");
+    assert!(!log.contains("canary") && !log.contains("CANARY"), "{log}");
+    let lines = requests(&log);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|it| {
+            (
+                it["method"].as_str(),
+                it["route"].as_str(),
+                it["status"].as_u64(),
+                it["reason"].as_str(),
+            )
+        })
+        .collect();
+    let route = Some("/:what/...");
+    assert_eq!(
+        told,
+        [
+            (Some("GET"), route, Some(404), None),
+            (Some("GET"), route, Some(200), None),
+            (Some("GET"), route, Some(204), None),
+            (Some("POST"), route, Some(200), None),
+            (Some("GET"), route, Some(500), None),
+            (
+                Some("other"),
+                Some("none"),
+                Some(400),
+                Some("There is more than one Host header.")
+            ),
+            (Some("GET"), route, Some(200), Some("its answer broke off")),
+        ]
+    );
+    assert_eq!(lines[0]["request_id"], "proxy.1");
+    assert_eq!(lines[3]["request_id"], id.to_str().unwrap());
+    assert!(
+        lines
+            .iter()
+            .all(|it| it["milliseconds"].is_number() && it["level"] == "info")
+    );
+    // The host's other lines about a request have its id, too.
+    let failed = log.lines().find(|it| it.contains("InternalError")).unwrap();
+    let failed: serde_json::Value = serde_json::from_str(failed).unwrap();
+    assert_eq!(failed["request_id"], lines[4]["request_id"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_a_line() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "1"])
+        .start();
+    let (_, refused) = tokio::join!(host.get("/sleep/1000"), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.get("/served").await
+    });
+    assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+    host.log_with("reason=\"--max-requests are in hand\" route=none status=503 request_id=");
+    host.exchange("what is this\r\n\r\n").await;
+    host.log_with("refused a request: it is no HTTP status=400");
+    let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    host.exchange(&head).await;
+    host.log_with("refused a request: its head is too large status=431");
+}
+
+#[tokio::test]
+async fn how_much_is_said_can_be_chosen() {
+    let host = Setup::new(&manifest())
+        .arg(&["--log-level", "warn"])
+        .start();
+    host.text("/print").await;
+    host.get("/error").await;
+    let log = host.log_with("InternalError");
+    assert!(
+        !log.contains("INFO  r") && log.contains("WARN  component web returned"),
+        "{log}"
+    );
+    assert!(
+        log.contains("web: to standard error"),
+        "what a component says is its own: {log}"
+    );
+}
+
+/// As a log collector does that has hung: it costs lines of the host, which are counted, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_log_that_stalls_stops_nobody() {
+    let mut host = Setup::new(&manifest()).unread().start();
+    let text = "x".repeat(1000);
+    for _ in 0..60 {
+        let requests = (0..100).map(|_| {
+            let request = Request::get(host.uri("/served")).header("x-request-id", &text[..64]);
+            host.send(request.body(Bytes::new()).unwrap())
+        });
+        for response in futures_util::future::join_all(requests).await {
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+    }
+    // Lines of components wait for room, and are not lost. There is half of it for them alone.
+    assert_eq!(host.text("/print").await, "");
+    host.read_log();
+    let log = host.log_with("web: first half, second half\n");
+    assert!(log.contains("lines were dropped"), "{log}");
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_components_wait_for_a_reader_for_as_long_as_a_request_may_take() {
+    let host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--request-timeout", "1s"])
+        .start();
+    // A megabyte waits in the host, and some more in the pipe.
+    let mut answers = Vec::new();
+    while answers.len() < 200 && answers.last().is_none_or(|it| *it == StatusCode::OK) {
+        answers.push(host.get("/say/10000").await.0);
+    }
+    assert!(answers.len() > 100, "there is room for a megabyte");
+    let refused = answers.last();
+    assert_eq!(refused, Some(&StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(host.get("/served").await.0, StatusCode::OK);
+
+    let mut host = Setup::new(&manifest()).unread().start();
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        waiting.push(
+            host.connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+                .await,
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.read_log();
+    for mut stream in waiting {
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let said = host.log().matches("web: xxx").count();
+    assert_eq!(said, 200, "none is lost");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_reader_of_the_log() {
+    let mut host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--grace", "1s"])
+        .start();
+    for _ in 0..400 {
+        let mut stream = host
+            .connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .await;
+        let answered = tokio::time::timeout(Duration::from_millis(300), stream.read_u8());
+        if answered.await.is_err() {
+            break;
+        }
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
 }
 
 #[tokio::test]
@@ -946,12 +1267,11 @@ async fn a_compiled_component_is_kept_for_the_next_start() {
 
     // A volume that Kubernetes has made a group's (fsGroup).
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2770)).unwrap();
-    let said = start().log();
     let line = format!(
-        "behalf: components are compiled at every start: {} belongs to another user, or others can write there (mode 2770);",
+        "components are compiled at every start: {} belongs to another user, or others can write there (mode 2770);",
         folder.display()
     );
-    assert!(said.contains(&line), "{said}");
+    start().log_with(&line);
 }
 
 #[tokio::test]
@@ -978,7 +1298,7 @@ async fn a_stop_finishes_what_was_begun() {
         .query_row("SELECT value FROM spin_key_value", [], |row| row.get(0))
         .unwrap();
     assert_eq!(late, b"after", "work after the response is finished too");
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -1104,7 +1424,7 @@ async fn a_certificate_that_changes_is_served_without_a_restart() {
 
     two.write(folder, "localhost");
     host.signal("HUP");
-    host.log_with("serves the certificate anew");
+    host.log_with("the certificate was read again");
     two.ask(&address, "h2", "/served").await;
 
     // One that is of no use changes nothing.
@@ -1117,7 +1437,7 @@ async fn a_certificate_that_changes_is_served_without_a_restart() {
     // Without a word, sooner or later.
     three.write(folder, "localhost");
     let noticed = async {
-        while host.log().matches("serves the certificate anew").count() < 2 {
+        while host.log().matches("the certificate was read again").count() < 2 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -1224,6 +1544,73 @@ async fn a_request_timeout_holds_even_against_a_busy_component() {
     }
 }
 
+/// A component for a schedule, whose start traps.
+const BROKEN: &str = r#"
+    (component
+        (import "fermyon:spin-cron/cron-types@2.0.0" (instance $types
+            (type $metadata (record (field "timestamp" u64)))
+            (export "metadata" (type (eq $metadata)))
+            (type $error (variant (case "other" string)))
+            (export "error" (type (eq $error)))))
+        (alias export $types "metadata" (type $metadata))
+        (alias export $types "error" (type $error))
+        (core module $broken
+            (func $start unreachable)
+            (start $start)
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+            (func (export "handle") (param i64) (result i32) unreachable))
+        (core instance $broken (instantiate $broken))
+        (func $handle (param "metadata" $metadata) (result (result (error $error)))
+            (canon lift (core func $broken "handle") (memory (core memory $broken "memory"))
+                (realloc (core func $broken "realloc"))))
+        (export "handle-cron-event" (func $handle)))"#;
+
+#[test]
+fn every_component_is_instantiated_before_anything_is_served() {
+    let component = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&component, wat::parse_str(BROKEN).unwrap()).unwrap();
+    let more = format!(
+        "[[trigger.cron]]\ncomponent = \"job\"\ncron_expression = \"0 0 0 1 1 *\"\n[component.job]\nsource = {:?}\n",
+        component.path()
+    );
+    let manifest = manifest() + &more;
+    for setup in [
+        Setup::new(&manifest),
+        Setup::new(&manifest).command("check"),
+    ] {
+        let (code, log) = setup.fails();
+        let message = "behalf: component job cannot be instantiated: wasm trap: wasm `unreachable` instruction executed\n";
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.ends_with(message), "{log}");
+    }
+}
+
+#[test]
+fn a_check_asks_what_is_on_a_schedule() {
+    for (tick, code, end) in [
+        ("say", 0, "all is well\n"),
+        (
+            "fail",
+            2,
+            "behalf: component web, which is on a schedule: the guest fails\n",
+        ),
+        (
+            "panic",
+            2,
+            "behalf: component web, which is on a schedule: wasm trap: wasm `unreachable` instruction executed\n",
+        ),
+    ] {
+        let (actual, log) = ticking(tick).command("check").fails();
+        assert_eq!(actual, Some(code), "{log}");
+        assert!(log.ends_with(end), "{log}");
+        assert!(
+            !log.contains("web: "),
+            "it is not the time to say it: {log}"
+        );
+    }
+}
+
 /// The guest on a schedule of every second, with the variable `tick`.
 fn ticking(tick: &str) -> Setup {
     let trigger = "[[trigger.cron]]\ncomponent = \"web\"\ncron_expression = \"* * * * * *\"\n";
@@ -1240,7 +1627,8 @@ async fn each_tick_has_an_instance_of_its_own() {
         log = host.log();
     }
     assert!(!log.contains("tick 1"), "{log}");
-    assert_eq!(host.text("/served").await, "0", "requests have others");
+    // The start asked for /healthz.
+    assert_eq!(host.text("/served").await, "1", "requests have others");
 }
 
 #[tokio::test]
@@ -1253,13 +1641,14 @@ async fn a_tick_that_fails_or_traps_is_reported_and_the_next_comes() {
         ),
     ] {
         let host = ticking(tick).start();
-        let line = format!("behalf: component web failed at a time of its schedule: {reason}\n");
+        let line = format!("WARN  component web failed at a time of its schedule: {reason}\n");
         let mut log = host.log_with(&line);
         while log.matches(&line).count() < 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             log = host.log();
         }
-        assert_eq!(host.text("/served").await, "0");
+        // The start asked for /healthz.
+        assert_eq!(host.text("/served").await, "1");
     }
 }
 
@@ -1273,7 +1662,7 @@ async fn ticks_overlap_and_a_stop_gives_them_up() {
     }
     host.signal("TERM");
     assert_eq!(host.ended(), Some(0));
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]

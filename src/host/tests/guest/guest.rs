@@ -99,6 +99,13 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 eprintln!("to standard error");
                 text(200, String::new())
             }
+            ["sized"] => sized("12345".to_owned()),
+            ["empty"] => answer(204, Fields::new(), Vec::new()),
+            ["say", bytes] => {
+                let bytes = usize::try_from(number(bytes)).unwrap();
+                eprintln!("{}", "x".repeat(bytes));
+                text(200, String::new())
+            }
             ["after", milliseconds, key] => {
                 let (milliseconds, key) = (number(milliseconds), key.to_owned());
                 wit_bindgen::spawn(async move {
@@ -349,11 +356,23 @@ fn text(status: u16, text: String) -> Response {
     respond(status, "text/plain", text.into_bytes())
 }
 
+/// An answer that says how long it is.
+fn sized(text: String) -> Response {
+    let fields = Fields::new();
+    let length = text.len().to_string();
+    fields.append("content-length", length.as_bytes()).unwrap();
+    answer(200, fields, text.into_bytes())
+}
+
 fn respond(status: u16, media_type: &str, body: Vec<u8>) -> Response {
     let fields = Fields::new();
     fields
         .append("content-type", media_type.as_bytes())
         .unwrap();
+    answer(status, fields, body)
+}
+
+fn answer(status: u16, fields: Fields, body: Vec<u8>) -> Response {
     let (mut writer, reader) = wit_stream::new();
     wit_bindgen::spawn(async move {
         writer.write_all(body).await;

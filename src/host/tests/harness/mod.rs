@@ -89,6 +89,7 @@ pub struct Setup {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     through: Vec<String>,
+    is_unread: bool,
 }
 
 impl Setup {
@@ -109,7 +110,14 @@ impl Setup {
             .to_vec(),
             environment: Vec::new(),
             through: Vec::new(),
+            is_unread: false,
         }
+    }
+
+    /// Reads nothing of what the host says, until [`Host::read_log`].
+    pub fn unread(mut self) -> Self {
+        self.is_unread = true;
+        self
     }
 
     /// Runs the host by this program with these arguments.
@@ -204,30 +212,20 @@ impl Setup {
 
     fn begin(self) -> Host {
         let mut child = self.spawn();
-        let log = Arc::<Mutex<String>>::default();
-        let reader = std::thread::spawn({
-            let (log, stderr) = (
-                Arc::clone(&log),
-                BufReader::new(child.stderr.take().unwrap()),
-            );
-            move || {
-                for line in stderr.lines() {
-                    let line = line.unwrap();
-                    let mut log = log.lock().unwrap();
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
-        });
-        Host {
+        let mut host = Host {
             url: String::new(),
-            setup: self,
             stdin: child.stdin.take(),
             stdout: BufReader::new(child.stdout.take().unwrap()),
+            stderr: child.stderr.take(),
             child,
-            log,
-            reader: Some(reader),
+            log: Arc::default(),
+            reader: None,
+            setup: self,
+        };
+        if !host.setup.is_unread {
+            host.read_log();
         }
+        host
     }
 }
 
@@ -238,11 +236,25 @@ pub struct Host {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Host {
+    /// Reads what the host says from now on.
+    pub fn read_log(&mut self) {
+        let (log, stderr) = (Arc::clone(&self.log), self.stderr.take().unwrap());
+        self.reader = Some(std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap();
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        }));
+    }
+
     /// Sends a GET request; returns status and text.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
         let (head, body) = self
@@ -507,4 +519,72 @@ impl Authority {
         });
         port
     }
+}
+
+/// Stands between clients and a server on this machine, and can fall silent: as a firewall does that forgets connections.
+pub struct Relay {
+    pub port: u16,
+    silence: tokio::sync::watch::Sender<()>,
+}
+
+impl Relay {
+    pub async fn new(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (silence, _) = tokio::sync::watch::channel(());
+        let silences = silence.clone();
+        tokio::spawn(async move {
+            loop {
+                let mut near = listener.accept().await.unwrap().0;
+                let mut silent = silences.subscribe();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = silent.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, silence }
+    }
+
+    /// Passes nothing on any more between those who are connected, and does not tell them.
+    pub fn fall_silent(&self) {
+        self.silence.send_replace(());
+    }
+}
+
+/// Starts a proxy that connects (RFC 9110, section 9.3.6) to this machine, whatever name it is told, if it hears the right
+/// password; returns its port, and what it is asked for.
+pub async fn proxy() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, asking) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let mut near = listener.accept().await.unwrap().0;
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    head.push(char::from(near.read_u8().await.unwrap()));
+                }
+                let line = head.lines().next().unwrap().to_owned();
+                let port = line.split([':', ' ']).nth(2).unwrap();
+                let mut far = TcpStream::connect(format!("127.0.0.1:{port}"))
+                    .await
+                    .unwrap();
+                let answer = if head.contains("Basic dXNlcjpzZWNyZXQ=") {
+                    "HTTP/1.1 200 OK\r\n\r\n"
+                } else {
+                    "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+                };
+                asked.send(line).unwrap();
+                near.write_all(answer.as_bytes()).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, asking)
 }

@@ -1,0 +1,447 @@
+//! Azure Key Vault secrets: the two reads behalf does, and what an answer means (facts/entra-and-key-vault.md §D).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::error::{OperatorError, System, VaultError};
+use crate::identity::{KeyVersion, SecretName, TenantId};
+use crate::port::SecretBody;
+use crate::secret::{AccessToken, EncryptionKey};
+use crate::vault::entra::claims_request;
+use crate::vault::settings::Settings;
+
+/// Longest answer read, in bytes: a secret's value may have 25 KB.
+pub const LONGEST_ANSWER: usize = 64 * 1024;
+
+const API_VERSION: &str = "7.6";
+
+/// A key, as Key Vault holds it.
+#[derive(Debug)]
+pub struct Key {
+    /// Which version this is.
+    pub version: KeyVersion,
+    /// The key.
+    pub key: EncryptionKey,
+    not_before: u64,
+    expires_at: u64,
+}
+
+impl Key {
+    /// Whether something may be opened with it now: so long before and after it is valid, too.
+    #[must_use]
+    pub fn opens_at(&self, now: u64, grace: u32) -> bool {
+        let first = self.not_before.saturating_sub(grace.into());
+        let end = self.expires_at.saturating_add(grace.into());
+        (first..end).contains(&now)
+    }
+
+    /// Whether something may be sealed under it now. Key Vault itself gives out expired and future secrets
+    /// (facts/entra-and-key-vault.md §D.4).
+    #[must_use]
+    pub fn is_valid_at(&self, now: u64) -> bool {
+        (self.not_before..self.expires_at).contains(&now)
+    }
+}
+
+/// Asks for a secret: its newest version, or the one given. Without a token it asks for the challenge.
+///
+/// # Errors
+/// [`http::Error`] if the parts make no URL: all are checked, so it does not occur.
+pub fn secret_request(
+    settings: &Settings,
+    secret: &SecretName,
+    version: Option<&KeyVersion>,
+    token: Option<&AccessToken>,
+) -> Result<Request<SecretBody>, http::Error> {
+    let version = version.map_or("", KeyVersion::as_str);
+    let mut request = Request::builder().method(Method::GET).uri(format!(
+        "{}secrets/{}/{version}?api-version={API_VERSION}",
+        settings.key_vault_url,
+        secret.as_str()
+    ));
+    if let Some(token) = token {
+        let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Zeroizing::default())
+}
+
+/// Reads the answer.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn read_secret(
+    response: &Response<SecretBody>,
+    secret: &SecretName,
+    version: Option<&KeyVersion>,
+) -> Result<Key, SecretError> {
+    let name = || OperatorError::name(secret);
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::UNAUTHORIZED => {
+            return Err(SecretError::Unauthorized(Unauthorized {
+                claims: challenged_claims(response),
+                tenant: challenged_tenant(response),
+                is_ours: is_about_audience_or_issuer(response),
+            }));
+        }
+        StatusCode::FORBIDDEN => {
+            let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
+            let inner = body
+                .and_then(|body| body.error.innererror)
+                .map(|inner| inner.code);
+            return Err(match inner.as_deref() {
+                Some("SecretDisabled") => OperatorError::KeyDisabled(name()).into(),
+                Some("AccessDenied" | "ForbiddenByPolicy" | "ForbiddenByRbac") => {
+                    OperatorError::KeyVaultForbidden.into()
+                }
+                Some("ForbiddenByFirewall" | "ForbiddenByConnection") => {
+                    OperatorError::KeyVaultFirewall.into()
+                }
+                _ => OperatorError::KeyVaultRefused.into(),
+            });
+        }
+        StatusCode::NOT_FOUND => return Err(OperatorError::KeyNotFound(name()).into()),
+        StatusCode::BAD_REQUEST => return Err(OperatorError::KeyVaultRefused.into()),
+        // An outage, or no Key Vault at all.
+        _ => return Err(unavailable()),
+    }
+    let bundle: Bundle = serde_json::from_slice(response.body()).map_err(|_| unavailable())?;
+    let value = Zeroizing::new(bundle.value.unwrap_or_default());
+    let found = version_of(&bundle.id, secret).ok_or_else(unavailable)?;
+    if version.is_some_and(|asked| *asked != found) {
+        return Err(unavailable());
+    }
+    Ok(Key {
+        version: found,
+        key: read_key(&value).ok_or_else(|| OperatorError::KeyMalformed(name()))?,
+        not_before: bundle.attributes.nbf.unwrap_or(0),
+        expires_at: bundle.attributes.exp.unwrap_or(u64::MAX),
+    })
+}
+
+/// Why there is no key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretError {
+    /// The token was not accepted: get a new one, and try once more.
+    Unauthorized(Unauthorized),
+    /// Anything else.
+    Other(VaultError),
+}
+
+/// What Key Vault says of a token that it does not accept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unauthorized {
+    /// What to ask for with the next one, as JSON text, if Key Vault says so (continuous access evaluation, §D.6).
+    pub claims: Option<String>,
+    /// The tenant that the next one has to be of: a vault can move.
+    pub tenant: Option<TenantId>,
+    /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass, as
+    /// AKV10046 does a second later.
+    pub is_ours: bool,
+}
+
+impl From<OperatorError> for SecretError {
+    fn from(error: OperatorError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// The tenant that Key Vault's challenge names (§D.6): the first segment of the path of `authorization`.
+///
+/// Only the tenant is taken from it. The token is asked for at our own authority and sent to our own Key Vault, so a
+/// forged challenge can at most name a tenant where this app gets no token.
+#[must_use]
+pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
+    if response.status() != StatusCode::UNAUTHORIZED {
+        return None;
+    }
+    let authorization = challenge(response, &["authorization", "authorization_uri"])?;
+    let url = Url::parse(authorization).ok()?;
+    TenantId::parse(url.path_segments()?.next()?)
+}
+
+/// The claims request of a challenge that has one. It goes to our own authority alone, for a token of this app.
+/// By the number at the front of the message (§D.5).
+fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
+    let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
+    let message = body.and_then(|body| body.error.message);
+    let number = message
+        .as_deref()
+        .and_then(|message| message.split(':').next());
+    matches!(number, Some("AKV10022" | "AKV10032"))
+}
+
+fn challenged_claims(response: &Response<SecretBody>) -> Option<String> {
+    claims_request(challenge(response, &["claims"])?)
+}
+
+/// A parameter of the challenge `Bearer …`, under any of these names.
+fn challenge<'a>(response: &'a Response<SecretBody>, names: &[&str]) -> Option<&'a str> {
+    let challenge = response.headers().get(WWW_AUTHENTICATE)?.to_str().ok()?;
+    let (scheme, parameters) = challenge.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("Bearer") {
+        return None;
+    }
+    // No parameter that matters here holds a quoted comma; the order is not given.
+    parameters.split(',').find_map(|parameter| {
+        let (name, value) = parameter.trim().split_once('=')?;
+        names.contains(&name).then(|| value.trim_matches('"'))
+    })
+}
+
+fn unavailable() -> SecretError {
+    SecretError::Other(VaultError::upstream(System::KeyVault))
+}
+
+/// 32 bytes in base64 or base64url, padded or not. Anything else is an error, never a guess (design §2).
+fn read_key(value: &str) -> Option<EncryptionKey> {
+    let engine = match (value.len(), value.contains(['-', '_'])) {
+        (44, false) => &STANDARD,
+        (44, true) => &URL_SAFE,
+        (43, false) => &STANDARD_NO_PAD,
+        (43, true) => &URL_SAFE_NO_PAD,
+        _ => return None,
+    };
+    // One byte more than is wanted: the engines reckon with a text that is not padded.
+    let mut decoded = Zeroizing::new([0; 33]);
+    let length = engine.decode_slice(value, decoded.as_mut_slice()).ok()?;
+    let mut key = Zeroizing::new([0; 32]);
+    key.copy_from_slice(decoded.get(..length).filter(|bytes| bytes.len() == 32)?);
+    Some(EncryptionKey::new(key))
+}
+
+/// `https://{vault}/secrets/{name}/{version}`; the host may carry `:443` and the name another case.
+fn version_of(id: &str, secret: &SecretName) -> Option<KeyVersion> {
+    let url = Url::parse(id).ok()?;
+    let mut path = url.path_segments()?;
+    let fits = path.next()? == "secrets" && path.next()?.eq_ignore_ascii_case(secret.as_str());
+    let version = KeyVersion::parse(path.next()?)?;
+    (fits && path.next().is_none()).then_some(version)
+}
+
+#[derive(Deserialize)]
+struct Bundle {
+    value: Option<String>,
+    id: String,
+    #[serde(default)]
+    attributes: Attributes,
+}
+
+#[derive(Deserialize, Default)]
+struct Attributes {
+    nbf: Option<u64>,
+    exp: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: FailureBody,
+}
+
+#[derive(Deserialize)]
+struct FailureBody {
+    message: Option<String>,
+    innererror: Option<InnerError>,
+}
+
+#[derive(Deserialize)]
+struct InnerError {
+    code: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::vault::settings::tests::least;
+
+    const VERSION: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+
+    fn name() -> SecretName {
+        SecretName::parse("obo-t").unwrap()
+    }
+
+    fn answer(status: u16, body: &Value) -> Response<SecretBody> {
+        Response::builder()
+            .status(status)
+            .body(Zeroizing::new(body.to_string().into_bytes()))
+            .unwrap()
+    }
+
+    fn bundle(value: &str) -> Value {
+        json!({"value": value, "id": format!("https://demo.vault.azure.net/secrets/OBO-t/{VERSION}"),
+            "attributes": {"enabled": true, "nbf": 100, "exp": 200, "created": 1, "updated": 1}})
+    }
+
+    #[test]
+    fn requests_name_secret_and_version() {
+        let settings = Settings::read(&least()).unwrap();
+        let version = KeyVersion::parse(VERSION).unwrap();
+        let token = AccessToken::new("at-canary".into());
+        let newest = secret_request(&settings, &name(), None, None).unwrap();
+        assert_eq!(
+            newest.uri(),
+            "https://demo.vault.azure.net/secrets/obo-t/?api-version=7.6"
+        );
+        assert!(newest.headers().is_empty());
+        let exact = secret_request(&settings, &name(), Some(&version), Some(&token)).unwrap();
+        assert_eq!(
+            exact.uri(),
+            &*format!("https://demo.vault.azure.net/secrets/obo-t/{VERSION}?api-version=7.6")
+        );
+        assert!(!format!("{exact:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_key_is_read_in_every_base64() {
+        let bytes: [u8; 32] = std::array::from_fn(|at| 255 - u8::try_from(at).unwrap());
+        for value in [
+            STANDARD.encode(bytes),
+            STANDARD_NO_PAD.encode(bytes),
+            URL_SAFE.encode(bytes),
+            URL_SAFE_NO_PAD.encode(bytes),
+        ] {
+            let key = read_secret(&answer(200, &bundle(&value)), &name(), None).unwrap();
+            assert_eq!(key.key.expose(), &bytes, "{value}");
+            assert_eq!(key.version.as_str(), VERSION);
+            assert!(
+                key.is_valid_at(100)
+                    && key.is_valid_at(199)
+                    && !key.is_valid_at(99)
+                    && !key.is_valid_at(200)
+            );
+            assert!(key.opens_at(199, 0) && !key.opens_at(200, 0) && !key.opens_at(99, 0));
+            assert!(key.opens_at(209, 10) && !key.opens_at(210, 10) && key.opens_at(90, 10));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_malformed() {
+        let long = STANDARD.encode([7; 33]);
+        let short = STANDARD.encode([7; 31]);
+        for value in [
+            "",
+            "password",
+            &long,
+            &short,
+            &"ab".repeat(32),
+            &format!("{}=", "A".repeat(42)),
+            &"é".repeat(22),
+        ] {
+            let error = read_secret(&answer(200, &bundle(value)), &name(), None).unwrap_err();
+            assert_eq!(
+                error,
+                OperatorError::KeyMalformed("obo-t".into()).into(),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        let forbidden = |inner: &str| json!({"error": {"code": "Forbidden", "message": "m", "innererror": {"code": inner}}});
+        let read =
+            |status, body: &Value| read_secret(&answer(status, body), &name(), None).unwrap_err();
+        for (message, is_ours) in [
+            ("AKV10022: Invalid audience.", true),
+            ("AKV10032: Invalid issuer.", true),
+            (
+                "AKV10046: Unable to resolve the key used for signature validation.",
+                false,
+            ),
+            ("AKV10000: Request is missing a Bearer or PoP token.", false),
+            ("", false),
+        ] {
+            let body = json!({"error": {"code": "Unauthorized", "message": message}});
+            let said = Unauthorized {
+                claims: None,
+                tenant: None,
+                is_ours,
+            };
+            assert_eq!(read(401, &body), SecretError::Unauthorized(said));
+        }
+        assert_eq!(
+            read(403, &forbidden("SecretDisabled")),
+            OperatorError::KeyDisabled("obo-t".into()).into()
+        );
+        for (inner, error) in [
+            ("AccessDenied", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByPolicy", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByRbac", OperatorError::KeyVaultForbidden),
+            ("ForbiddenByFirewall", OperatorError::KeyVaultFirewall),
+            ("ForbiddenByConnection", OperatorError::KeyVaultFirewall),
+            ("SomethingNew", OperatorError::KeyVaultRefused),
+        ] {
+            assert_eq!(read(403, &forbidden(inner)), error.into(), "{inner}");
+        }
+        assert_eq!(
+            read(403, &json!("<html>")),
+            OperatorError::KeyVaultRefused.into()
+        );
+        assert_eq!(
+            read(404, &json!({"error": {"code": "SecretNotFound"}})),
+            OperatorError::KeyNotFound("obo-t".into()).into()
+        );
+        for status in [429, 500, 503, 302] {
+            assert_eq!(read(status, &json!({})), unavailable(), "{status}");
+        }
+    }
+
+    #[test]
+    fn another_secret_or_version_is_not_taken_for_the_one_asked() {
+        let value = STANDARD.encode([7; 32]);
+        let other = KeyVersion::parse(&"0".repeat(32)).unwrap();
+        assert_eq!(
+            read_secret(&answer(200, &bundle(&value)), &name(), Some(&other)).unwrap_err(),
+            unavailable()
+        );
+        let another = SecretName::parse("obo-u").unwrap();
+        assert_eq!(
+            read_secret(&answer(200, &bundle(&value)), &another, None).unwrap_err(),
+            unavailable()
+        );
+    }
+
+    #[test]
+    fn a_challenge_names_the_tenant_in_any_order() {
+        let tenant = "11111111-1111-1111-1111-111111111111";
+        let challenge = |text: String| {
+            let response = Response::builder()
+                .status(401)
+                .header(WWW_AUTHENTICATE, text)
+                .body(Zeroizing::default())
+                .unwrap();
+            challenged_tenant(&response).map(|tenant| tenant.to_string())
+        };
+        let expected = Some(tenant.to_owned());
+        assert_eq!(
+            challenge(format!(
+                r#"Bearer authorization="https://login.windows.net/{tenant}", resource="https://vault.azure.net""#
+            )),
+            expected
+        );
+        assert_eq!(
+            challenge(format!(
+                r#"bearer resource="https://vault.azure.net",authorization_uri="https://login.windows.net/{tenant}/x""#
+            )),
+            expected
+        );
+        for text in [
+            "Basic realm=\"x\"",
+            "Bearer",
+            "Bearer resource=\"x\"",
+            "Bearer authorization=\"https://login.windows.net/common\"",
+            "Bearer authorization=\"x\"",
+        ] {
+            assert_eq!(challenge(text.into()), None, "{text}");
+        }
+    }
+}
