@@ -50,6 +50,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// State directory; none: a temporary one, removed at the end.
     pub state_dir: Option<PathBuf>,
+    /// The address of the Redis server that is the store; none: a file in the state directory is.
+    pub redis: Option<String>,
     /// Settings, by name as in `spin.toml`; a later one wins.
     pub settings: Vec<(String, String)>,
     /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
@@ -73,6 +75,7 @@ impl Default for Options {
         Self {
             listen,
             state_dir: None,
+            redis: None,
             settings: Vec::new(),
             environment: false,
             cron: false,
@@ -133,7 +136,7 @@ impl Options {
 pub struct App {
     address: SocketAddr,
     process: Process,
-    state_dir: PathBuf,
+    store: Store,
     client: reqwest::Client,
     _temporary: Option<TempDir>,
 }
@@ -177,9 +180,17 @@ impl App {
         let state_dir = std::path::absolute(state_dir)?;
         let mut listen = options.listen;
         let spin = std::env::var_os("SPIN_BIN").filter(|_| options.embedded.is_none());
-        if listen.port() == 0 && (options.cron || spin.is_some()) {
-            // The doorbell has to know it; and Spin cannot say which it found.
-            listen = TcpListener::bind(listen)?.local_addr()?;
+        if spin.is_some() {
+            if listen.port() == 0 {
+                // The doorbell has to know it; and Spin cannot say which it found.
+                listen = TcpListener::bind(listen)?.local_addr()?;
+            }
+            for (name, value) in [
+                ("sweep_origin", format!("http://{listen}")),
+                ("sweep_url", format!("http://{listen}/v1/sweep")),
+            ] {
+                options.settings.insert(0, (name.to_owned(), value));
+            }
         }
         let mut command = match spin {
             Some(spin) => on_spin(&spin),
@@ -189,28 +200,35 @@ impl App {
             .arg("-f")
             .arg(options.manifest.unwrap_or_else(|| root().join("spin.toml")));
         command.arg("--state-dir").arg(&state_dir);
+        let store = match options.redis {
+            Some(url) => {
+                let file = state_dir.join("runtime-config.toml");
+                let text = format!("[key_value_store.default]\ntype = \"redis\"\nurl = {url:?}\n");
+                std::fs::write(&file, text)?;
+                command.arg("--runtime-config-file").arg(file);
+                Store::Redis(url)
+            }
+            None => Store::of(&state_dir),
+        };
         command.args(options.arguments);
         if !options.cron {
             command.args(["-c", "http"]);
         }
         // Not as --listen, which Spin passes on to the cron plugin.
         command.env("SPIN_HTTP_LISTEN_ADDR", listen.to_string());
-        for (name, value) in [
-            ("sweep_origin", format!("http://{listen}")),
-            ("sweep_url", format!("http://{listen}/v1/sweep")),
-        ] {
-            options.settings.insert(0, (name.to_owned(), value));
-        }
         if options.environment {
             command.current_dir(root());
         } else {
             // Away from any `.env`, which hosts read from the working directory.
             command.current_dir(&state_dir);
             for (name, _) in std::env::vars_os() {
-                if name
-                    .to_str()
-                    .is_some_and(|name| name.starts_with("SPIN_VARIABLE_"))
-                {
+                // Nor through a proxy to emulators on this machine.
+                let is_ours = |name: &str| {
+                    name.starts_with("SPIN_VARIABLE_")
+                        || name == "RUNTIME_CONFIG_FILE"
+                        || name.to_ascii_uppercase().ends_with("_PROXY")
+                };
+                if name.to_str().is_some_and(is_ours) {
                     command.env_remove(name);
                 }
             }
@@ -218,12 +236,27 @@ impl App {
         for (name, value) in &options.settings {
             command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
         }
-        let mut process = Process::spawn(command, options.echo)?;
+        Self::serving(command, store, options.echo, temporary).await
+    }
+
+    /// Runs a command, which has to serve as `behalf up` does, with its store in this folder, and to end with its standard
+    /// input. An error of type [`StartFailure`] is the app's own.
+    pub async fn run(command: Command, state_dir: &Path) -> anyhow::Result<Self> {
+        Self::serving(command, Store::of(state_dir), false, None).await
+    }
+
+    async fn serving(
+        command: Command,
+        store: Store,
+        echo: bool,
+        temporary: Option<TempDir>,
+    ) -> anyhow::Result<Self> {
+        let mut process = Process::spawn(command, echo)?;
         let address = process.serving().await?;
         Ok(Self {
             address,
             process,
-            state_dir,
+            store,
             client: reqwest::Client::new(),
             _temporary: temporary,
         })
@@ -244,7 +277,7 @@ impl App {
     /// What it stored.
     #[must_use]
     pub fn store(&self) -> Store {
-        Store::of(&self.state_dir)
+        self.store.clone()
     }
 
     /// The lines that it has written to standard output and standard error so far.
@@ -384,12 +417,19 @@ fn embedded(through: &[String]) -> anyhow::Result<Command> {
             command
         }
     };
-    command.args(["up", "--exit-on-stdin-close"]);
+    // Nobody balances load on it, and what holds on Spin holds here.
+    command.args([
+        "up",
+        "--exit-on-stdin-close",
+        "--lame-duck",
+        "0s",
+        "--instances-as-on-spin",
+    ]);
     Ok(command)
 }
 
-/// The embedded host's program.
-fn behalf() -> anyhow::Result<PathBuf> {
+/// The embedded host's program: `$BEHALF_BIN`, or the one that was built last.
+pub fn behalf() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("BEHALF_BIN") {
         return Ok(std::path::absolute(path)?);
     }
@@ -458,10 +498,12 @@ impl Process {
         })
     }
 
-    /// The address in the line `Serving http://…`.
+    /// The address in the line `Serving http://…`, or `https://…`.
     async fn serving(&mut self) -> anyhow::Result<SocketAddr> {
         let address = self.output.find(0, |line| {
-            line.split_once("Serving http://")?.1.trim().parse().ok()
+            let (_, url) = line.split_once("Serving http")?;
+            let (_, address) = url.split_once("://")?;
+            address.trim().parse().ok()
         });
         let code = tokio::select! {
             address = tokio::time::timeout(START, address) => match address {

@@ -1,12 +1,15 @@
-//! What the app stored, read behind its back from Spin's key-value table (PLATFORMS.md, "Spin").
+//! What the app stored, read behind its back: from Spin's key-value table (PLATFORMS.md, "Spin"), or from Redis.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::redis::Commands as _;
 use anyhow::Context as _;
 use rusqlite::Connection;
 use serde_json::Value;
+
+use crate::redis;
 
 /// The key under which sweeps remember.
 const SWEEP_STATE: &str = "sweep.state";
@@ -14,19 +17,20 @@ const SWEEP_STATE: &str = "sweep.state";
 /// remember, and notes of the use of key versions.
 const OF_ALL: [&str; 4] = ["settings.", "sum.", "sweep.", "ver."];
 
-/// The key-value rows of one state directory.
+/// The key-value rows of one store.
 #[derive(Clone, Debug)]
-pub struct Store {
-    file: PathBuf,
+pub enum Store {
+    /// In this file.
+    File(PathBuf),
+    /// In the Redis server at this address.
+    Redis(String),
 }
 
 impl Store {
     /// The store of the app that runs on `state_dir`.
     #[must_use]
     pub fn of(state_dir: &Path) -> Self {
-        Self {
-            file: state_dir.join("sqlite_key_value.db"),
-        }
+        Self::File(state_dir.join("sqlite_key_value.db"))
     }
 
     /// Every key with its value, in all stores, of users alone. Empty before the first enrolment.
@@ -38,17 +42,31 @@ impl Store {
 
     /// Every key with its value, in all stores.
     pub fn all_rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
-        if !self.file.exists() {
-            return Ok(BTreeMap::new());
+        match self {
+            Self::File(file) if !file.exists() => Ok(BTreeMap::new()),
+            Self::File(_) => {
+                let connection = self.open()?;
+                let table = "SELECT count(*) FROM sqlite_master WHERE name = 'spin_key_value'";
+                if connection.query_row(table, (), |row| row.get::<_, u32>(0))? == 0 {
+                    return Ok(BTreeMap::new());
+                }
+                let mut query = connection.prepare("SELECT key, value FROM spin_key_value")?;
+                let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            }
+            Self::Redis(url) => {
+                let mut connection = redis::connect(url)?;
+                let keys: Vec<String> = connection.keys("*")?;
+                let mut rows = BTreeMap::new();
+                for key in keys {
+                    // What has gone meanwhile is not there.
+                    if let Some(value) = connection.get::<_, Option<Vec<u8>>>(&key)? {
+                        rows.insert(key, value);
+                    }
+                }
+                Ok(rows)
+            }
         }
-        let connection = self.open()?;
-        let table = "SELECT count(*) FROM sqlite_master WHERE name = 'spin_key_value'";
-        if connection.query_row(table, (), |row| row.get::<_, u32>(0))? == 0 {
-            return Ok(BTreeMap::new());
-        }
-        let mut query = connection.prepare("SELECT key, value FROM spin_key_value")?;
-        let rows = query.query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// The keys that start with `prefix`, in order.
@@ -80,30 +98,52 @@ impl Store {
 
     /// Writes a value in the place of an existing one.
     pub fn replace(&self, key: &str, value: &[u8]) -> anyhow::Result<()> {
-        let changed = self.open()?.execute(
-            "UPDATE spin_key_value SET value = ?2 WHERE key = ?1",
-            (key, value),
-        )?;
-        anyhow::ensure!(changed == 1, "there is no row {key}");
+        let changed = match self {
+            Self::File(_) => {
+                let update = "UPDATE spin_key_value SET value = ?2 WHERE key = ?1";
+                self.open()?.execute(update, (key, value))? == 1
+            }
+            // If it exists.
+            Self::Redis(url) => ::redis::cmd("SET")
+                .arg((key, value, "XX"))
+                .query::<Option<String>>(&mut redis::connect(url)?)?
+                .is_some(),
+        };
+        anyhow::ensure!(changed, "there is no row {key}");
         Ok(())
     }
 
     /// Writes a row that is not there.
     pub fn insert(&self, key: &str, value: &[u8]) -> anyhow::Result<()> {
-        self.open()?.execute(
-            "INSERT INTO spin_key_value (store, key, value) VALUES ('default', ?1, ?2)",
-            (key, value),
-        )?;
+        match self {
+            Self::File(_) => {
+                let insert =
+                    "INSERT INTO spin_key_value (store, key, value) VALUES ('default', ?1, ?2)";
+                self.open()?.execute(insert, (key, value))?;
+            }
+            Self::Redis(url) => {
+                let inserted: bool = redis::connect(url)?.set_nx(key, value)?;
+                anyhow::ensure!(inserted, "there is a row {key}");
+            }
+        }
         Ok(())
     }
 
     /// Removes a row.
     pub fn delete(&self, key: &str) -> anyhow::Result<()> {
-        let changed = self
-            .open()?
-            .execute("DELETE FROM spin_key_value WHERE key = ?1", [key])?;
-        anyhow::ensure!(changed == 1, "there is no row {key}");
+        anyhow::ensure!(self.remove(key)?, "there is no row {key}");
         Ok(())
+    }
+
+    /// Removes a row; whether there was one.
+    fn remove(&self, key: &str) -> anyhow::Result<bool> {
+        Ok(match self {
+            Self::File(_) => {
+                let delete = "DELETE FROM spin_key_value WHERE key = ?1";
+                self.open()?.execute(delete, [key])? == 1
+            }
+            Self::Redis(url) => redis::connect(url)?.del(key)?,
+        })
     }
 
     /// Makes every record due now, as if its refresh age had passed, and the next sweep look.
@@ -116,19 +156,18 @@ impl Store {
         }
         for key in self.keys("due.")? {
             let (_, rest) = key["due.".len()..].split_once('.').context("a marker")?;
-            self.open()?.execute(
-                "UPDATE spin_key_value SET key = ?2 WHERE key = ?1",
-                (&key, format!("due.{now:012}.{rest}")),
-            )?;
+            let marker = format!("due.{now:012}.{rest}");
+            if marker != key {
+                self.insert(&marker, &self.value(&key)?)?;
+                self.delete(&key)?;
+            }
         }
         Ok(())
     }
 
     /// Takes away what sweeps remember, as if none had run.
     pub fn forget_sweeps(&self) -> anyhow::Result<()> {
-        self.open()?
-            .execute("DELETE FROM spin_key_value WHERE key = ?1", [SWEEP_STATE])?;
-        Ok(())
+        self.remove(SWEEP_STATE).map(drop)
     }
 
     /// Fails every write of `key`, and so every batch that holds it, until [`Store::refuse_nothing`].
@@ -153,8 +192,17 @@ impl Store {
         Ok(connection)
     }
 
+    fn value(&self, key: &str) -> anyhow::Result<Vec<u8>> {
+        let mut rows = self.all_rows()?;
+        rows.remove(key)
+            .with_context(|| format!("there is no row {key}"))
+    }
+
     fn open(&self) -> anyhow::Result<Connection> {
-        let connection = Connection::open(&self.file)?;
+        let Self::File(file) = self else {
+            anyhow::bail!("Redis has nothing of the kind");
+        };
+        let connection = Connection::open(file)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         Ok(connection)
     }

@@ -44,6 +44,29 @@ async fn a_user_enrols_and_enrols_again() -> Result {
     Ok(())
 }
 
+/// One that breaks off must not look whole on any host.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_how_long_it_is() -> Result {
+    let scene = Scene::start().await?;
+    for (method, path, status) in [
+        (Method::PUT, "/v1/me", 201),
+        (Method::GET, "/v1/me", 200),
+        (Method::GET, "/v1/nothing", 404),
+    ] {
+        let answer = scene.call(method, path).await?;
+        assert_eq!(answer.status, status, "{path}");
+        let length = answer.header("content-length").to_owned();
+        assert_eq!(length, answer.text.len().to_string(), "{path}");
+    }
+    let none = scene.call(Method::DELETE, "/v1/me").await?;
+    assert_eq!(
+        (none.status.as_u16(), none.header("content-length")),
+        (204, "")
+    );
+    scene.end().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_enrols_for_one_scope() -> Result {
     let scene = Scene::start().await?;

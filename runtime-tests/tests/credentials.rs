@@ -15,12 +15,13 @@ type Settings = Vec<(String, String)>;
 /// Settings that depend on the emulators.
 type Make = Box<dyn FnOnce(&Emulators) -> Settings>;
 
-/// A scene whose app has these settings besides, which depend on the emulators.
+/// A scene whose app has these settings besides, which depend on the emulators. In one instance, because what it asks for is
+/// counted, and another would ask again.
 async fn scene(settings: impl FnOnce(&Emulators) -> Settings) -> anyhow::Result<Scene> {
     let emulators = Emulators::start(Options::default()).await?;
     let mut options = app::Options::for_emulators(&emulators);
     options.settings.extend(settings(&emulators));
-    let app = App::start(options).await?;
+    let app = App::start(options.one_instance()).await?;
     Ok(Scene::of(emulators, app))
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use runtime_tests::app::{App, Options};
+use runtime_tests::app::{App, Options, is_on_spin, root};
 use runtime_tests::emulators::{self, Emulators};
 use tokio::net::TcpStream;
 
@@ -59,6 +59,49 @@ async fn a_stop_does_not_wait_for_connections_without_a_request() -> Result {
     // One that never sent anything, and one that is kept alive after an answer.
     let _silent = TcpStream::connect(app.address()).await?;
     app.send(Method::GET, "/healthz", None, None).await?;
+    app.stop().await?;
+    Ok(())
+}
+
+/// Whatever the app listens on, and with HTTPS, too: its own schedule reaches it without a network.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sweep_finds_its_app_without_an_address() -> Result {
+    if is_on_spin() {
+        return Ok(());
+    }
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let options = || Options::for_emulators(&emulators).state_dir(folder.path());
+    let app = App::start(options()).await?;
+    let token = emulators.caller().mint();
+    let enrolled = app.send(Method::PUT, "/v1/me", Some(&token), None).await?;
+    assert_eq!(enrolled.status, 201);
+    app.store().make_due()?;
+    app.stop().await?;
+
+    let certified = rcgen::generate_simple_self_signed(["elsewhere.test".to_owned()])?;
+    let (certificate, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    std::fs::write(&certificate, certified.cert.pem())?;
+    std::fs::write(&key, certified.signing_key.serialize_pem())?;
+    let manifest = folder.path().join("spin.toml");
+    let target = format!("source = \"{}/target/", root().display());
+    let text = std::fs::read_to_string(root().join("spin.toml"))?
+        .replace("0 */5 * * * *", "* * * * * *")
+        .replace("source = \"target/", &target)
+        .replace("path = \"target/", &target.replace("source", "path"));
+    std::fs::write(&manifest, text)?;
+    let paths = [&certificate, &key].map(|path| path.display().to_string());
+    let tls = ["--tls-cert", &paths[0], "--tls-key", &paths[1]];
+    let app = App::start(Options {
+        cron: true,
+        manifest: Some(manifest),
+        ..options().arguments(&tls)
+    })
+    .await?;
+    app.wait_for_output_after(0, "\"refreshed\":1").await?;
     app.stop().await?;
     Ok(())
 }

@@ -47,17 +47,19 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         response
     }
 
-    /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log.
+    /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log; and
+    /// so is a wrong sweep key, which somebody tries, or has forgotten to change.
     fn tell(&self, error: &ApiError, request_id: &str, reader: Reader) {
         let event = match error {
             ApiError::Keeper(KeeperError::Ledger(LedgerError::Store(_))) => "store_failed",
+            error if error.code() == "sweep_not_authorized" => "sweep_refused",
             _ => "request_failed",
         };
         let reason = match error {
             ApiError::Keeper(KeeperError::Ledger(LedgerError::Store(reason))) => reason.to_string(),
             error => error.detail(Reader::Operator),
         };
-        if reason != error.detail(reader) {
+        if event == "sweep_refused" || reason != error.detail(reader) {
             let line = json!({"request_id": request_id, "code": error.code(), "reason": reason});
             self.env.event(event, line);
         }

@@ -22,6 +22,16 @@ use crate::secret::SweepKey;
 /// next try.
 const PATIENCE: Duration = Duration::from_mins(4);
 
+/// The origin by which such a component reaches the app on a host that runs it beside the app, as `behalf up` does: its
+/// setting `app_origin` is this one, and what is sent there goes through no network. No name server knows it.
+pub const APP_ORIGIN: &str = "http://app.behalf.internal";
+
+/// Where to ring there.
+const BESIDE_THE_APP: &str = "http://app.behalf.internal/v1/sweep";
+
+/// Where to ring elsewhere, unless `sweep_url` says: where `spin up` serves by default.
+const DEFAULT_URL: &str = "http://127.0.0.1:3000/v1/sweep";
+
 /// Limits of one call: a sweep works for `sweep_seconds`, 25 at most, and finishes what it has begun.
 pub const LIMITS: Limits = Limits {
     connect: Duration::from_secs(5),
@@ -134,9 +144,18 @@ impl Doorbell {
         authorization.set_sensitive(true);
 
         let expected = "must be the https:// URL of the app's /v1/sweep (http:// on loopback)";
-        let url = Url::parse(&get("sweep_url")?).map_err(|_| wrong("sweep_url", expected))?;
+        let set = get("sweep_url")?;
+        // A host that runs components on a schedule beside the app lets them reach it without a network.
+        let beside =
+            set.is_empty() && settings.get("app_origin") == Ok(Some(APP_ORIGIN.to_owned()));
+        let url = match set.as_str() {
+            "" if beside => BESIDE_THE_APP,
+            "" => DEFAULT_URL,
+            url => url,
+        };
+        let url = Url::parse(url).map_err(|_| wrong("sweep_url", expected))?;
         let is_bare = !has_userinfo(&url) && url.query().is_none() && url.fragment().is_none();
-        if !is_bare || !is_confidential(&url) {
+        if !is_bare || !(beside || is_confidential(&url)) {
             return Err(wrong("sweep_url", expected));
         }
         Ok(Some(Self {
@@ -582,7 +601,6 @@ mod tests {
         assert!(off.is_none());
         assert!(switched_off().contains("`sweep_key` is empty"));
         for (url, key, name) in [
-            ("", SWEEP_KEY, "sweep_url"),
             ("/v1/sweep", SWEEP_KEY, "sweep_url"),
             ("http://app.example/v1/sweep", SWEEP_KEY, "sweep_url"),
             ("https://user@app.example/v1/sweep", SWEEP_KEY, "sweep_url"),
@@ -596,6 +614,23 @@ mod tests {
         }
         // As a file can hold it.
         let key = format!("\u{feff}{SWEEP_KEY}\r\n");
+        let unset = |origin: &str| {
+            let mut values = values(" ", SWEEP_KEY);
+            values.insert("app_origin", origin.to_owned());
+            let bell = Doorbell::new(&values).unwrap().unwrap();
+            bell.request().uri().to_string()
+        };
+        assert_eq!(unset(APP_ORIGIN), format!("{APP_ORIGIN}/v1/sweep"));
+        for other in ["", "http://elsewhere.test"] {
+            assert_eq!(unset(other), "http://127.0.0.1:3000/v1/sweep");
+        }
+        let mut named = values(APP_ORIGIN, SWEEP_KEY);
+        assert!(
+            Doorbell::new(&named).is_err(),
+            "in clear, through a network"
+        );
+        named.insert("app_origin", APP_ORIGIN.to_owned());
+        assert!(Doorbell::new(&named).is_err(), "a setting is a setting");
         for url in ["https://app.example/v1/sweep", "http://[::1]:1/v1/sweep"] {
             let bell = Doorbell::new(&values(url, &key)).unwrap().unwrap();
             let sent = bell.request().headers()[AUTHORIZATION].clone();

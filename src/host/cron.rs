@@ -5,13 +5,14 @@
 //! nothing.
 
 use crate::bindings::cron::{Error, Metadata, SpinCronPre};
-use crate::console;
-use crate::engine::Patience;
-use crate::instance::{Grants, Guest, Lifetime, cause};
+use crate::instance::{Grants, Guest, cause};
+use crate::life::Lifetime;
+use crate::places::{PATIENCE, Places, Purpose};
 use chrono::{DateTime, Utc};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
 
 /// The longest sleep at a time, so that a clock that is set meanwhile is noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
@@ -59,6 +60,8 @@ pub(crate) struct Job {
     pub(crate) pre: SpinCronPre<Guest>,
     /// What its instances get.
     pub(crate) grants: Grants,
+    /// Where they live.
+    pub(crate) places: Places,
 }
 
 /// Runs `jobs` until `lifetime` says to stop. A tick in hand is given up then, as by the plugin; what it asked of others
@@ -72,60 +75,147 @@ pub(crate) async fn run(jobs: &[Arc<Job>], lifetime: &Lifetime) {
 }
 
 async fn keep_time(job: &Arc<Job>, lifetime: &Lifetime) {
-    while let Some(next) = job.schedule.next(Utc::now()) {
-        // None is left once the time has come.
-        while let Ok(left) = next.signed_duration_since(Utc::now()).to_std() {
-            tokio::time::sleep(left.min(MAX_SLEEP)).await;
-        }
-        let (job, stopping) = (Arc::clone(job), lifetime.stopping.clone());
-        lifetime.at_work.spawn(async move {
-            tokio::select! {
-                () = tick(&job) => {}
-                () = stopping.cancelled() => {}
+    let mut timetable = Timetable::new(job.schedule.clone(), Utc::now());
+    loop {
+        match timetable.look(Utc::now()) {
+            Look::Wait(left) => tokio::time::sleep(left.min(MAX_SLEEP)).await,
+            Look::Due => {
+                let (job, stopping) = (Arc::clone(job), lifetime.stopping.clone());
+                lifetime.at_work.spawn(async move {
+                    tokio::select! {
+                        () = tick(&job) => {}
+                        () = stopping.cancelled() => {}
+                    }
+                });
             }
-        });
+            Look::Never => return,
+        }
+    }
+}
+
+/// What a schedule comes to by a clock that somebody may set.
+struct Timetable {
+    schedule: Schedule,
+    next: Option<DateTime<Utc>>,
+    /// What the clock said last.
+    seen: DateTime<Utc>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// Nothing, for so long.
+    Wait(Duration),
+    /// The component is to be run.
+    Due,
+    /// There is no time left at which it would be.
+    Never,
+}
+
+impl Timetable {
+    fn new(schedule: Schedule, now: DateTime<Utc>) -> Self {
+        let next = schedule.next(now);
+        Self {
+            schedule,
+            next,
+            seen: now,
+        }
+    }
+
+    /// Looks at the clock, at least every [`MAX_SLEEP`].
+    fn look(&mut self, now: DateTime<Utc>) -> Look {
+        let was_set_back = self.seen.signed_duration_since(now).to_std();
+        // Else it is only kept right, and what was done would be done again.
+        if was_set_back.is_ok_and(|by| by > MAX_SLEEP) {
+            self.next = self.schedule.next(now);
+        }
+        self.seen = now;
+        let Some(next) = self.next else {
+            return Look::Never;
+        };
+        match next.signed_duration_since(now).to_std() {
+            Ok(left) if !left.is_zero() => Look::Wait(left),
+            Ok(_) | Err(_) => {
+                self.next = self.schedule.next(now);
+                Look::Due
+            }
+        }
     }
 }
 
 async fn tick(job: &Job) {
     if let Err(reason) = handle_event(job).await {
         let component = &job.grants.component;
-        console::warn(format_args!(
-            "component {component} failed at a time of its schedule: {reason}"
-        ));
+        tracing::warn!("component {component} failed at a time of its schedule: {reason}");
     }
 }
 
 async fn handle_event(job: &Job) -> Result<(), String> {
-    let timestamp = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let patience = Patience::new(&job.grants.place_wanted);
-    let (mut store, instance) = loop {
-        let mut store = job.grants.store(job.pre.engine());
-        match job.pre.instantiate_async(&mut store).await {
-            Ok(instance) => break (store, instance),
-            Err(error) => patience
-                .after(error)
-                .await
-                .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?,
+    let place = job.places.take(&job.grants.component, Purpose::Tick);
+    let place = timeout(PATIENCE, place)
+        .await
+        .map_err(|_| format!("it had no place in {} seconds", PATIENCE.as_secs()))?;
+    let store = job.grants.store(job.pre.engine());
+    let ended = job.call(store).await;
+    drop(place);
+    ended
+}
+
+impl Job {
+    /// Makes an instance, of no use but to see that it can be made.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub(crate) async fn instantiate(&self) -> Result<(), String> {
+        let mut store = self.grants.store(self.pre.engine());
+        let instance = self.pre.instantiate_async(&mut store).await;
+        instance.map(|_| ()).map_err(|error| cause(&error))
+    }
+
+    /// Runs it as if its time had come, but sends nothing and says nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed before it would have sent something.
+    pub(crate) async fn rehearse(&self) -> Result<(), String> {
+        let (grants, rehearsal) = self.grants.for_rehearsal();
+        let ended = self.call(grants.store(self.pre.engine())).await;
+        if rehearsal.has_sent() { Ok(()) } else { ended }
+    }
+
+    async fn call(&self, mut store: wasmtime::Store<Guest>) -> Result<(), String> {
+        let timestamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let instance = self
+            .pre
+            .instantiate_async(&mut store)
+            .await
+            .map_err(|error| format!("it cannot be instantiated: {}", cause(&error)))?;
+        let work = store.data().fate().at_work();
+        let answer = instance
+            .call_handle_cron_event(&mut store, Metadata { timestamp })
+            .await;
+        if answer.is_ok() {
+            work.done();
+        } else {
+            drop(work);
         }
-    };
-    let answer = instance
-        .call_handle_cron_event(&mut store, Metadata { timestamp })
-        .await;
-    // First, so that what the component wrote last comes before why it failed.
-    drop(store);
-    answer
-        .map_err(|error| cause(&error))?
-        .map_err(|Error::Other(reason)| reason)
+        // First, so that what the component wrote last comes before why it failed.
+        drop(store);
+        answer
+            .map_err(|error| cause(&error))?
+            .map_err(|Error::Other(reason)| reason)
+    }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
+    use chrono::TimeDelta;
 
     #[test]
     fn times_are_those_of_the_plugin() {
@@ -170,6 +260,61 @@ mod tests {
                 "{expression}"
             );
         }
+    }
+
+    /// When, in seconds of the clock, a component is run of a timetable that is followed for `seconds`, by a clock that is set
+    /// after `set.0` of them by `set.1`.
+    fn run_for(expression: &str, seconds: i64, set: (i64, TimeDelta)) -> Vec<String> {
+        let begin: DateTime<Utc> = "2026-11-24T12:00:00.2Z".parse().unwrap();
+        let mut timetable = Timetable::new(Schedule::parse(expression).unwrap(), begin);
+        let mut passed = TimeDelta::zero();
+        let mut times = Vec::new();
+        while passed < TimeDelta::seconds(seconds) {
+            let was_set = passed >= TimeDelta::seconds(set.0);
+            let now = begin + passed + if was_set { set.1 } else { TimeDelta::zero() };
+            match timetable.look(now) {
+                Look::Wait(left) => passed += TimeDelta::from_std(left.min(MAX_SLEEP)).unwrap(),
+                Look::Due => times.push(now.format("%T").to_string()),
+                Look::Never => break,
+            }
+        }
+        times
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_stops_nor_repeats_a_schedule() {
+        let minutes = "0 * * * * *";
+        for (expression, set, expected) in [
+            (
+                minutes,
+                TimeDelta::zero(),
+                ["12:01:00", "12:02:00", "12:03:00"],
+            ),
+            // Back by an hour, after a minute and a half.
+            (
+                minutes,
+                TimeDelta::hours(-1),
+                ["12:01:00", "11:02:00", "11:03:00"],
+            ),
+            // Forward: what was missed is not made up for, and once is enough.
+            (
+                minutes,
+                TimeDelta::hours(1),
+                ["12:01:00", "13:01:31", "13:02:00"],
+            ),
+            // A step as a clock takes that is kept right does not bring the same minute again.
+            (
+                minutes,
+                TimeDelta::milliseconds(-400),
+                ["12:01:00", "12:02:00", "12:03:00"],
+            ),
+        ] {
+            let times = run_for(expression, 181, (90, set));
+            assert_eq!(times.get(..3).unwrap_or(&times), expected, "{set}");
+        }
+        // Neither just after a tick.
+        let times = run_for(minutes, 130, (60, TimeDelta::milliseconds(-400)));
+        assert_eq!(times, ["12:01:00", "12:02:00"]);
     }
 
     #[test]

@@ -4,61 +4,63 @@ use crate::bindings::{fermyon, spin, wasi};
 use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
-use std::time::{Duration, Instant};
-use tokio::sync::Notify;
+use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, PoolConcurrencyLimitError, PoolingAllocationConfig,
-    Store,
-};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
-/// How many instances may live at once, unless the command line says otherwise: Spin's.
-pub(crate) const MAX_INSTANCES: u32 = 1000;
+/// Each part of a component, itself and each dependency, has one memory.
+const MEMORIES_PER_PART: u32 = 1;
 
-/// A component and one dependency: two memories per instance. A composition of more parts has fewer instances.
-const MEMORIES_PER_INSTANCE: u32 = 2;
+/// And one table, and another for what joins the parts.
+const TABLES_PER_PART: u32 = 2;
 
-/// Each call that waits in a host's function has a stack of its own, in either of the two, and so has one that is being
-/// instantiated. With one, the first call between the two would trap.
-const STACKS_PER_INSTANCE: u32 = 4;
+/// Each call that waits in a host's function has a stack of its own, in any part, and so has one that is being
+/// instantiated. With one, the first call between two parts would trap.
+const STACKS_PER_PART: u32 = 2;
 
-/// How much of a memory stays mapped for the next instance, cleared. Both of our components fit.
-const KEEP_RESIDENT: usize = 1024 * 1024;
+/// Modules in a part: its own, and those that join it to its imports.
+const MODULES_PER_PART: u32 = 8;
+
+/// How much of a memory, and of a stack, that nobody uses any more stays in the machine's memory, cleared, for the next
+/// instance, in bytes. What is kept for all places is kept for good.
+const KEEP_RESIDENT: usize = 16 * 1024;
 
 /// How often a component that computes lets others run, if it can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How long to wait for a place in the pool.
-const MAX_WAIT: Duration = Duration::from_secs(30);
-
-/// How often to look for one.
-const RETRY: Duration = Duration::from_millis(10);
-
-/// An engine with a pool of instances, or without one where there is not enough address space for it.
+/// An engine with a pool for so many instances of at most so many parts; without one, which is slower, where there is not
+/// enough address space for it.
 ///
 /// If components can be interrupted, which slows them down by some percent, one that computes for ever can be given up.
-pub(crate) fn engine(max_instances: u32, interruptible: bool) -> wasmtime::Result<Engine> {
+pub(crate) fn engine(instances: u32, parts: u32, interruptible: bool) -> wasmtime::Result<Engine> {
+    let in_all = |per_part: u32| instances.saturating_mul(parts).saturating_mul(per_part);
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(max_instances)
-        .total_core_instances(max_instances.saturating_mul(16))
-        .total_memories(max_instances.saturating_mul(MEMORIES_PER_INSTANCE))
-        .total_tables(max_instances.saturating_mul(4))
-        .total_stacks(max_instances.saturating_mul(STACKS_PER_INSTANCE))
+    pool.total_component_instances(instances)
+        .total_core_instances(in_all(MODULES_PER_PART))
+        .total_memories(in_all(MEMORIES_PER_PART))
+        .total_tables(in_all(TABLES_PER_PART))
+        .total_stacks(in_all(STACKS_PER_PART))
         .table_elements(100_000)
         .max_component_instance_size(10 * 1024 * 1024)
         .max_core_instance_size(10 * 1024 * 1024)
         .max_core_instances_per_component(200)
         .max_memories_per_component(32)
         .max_tables_per_component(64)
-        .linear_memory_keep_resident(KEEP_RESIDENT);
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .async_stack_keep_resident(KEEP_RESIDENT);
     let mut config = Config::new();
+    // Without it a stack stays in the machine's memory for good, as far as it was ever used.
+    config.async_stack_zeroing(true);
     config.epoch_interruption(interruptible);
-    let engine = Engine::new(
-        config
-            .clone()
-            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool)),
-    )
-    .or_else(|_| Engine::new(&config))?;
+    let mut pooled = config.clone();
+    pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    let engine = Engine::new(&pooled).or_else(|error| {
+        tracing::warn!(
+            "there is no room for a pool of {instances} instances, so each is made anew, which is slower; choose fewer with \
+             --max-instances: {}",
+            error.root_cause());
+        Engine::new(&config)
+    })?;
     if interruptible {
         let engine = engine.weak();
         let tick = move || {
@@ -73,37 +75,6 @@ pub(crate) fn engine(max_instances: u32, interruptible: bool) -> wasmtime::Resul
             .spawn(tick)?;
     }
     Ok(engine)
-}
-
-/// For an instantiation that failed because the pool has no place: waits for another instance to end, but not for ever.
-pub(crate) struct Patience<'a> {
-    until: Option<Instant>,
-    place_wanted: &'a Notify,
-}
-
-impl<'a> Patience<'a> {
-    /// From now on. `place_wanted` tells an idle instance to end.
-    pub(crate) fn new(place_wanted: &'a Notify) -> Self {
-        Self {
-            until: Instant::now().checked_add(MAX_WAIT),
-            place_wanted,
-        }
-    }
-
-    /// Waits a little, if trying again is of use.
-    ///
-    /// # Errors
-    ///
-    /// `error` itself, if it is not.
-    pub(crate) async fn after(&self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        let in_time = self.until.is_some_and(|until| Instant::now() < until);
-        if !in_time || !error.is::<PoolConcurrencyLimitError>() {
-            return Err(error);
-        }
-        self.place_wanted.notify_one();
-        tokio::time::sleep(RETRY).await;
-        Ok(())
-    }
 }
 
 /// Lets an instance run in turns with others, if its engine can interrupt it.
@@ -140,6 +111,6 @@ mod tests {
 
     #[test]
     fn all_interfaces_fit_into_one_linker() {
-        linker(&engine(1, false).unwrap()).unwrap();
+        linker(&engine(1, 1, false).unwrap()).unwrap();
     }
 }

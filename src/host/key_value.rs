@@ -5,28 +5,29 @@ use crate::bindings::fermyon::spin::key_value as spin2;
 use crate::bindings::spin::key_value::key_value as spin;
 use crate::bindings::wasi::keyvalue::{atomics, batch, store as wasi};
 use crate::store::{Bucket, CompareAndSwap, Store};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use wasmtime::component::{Accessor, FutureReader, HasData, Resource, ResourceTable, StreamReader};
 
 /// How many open handles one instance may have, of either kind: Spin's limit.
 const MAX_OPEN: usize = 256;
 
-/// What one instance may do with the store.
+/// The stores that a component may open, by label.
+pub(crate) type Stores = Arc<BTreeMap<String, Store>>;
+
+/// What one instance may do with stores.
 #[derive(Debug)]
 pub(crate) struct KeyValueGrant {
-    store: Option<Store>,
-    labels: Arc<BTreeSet<String>>,
+    stores: Stores,
     open: usize,
     swaps: usize,
 }
 
 impl KeyValueGrant {
-    /// A grant to open the stores with these labels. Without a store no label can be opened.
-    pub(crate) fn new(store: Option<Store>, labels: Arc<BTreeSet<String>>) -> Self {
+    /// A grant to open these stores.
+    pub(crate) fn new(stores: Stores) -> Self {
         Self {
-            store,
-            labels,
+            stores,
             open: 0,
             swaps: 0,
         }
@@ -55,12 +56,7 @@ enum Refusal {
 
 impl KeyValueView<'_> {
     fn open(&mut self, label: &str) -> wasmtime::Result<Result<Resource<Bucket>, Refusal>> {
-        let Some(store) = self
-            .grant
-            .store
-            .as_ref()
-            .filter(|_| self.grant.labels.contains(label))
-        else {
+        let Some(store) = self.grant.stores.get(label) else {
             return Ok(Err(Refusal::AccessDenied));
         };
         if self.grant.open >= MAX_OPEN {
@@ -439,30 +435,28 @@ mod tests {
     use super::*;
     use crate::store::LABEL;
 
+    fn grant() -> KeyValueGrant {
+        let stores = BTreeMap::from([(LABEL.to_owned(), Store::file(None))]);
+        KeyValueGrant::new(Arc::new(stores))
+    }
+
     #[test]
     fn only_granted_labels_open() {
-        let store = Store::open(None).unwrap();
-        let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
-        for (store, label, opens) in [
-            (Some(&store), LABEL, true),
-            (Some(&store), "other", false),
-            (None, LABEL, false),
-        ] {
-            let mut grant = KeyValueGrant::new(store.cloned(), Arc::clone(&labels));
-            let mut view = KeyValueView {
-                grant: &mut grant,
-                table: &mut ResourceTable::new(),
-            };
-            assert_eq!(view.open(label).unwrap().is_ok(), opens, "{label}");
-        }
+        let mut view = KeyValueView {
+            grant: &mut grant(),
+            table: &mut ResourceTable::new(),
+        };
+        assert!(view.open(LABEL).unwrap().is_ok());
+        assert!(matches!(
+            view.open("other").unwrap(),
+            Err(Refusal::AccessDenied)
+        ));
     }
 
     #[test]
     fn handles_are_bounded_and_come_back() {
-        let labels = Arc::new(BTreeSet::from([LABEL.to_owned()]));
-        let mut grant = KeyValueGrant::new(Some(Store::open(None).unwrap()), labels);
         let mut view = KeyValueView {
-            grant: &mut grant,
+            grant: &mut grant(),
             table: &mut ResourceTable::new(),
         };
         let mut handles: Vec<_> = (0..MAX_OPEN)

@@ -5,10 +5,8 @@
 
 use crate::allow_list::OriginPattern;
 use crate::composition::{Dependency, Inheritance};
-use crate::console;
 use crate::cron::Schedule;
 use crate::routes::Routes;
-use crate::store;
 use crate::variables::{Declaration, Template, check_name};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -70,7 +68,7 @@ impl Manifest {
         let text = std::fs::read_to_string(path).map_err(|error| ManifestError {
             file: path.to_owned(),
             line: None,
-            reason: format!("cannot read: {error}"),
+            reason: format!("cannot read: {error}; name the manifest, or its folder, with -f"),
         })?;
         Self::parse(path, &text)
     }
@@ -110,10 +108,7 @@ impl Manifest {
                 .get(component)
                 .map_or("", |it| it.description.as_str());
             let gap = if description.is_empty() { "" } else { ": " };
-            console::fact(
-                heading,
-                format_args!("{what} -> {component}{gap}{description}"),
-            );
+            tracing::info!("{heading} {what} -> {component}{gap}{description}");
         };
         for route in self.routes.iter() {
             tell("route", &route.pattern, &route.component);
@@ -257,7 +252,7 @@ struct RawComponent {
     #[serde(default)]
     description: String,
     #[serde(default)]
-    key_value_stores: Vec<Spanned<String>>,
+    key_value_stores: BTreeSet<String>,
     #[serde(default)]
     allowed_outbound_hosts: Vec<Spanned<String>>,
     #[serde(default)]
@@ -422,16 +417,6 @@ impl RawComponent {
             }
             Ok(template)
         };
-        let mut key_value_stores = BTreeSet::new();
-        for label in self.key_value_stores {
-            if label.get_ref() != store::LABEL {
-                return Err(fault(
-                    &label,
-                    format!("this host has no key-value store but \"{}\"", store::LABEL),
-                ));
-            }
-            key_value_stores.insert(label.into_inner());
-        }
         let mut allowed_outbound_hosts = Vec::new();
         for entry in self.allowed_outbound_hosts {
             let template = template(&entry)?;
@@ -487,7 +472,7 @@ impl RawComponent {
         Ok(Component {
             source: folder.join(self.source),
             description: self.description,
-            key_value_stores,
+            key_value_stores: self.key_value_stores,
             allowed_outbound_hosts,
             variables,
             dependencies,
@@ -693,11 +678,6 @@ mine = "<{{ origin }}>"
                 "source = \"target/web.wasm\"",
                 "source = { url = \"\" }",
                 ":10: invalid type: map, expected path string",
-            ),
-            (
-                "[\"default\"]",
-                "[\"default\", \"other\"]",
-                ":11: this host has no key-value store but \"default\"",
             ),
             (
                 "\"https://b.test\"",

@@ -5,32 +5,32 @@
 //! TLS. No redirects are followed, and nothing is decompressed.
 
 use crate::allow_list::AllowList;
-use crate::console;
+use crate::connector::{self, ConnectError, Connector, DEFAULT_TIMEOUT, Proxy, causes};
+use crate::fate::Fate;
 use http::header::HOST;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, timeout};
-use tower_service::Service;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// Each of the three timeouts, unless the component sets it: Spin's.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(10);
+/// How long an HTTP/2 connection may be silent before the other side is asked whether it is still there, and how long that
+/// has to answer: what Azure's SDK for Go does (`azcore`, `transport_default_http_client.go`), for the same services.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(5);
 
 /// How many denied origins are reported, per component, before silence.
 const MAX_REPORTED: usize = 100;
@@ -43,12 +43,15 @@ pub(crate) struct OutboundClient {
 
 impl OutboundClient {
     /// A client that trusts the platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as
-    /// Spin does, and these.
+    /// Spin does, and these, and sends what is encrypted through this proxy.
     ///
     /// # Errors
     ///
     /// The TLS library refuses its own defaults, or one of these.
-    pub(crate) fn new(authorities: Vec<CertificateDer<'static>>) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(
+        authorities: Vec<CertificateDer<'static>>,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
@@ -62,16 +65,17 @@ impl OutboundClient {
                 .with_safe_default_protocol_versions()?
                 .with_root_certificates(roots)
                 .with_no_client_auth();
-        let mut tcp = HttpConnector::new_with_resolver(Resolver);
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Connector { tcp });
+            .wrap_connector(Connector::new(proxy));
         let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PONG)
+            .http2_keep_alive_while_idle(true)
             .build(connector);
         Ok(Self { client })
     }
@@ -84,7 +88,7 @@ impl OutboundClient {
         let connect = options.connect_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
         let between_bytes = options.between_bytes_timeout.unwrap_or(DEFAULT_TIMEOUT);
-        let exchange = CONNECT_TIMEOUT.scope(connect, self.client.request(request));
+        let exchange = connector::within(connect, self.client.request(request));
         match timeout(first_byte, exchange).await {
             Ok(Ok(response)) => {
                 Ok(response.map(|body| TimedBody::new(body, between_bytes).boxed_unsync()))
@@ -96,23 +100,45 @@ impl OutboundClient {
 }
 
 /// What one component may send, and how.
-#[derive(Debug)]
 pub(crate) struct Outbound {
     client: OutboundClient,
     component: Arc<str>,
     allowed: AllowList,
+    app: Option<AppDoor>,
+    rehearsal: Option<Rehearsal>,
     reported: Mutex<HashSet<String>>,
 }
 
 impl Outbound {
-    /// Lets `component` send to the origins in `allowed`.
-    pub(crate) fn new(client: OutboundClient, component: Arc<str>, allowed: AllowList) -> Self {
+    /// Lets `component` send to the origins in `allowed`, and to the app itself through this door.
+    pub(crate) fn new(
+        client: OutboundClient,
+        component: Arc<str>,
+        allowed: AllowList,
+        app: Option<AppDoor>,
+    ) -> Self {
         Self {
             client,
             component,
             allowed,
+            app,
+            rehearsal: None,
             reported: Mutex::default(),
         }
+    }
+
+    /// The same, but what is permitted is only noted, and not sent.
+    pub(crate) fn for_rehearsal(&self) -> (Self, Rehearsal) {
+        let rehearsal = Rehearsal::default();
+        let outbound = Self {
+            client: self.client.clone(),
+            component: Arc::clone(&self.component),
+            allowed: self.allowed.clone(),
+            app: self.app.clone(),
+            rehearsal: Some(rehearsal.clone()),
+            reported: Mutex::default(),
+        };
+        (outbound, rehearsal)
     }
 
     async fn send(
@@ -123,16 +149,25 @@ impl Outbound {
         let Some(origin) = Origin::of(request.uri()) else {
             return Err(Error::HttpRequestUriInvalid);
         };
-        if !self
-            .allowed
-            .permits(origin.scheme, origin.host, origin.port)
-        {
+        let app = self.app.as_ref().filter(|_| origin.is_the_app());
+        let permitted = app.is_some()
+            || self
+                .allowed
+                .permits(origin.scheme, origin.host, origin.port);
+        if !permitted {
             self.report_denied(&origin);
             return Err(Error::HttpRequestDenied);
         }
-        // The client sets it from the URI where the protocol has it.
+        if let Some(rehearsal) = &self.rehearsal {
+            rehearsal.0.store(true, Ordering::Relaxed);
+            return Err(Error::DestinationUnavailable);
+        }
+        // Whoever sends it sets it from the URI where the protocol has it.
         request.headers_mut().remove(HOST);
-        self.client.send(request, options).await
+        match app {
+            Some(app) => app.send(request, &options).await,
+            None => self.client.send(request, options).await,
+        }
     }
 
     /// Tells once what would have to be allowed.
@@ -145,10 +180,10 @@ impl Outbound {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.len() < MAX_REPORTED && reported.insert(origin.clone()) {
             let component = &self.component;
-            console::warn(format_args!(
+            tracing::warn!(
                 "component {component} may not reach {origin}; if it should, add \"{origin}\" to \
                  allowed_outbound_hosts of [component.{component}]"
-            ));
+            );
         }
     }
 }
@@ -177,11 +212,64 @@ impl<'a> Origin<'a> {
             port,
         })
     }
+
+    fn is_the_app(&self) -> bool {
+        let (scheme, host) = APP_ORIGIN.split_once("://").unwrap_or_default();
+        self.scheme == scheme && self.host == host && self.port.is_none()
+    }
+}
+
+/// Whether a component would have sent a request that it may send. All clones are about the same one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rehearsal(Arc<AtomicBool>);
+
+impl Rehearsal {
+    /// Whether it would.
+    pub(crate) fn has_sent(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The origin by which a component on a schedule reaches the app that it belongs to: what is sent there is handed over
+/// within this process (DESIGN.md, "How does the cron component reach its app?").
+pub(crate) const APP_ORIGIN: &str = "http://app.behalf.internal";
+
+/// Answers a request as the app would that came from a client.
+pub(crate) type Answering = dyn Fn(Request<WasiBody>) -> Pin<Box<dyn Future<Output = Response<WasiBody>> + Send>>
+    + Send
+    + Sync;
+
+/// The way to the app, which is made before the app is. All clones lead to the same one.
+#[derive(Clone, Default)]
+pub(crate) struct AppDoor(Arc<OnceLock<Box<Answering>>>);
+
+impl AppDoor {
+    /// Opens it, once.
+    pub(crate) fn open(&self, app: Box<Answering>) {
+        // Whoever opened it before was the same app.
+        let _ = self.0.set(app);
+    }
+
+    async fn send(
+        &self,
+        request: Request<WasiBody>,
+        options: &RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let app = self.0.get().ok_or(Error::DestinationUnavailable)?;
+        let first_byte = options.first_byte_timeout.unwrap_or(DEFAULT_TIMEOUT);
+        timeout(first_byte, app(request))
+            .await
+            .map_err(|_| Error::ConnectionReadTimeout)
+    }
 }
 
 /// An instance's way out.
-#[derive(Debug, Clone)]
-pub(crate) struct OutboundHooks(pub(crate) Arc<Outbound>);
+pub(crate) struct OutboundHooks {
+    /// Where it leads.
+    pub(crate) outbound: Arc<Outbound>,
+    /// What becomes of the instance, and so of what it is sending.
+    pub(crate) fate: Fate,
+}
 
 /// What becomes of a request after its response: here nothing that could fail, because the client finishes on its own.
 type Afterwards = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -197,105 +285,11 @@ impl WasiHttpHooks for OutboundHooks {
         options: Option<RequestOptions>,
         _response_processed: Afterwards,
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Afterwards), Error>> + Send> {
-        let outbound = Arc::clone(&self.0);
+        let outbound = Arc::clone(&self.outbound);
+        let request = request.map(|body| self.fate.of_body(body));
         Box::new(async move {
             let response = outbound.send(request, options.unwrap_or_default()).await?;
             Ok((response, Box::new(std::future::ready(Ok(()))) as Afterwards))
-        })
-    }
-}
-
-// ---- Connecting ------------------------------------------------------------------------------------------------------
-
-tokio::task_local! {
-    /// The connect timeout of the request that this task sends: the client has no other way to pass it on.
-    static CONNECT_TIMEOUT: Duration;
-}
-
-/// Looks a name up and connects, within the request's connect timeout. TLS comes after, within the first-byte timeout.
-#[derive(Debug, Clone)]
-struct Connector {
-    tcp: HttpConnector<Resolver>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = <HttpConnector<Resolver> as Service<Uri>>::Response;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let limit = CONNECT_TIMEOUT
-            .try_with(|limit| *limit)
-            .unwrap_or(DEFAULT_TIMEOUT);
-        let connecting = self.tcp.call(uri);
-        Box::pin(async move {
-            match timeout(limit, connecting).await {
-                Ok(connected) => connected.map_err(|error| ConnectError::of(&error)),
-                Err(_) => Err(ConnectError::Timeout),
-            }
-        })
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum ConnectError {
-    #[error("name lookup failed")]
-    Dns,
-    #[error("timed out")]
-    Timeout,
-    #[error("no route")]
-    Unavailable,
-    #[error("refused")]
-    Refused,
-}
-
-impl ConnectError {
-    fn of(error: &(dyn StdError + 'static)) -> Self {
-        let mut known = causes(error);
-        known
-            .find_map(|cause| {
-                if let Some(it) = cause.downcast_ref::<Self>() {
-                    return Some(*it);
-                }
-                cause
-                    .downcast_ref::<io::Error>()
-                    .map(|error| match error.kind() {
-                        io::ErrorKind::TimedOut => Self::Timeout,
-                        io::ErrorKind::AddrNotAvailable => Self::Dns, // as in Spin
-                        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                            Self::Unavailable
-                        }
-                        _ => Self::Refused,
-                    })
-            })
-            .unwrap_or(Self::Refused)
-    }
-}
-
-/// The platform's name lookup, with an error that can be told from others.
-#[derive(Debug, Clone)]
-struct Resolver;
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0))
-                .await
-                .map_err(|_| ConnectError::Dns)?;
-            Ok(found.collect::<Vec<_>>().into_iter())
         })
     }
 }
@@ -318,7 +312,7 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
                 info_code: Some(0),
             },
             ConnectError::Timeout => Error::ConnectionTimeout,
-            ConnectError::Unavailable => Error::DestinationUnavailable,
+            ConnectError::Unavailable | ConnectError::Proxy => Error::DestinationUnavailable,
             ConnectError::Refused => Error::ConnectionRefused,
         });
     }
@@ -354,22 +348,6 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Error> {
         }
         Some(_) | None => None,
     }
-}
-
-/// An error and what caused it. What an `io::Error` wraps counts too: its `source` skips one.
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| {
-        let error: &'a (dyn StdError + 'static) = *error;
-        match error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        }
-    })
 }
 
 // ---- Reading ---------------------------------------------------------------------------------------------------------
@@ -432,6 +410,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http_body_util::Full;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -444,9 +423,10 @@ mod tests {
             crate::variables::Variables::new([].into(), crate::variables::Environment::default());
         let allowed = AllowList::resolve(&entries, &variables).unwrap();
         Outbound::new(
-            OutboundClient::new(Vec::new()).unwrap(),
+            OutboundClient::new(Vec::new(), None).unwrap(),
             "c".into(),
             allowed,
+            None,
         )
     }
 
@@ -555,6 +535,38 @@ mod tests {
                 continue;
             };
             assert!(Origin::of(&uri).is_none(), "{uri}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_app_is_reached_through_its_door_alone() {
+        let none = RequestOptions::default();
+        let allowed = AllowList::default();
+        let client = OutboundClient::new(Vec::new(), None).unwrap();
+        let denied = Outbound::new(client.clone(), "c".into(), allowed.clone(), None);
+        let url = format!("{APP_ORIGIN}/a");
+        let answer = send(&denied, &url, none).await;
+        assert!(matches!(answer, Err(Error::HttpRequestDenied)));
+
+        let door = AppDoor::default();
+        let outbound = Outbound::new(client, "c".into(), allowed, Some(door.clone()));
+        let early = send(&outbound, &url, none).await;
+        assert!(matches!(early, Err(Error::DestinationUnavailable)));
+        door.open(Box::new(|request| {
+            let text = format!("{} {:?}", request.uri(), request.headers().get(HOST));
+            let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
+            Box::pin(std::future::ready(Response::new(body.boxed_unsync())))
+        }));
+        let response = send(&outbound, &url, none).await.unwrap();
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, format!("{url} None"));
+        for other in [
+            "https://app.behalf.internal/",
+            "http://app.behalf.internal:80/",
+            "http://a.app.behalf.internal/",
+        ] {
+            let answer = send(&outbound, other, none).await;
+            assert!(matches!(answer, Err(Error::HttpRequestDenied)), "{other}");
         }
     }
 

@@ -1,67 +1,75 @@
-//! The key-value store: one `SQLite` file, in the place and the table that Spin uses, so that either host reads the
-//! other's data (PLATFORMS.md, "Key-value"), or the same in memory.
-//!
-//! One thread owns the connection. Whoever waits for it waits without blocking a thread that serves requests. Writes
-//! that wait at the same time share a transaction: each is acknowledged when that is on disk, as Spin acknowledges one.
-//! The file keeps Spin's rollback journal: write-ahead logging would be a property of the file, and so of Spin's too.
+//! Key-value stores: what components read and write, whatever is behind it.
 
-use rusqlite::{Connection, MAIN_DB, OptionalExtension as _};
+mod backup;
+mod place;
+mod readers;
+mod redis;
+mod sqlite;
+mod writer;
+
+pub(crate) use backup::{BackupError, back_up, restore};
+pub(crate) use place::OpenError;
+pub(crate) use redis::RedisUrlError;
+
+use place::Place;
+use redis::Redis;
+use sqlite::Sqlite;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
-use tokio::sync::oneshot;
+use std::sync::{Arc, Mutex, PoisonError};
+use writer::Change;
 
-/// The label of the one store that this host has.
+/// The label of the store that is there without a runtime configuration.
 pub(crate) const LABEL: &str = "default";
 
 /// The name of the file that holds it.
 pub(crate) const FILE_NAME: &str = "sqlite_key_value.db";
 
-/// How long to wait for another process that holds the file's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The most that one call may return, in bytes as counted by [`size`]: Spin's limit.
-pub(crate) const MAX_RESULT_BYTES: usize = 128 * 1024 * 1024;
-
-/// How many writes share a transaction at most.
-const MAX_GROUP: usize = 64;
-
-/// The store's file, opened. Cheap to clone; the file is closed after the last clone is gone.
+/// A store. Cheap to clone; a file is closed after the last clone is gone.
 #[derive(Debug, Clone)]
-pub(crate) struct Store {
-    work: mpsc::Sender<Work>,
+pub(crate) enum Store {
+    /// In a file, or in the memory of this process.
+    Sqlite(Sqlite),
+    /// In a Redis server.
+    Redis(Redis),
 }
 
 impl Store {
-    /// Opens the store's file, and makes it if there is none. Without a path, data live in memory until the process
-    /// ends.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self, OpenError> {
-        let name = path.unwrap_or(Path::new(":memory:"));
-        let fail = |reason: String| OpenError {
-            path: name.to_owned(),
-            reason,
-        };
-        if let Some(folder) = path.and_then(Path::parent) {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| fail(format!("cannot make its folder: {error}")))?;
-        }
-        let connection = match path {
-            Some(path) => Connection::open(path),
-            None => Connection::open_in_memory(),
-        }
-        .and_then(prepare)
-        .map_err(|error| fail(error.to_string()))?;
-        // SQLite opens such a file for reading alone, and would go on so when it can be written again.
-        if connection.is_readonly(MAIN_DB).unwrap_or(true) {
-            return Err(fail("it is read-only".to_owned()));
-        }
+    /// The store in this file; without a path it lives in memory until the process ends.
+    pub(crate) fn file(path: Option<PathBuf>) -> Self {
+        Self::Sqlite(Sqlite::new(Place::new(path)))
+    }
 
-        let (work, queue) = mpsc::channel::<Work>();
-        std::thread::Builder::new()
-            .name("key-value".to_owned())
-            .spawn(move || serve(&connection, &queue))
-            .map_err(|error| fail(format!("cannot start a thread: {error}")))?;
-        Ok(Self { work })
+    /// The store that the Redis server at this address is.
+    ///
+    /// # Errors
+    ///
+    /// It is none.
+    pub(crate) fn redis(url: &str) -> Result<Self, RedisUrlError> {
+        Redis::new(url).map(Self::Redis)
+    }
+
+    /// Its file, if it is in one.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.path(),
+            Self::Redis(_) => None,
+        }
+    }
+
+    /// Opens it, and makes its file if there is none, unless that was done. Whoever uses it first does so otherwise.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub(crate) async fn open(&self) -> Result<(), OpenError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.open().await,
+            Self::Redis(redis) => {
+                let fail = |reason| OpenError::Unreachable(redis.to_string(), reason);
+                redis.open().await.map_err(fail)
+            }
+        }
     }
 
     /// A handle to the part of the store under this label.
@@ -71,155 +79,19 @@ impl Store {
             label: label.into(),
         }
     }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&Connection) -> Result<T, JobError> + Send + 'static,
-    ) -> Result<T, String> {
-        self.run(Work::Read, job).await
-    }
-
-    async fn write<T: Send + 'static>(
-        &self,
-        job: impl FnOnce(&Connection) -> Result<T, JobError> + Send + 'static,
-    ) -> Result<T, String> {
-        self.run(Work::Write, job).await
-    }
-
-    /// Runs `job` with the connection. An error is a text for the component.
-    async fn run<T: Send + 'static>(
-        &self,
-        kind: fn(Job) -> Work,
-        job: impl FnOnce(&Connection) -> Result<T, JobError> + Send + 'static,
-    ) -> Result<T, String> {
-        let (reply, result) = oneshot::channel();
-        let job = move |connection: Result<&Connection, String>| {
-            let done = connection.and_then(|it| job(it).map_err(|error| error.to_string()));
-            let kept = done.is_ok();
-            let acknowledge: Acknowledge = Box::new(move |committed| {
-                // Nobody waits any more if the instance has failed meanwhile.
-                let _ = reply.send(done.and_then(|done| committed.map(|()| done)));
-            });
-            (acknowledge, kept)
-        };
-        let gone = || "the key-value store has stopped".to_owned();
-        self.work.send(kind(Box::new(job))).map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
-    }
 }
 
-/// Why the store could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the key-value store {}: {reason}; choose another folder with --state-dir", .path.display())]
-pub(crate) struct OpenError {
-    path: PathBuf,
-    reason: String,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum JobError {
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-    #[error("query result exceeds limit of {MAX_RESULT_BYTES} bytes")]
-    TooLarge,
-    #[error("the value is no number that increment can add to")]
-    NoNumber,
-}
-
-/// What the thread does, in order of arrival.
-enum Work {
-    Read(Job),
-    Write(Job),
-}
-
-/// Does its part, unless it gets the reason why it cannot. Returns how to tell, and whether it did it.
-type Job = Box<dyn FnOnce(Result<&Connection, String>) -> (Acknowledge, bool) + Send>;
-
-/// Tells whoever waits, once it is known whether what was done stays.
-type Acknowledge = Box<dyn FnOnce(Result<(), String>)>;
-
-fn serve(connection: &Connection, queue: &mpsc::Receiver<Work>) {
-    let mut next = None;
-    while let Some(work) = next.take().or_else(|| queue.recv().ok()) {
-        match work {
-            Work::Read(job) => job(Ok(connection)).0(Ok(())),
-            Work::Write(first) => {
-                let mut group = vec![first];
-                while group.len() < MAX_GROUP {
-                    match queue.try_recv() {
-                        Ok(Work::Write(job)) => group.push(job),
-                        Ok(read @ Work::Read(_)) => {
-                            next = Some(read);
-                            break;
-                        }
-                        Err(_) => break,
-                    }
-                }
-                commit(connection, group);
-            }
+/// Where it is.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.fmt(f),
+            Self::Redis(redis) => redis.fmt(f),
         }
     }
 }
 
-/// Runs writes in one transaction. One that fails leaves no trace, and the others as they are.
-fn commit(connection: &Connection, group: Vec<Job>) {
-    let execute = |sql| {
-        connection
-            .execute_batch(sql)
-            .map_err(|error| error.to_string())
-    };
-    // A full disk ends the transaction, and a savepoint would begin another.
-    let unless_ended = || {
-        if connection.is_autocommit() {
-            return Err("the transaction was rolled back".to_owned());
-        }
-        Ok(())
-    };
-    // With its lock at once: a transaction that begins by reading cannot wait for the lock later.
-    let begun = execute("BEGIN IMMEDIATE");
-    let mut acknowledgements = Vec::with_capacity(group.len());
-    for job in group {
-        let entered = begun
-            .clone()
-            .and_then(|()| unless_ended())
-            .and_then(|()| execute("SAVEPOINT one"));
-        let inside = entered.is_ok();
-        let (acknowledge, kept) = job(entered.map(|()| connection));
-        if inside {
-            let _ = execute(if kept {
-                "RELEASE one"
-            } else {
-                "ROLLBACK TO one; RELEASE one"
-            });
-        }
-        acknowledgements.push(acknowledge);
-    }
-    let committed = begun
-        .and_then(|()| unless_ended())
-        .and_then(|()| execute("COMMIT"));
-    if committed.is_err() && !connection.is_autocommit() {
-        let _ = execute("ROLLBACK");
-    }
-    for acknowledge in acknowledgements {
-        acknowledge(committed.clone());
-    }
-}
-
-fn prepare(connection: Connection) -> rusqlite::Result<Connection> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS spin_key_value (
-            store TEXT NOT NULL,
-            key TEXT NOT NULL,
-            value BLOB NOT NULL,
-            PRIMARY KEY (store, key)
-        )",
-        [],
-    )?;
-    Ok(connection)
-}
-
-/// An open handle to a store, as a component holds it.
+/// An open handle to a store, as a component holds it. Errors are texts for the component.
 #[derive(Debug, Clone)]
 #[allow(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Bucket {
@@ -229,56 +101,32 @@ pub struct Bucket {
 
 impl Bucket {
     pub(crate) async fn get(&self, key: String) -> Result<Option<Vec<u8>>, String> {
-        let label = Arc::clone(&self.label);
-        self.store
-            .read(move |connection| value(connection, &label, &key))
-            .await
+        match &self.store {
+            Store::Redis(redis) => redis.get(&key).await,
+            Store::Sqlite(sqlite) => sqlite.get(&self.label, key).await,
+        }
     }
 
     pub(crate) async fn set(&self, key: String, value: Vec<u8>) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        self.store
-            .write(move |connection| set(connection, &label, &key, &value))
-            .await
+        self.set_many(vec![(key, value)]).await
     }
 
     pub(crate) async fn delete(&self, key: String) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            connection
-                .prepare_cached("DELETE FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                .execute((&label, &key))?;
-            Ok(())
-        };
-        self.store.write(job).await
+        self.delete_many(vec![key]).await
     }
 
     pub(crate) async fn exists(&self, key: String) -> Result<bool, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            Ok(connection
-                .prepare_cached("SELECT 1 FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-                .exists((&label, &key))?)
-        };
-        self.store.read(job).await
+        match &self.store {
+            Store::Redis(redis) => redis.exists(&key).await,
+            Store::Sqlite(sqlite) => sqlite.exists(&self.label, key).await,
+        }
     }
 
     pub(crate) async fn keys(&self) -> Result<Vec<String>, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT key FROM spin_key_value WHERE store = ?1")?;
-            let mut rows = statement.query((&label,))?;
-            let mut keys = Vec::new();
-            let mut total = size(0);
-            while let Some(row) = rows.next()? {
-                let key: String = row.get(0)?;
-                total = within_limit(total, size(key.len()))?;
-                keys.push(key);
-            }
-            Ok(keys)
-        };
-        self.store.read(job).await
+        match &self.store {
+            Store::Redis(redis) => redis.keys().await,
+            Store::Sqlite(sqlite) => sqlite.keys(&self.label).await,
+        }
     }
 
     /// The values of those of `keys` that exist. Others are left out, as by Spin's `SQLite` store, although the
@@ -287,68 +135,67 @@ impl Bucket {
         &self,
         keys: Vec<String>,
     ) -> Result<Vec<(String, Option<Vec<u8>>)>, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT key, value FROM spin_key_value
-                 WHERE store = ?1 AND key IN (SELECT value FROM json_each(?2))",
-            )?;
-            let mut rows = statement.query((&label, json(&keys)))?;
-            let mut pairs = Vec::new();
-            let mut total = size(0);
-            while let Some(row) = rows.next()? {
-                let (key, value): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
-                total = within_limit(total, size(key.len()).saturating_add(size(value.len())))?;
-                pairs.push((key, Some(value)));
+        match &self.store {
+            // Spin sends KEYS with all of them, which Redis refuses.
+            Store::Redis(_) => {
+                Err("a store in Redis cannot read many keys at once, as in Spin".to_owned())
             }
-            Ok(pairs)
-        };
-        self.store.read(job).await
+            Store::Sqlite(sqlite) => sqlite.get_many(&self.label, keys).await,
+        }
     }
 
     /// Sets all pairs, or none.
     pub(crate) async fn set_many(&self, pairs: Vec<(String, Vec<u8>)>) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            pairs
-                .iter()
-                .try_for_each(|(key, value)| set(connection, &label, key, value))
-        };
-        self.store.write(job).await
+        match &self.store {
+            Store::Redis(redis) => redis.set(&pairs).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Set(pairs);
+                sqlite.change(&self.label, change).await.map(drop)
+            }
+        }
     }
 
     /// Deletes all of these keys, or none.
     pub(crate) async fn delete_many(&self, keys: Vec<String>) -> Result<(), String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            connection
-                .prepare_cached(
-                    "DELETE FROM spin_key_value
-                     WHERE store = ?1 AND key IN (SELECT value FROM json_each(?2))",
-                )?
-                .execute((&label, json(&keys)))?;
-            Ok(())
-        };
-        self.store.write(job).await
+        match &self.store {
+            Store::Redis(redis) => redis.delete(&keys).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Delete(keys);
+                sqlite.change(&self.label, change).await.map(drop)
+            }
+        }
     }
 
-    /// Adds to a number, eight bytes with the lowest first. A key that is not there counts as 0.
+    /// Adds to a number: eight bytes with the lowest first, or in Redis digits. A key that is not there counts as 0.
     pub(crate) async fn increment(&self, key: String, delta: i64) -> Result<i64, String> {
-        let label = Arc::clone(&self.label);
-        let job = move |connection: &Connection| {
-            // Spin panics on other values, and its store with it until a restart.
-            let number = match value(connection, &label, &key)? {
-                Some(bytes) => bytes
-                    .try_into()
-                    .map(i64::from_le_bytes)
-                    .map_err(|_| JobError::NoNumber)?,
-                None => 0,
-            };
-            let sum = number.checked_add(delta).ok_or(JobError::NoNumber)?;
-            set(connection, &label, &key, &sum.to_le_bytes())?;
-            Ok(sum)
-        };
-        self.store.write(job).await
+        match &self.store {
+            Store::Redis(redis) => redis.increment(&key, delta).await,
+            Store::Sqlite(sqlite) => {
+                let change = Change::Increment { key, delta };
+                sqlite.change(&self.label, change).await
+            }
+        }
+    }
+
+    /// Writes `value` in the place of `seen`; false if that is there no more.
+    async fn swap(
+        &self,
+        key: String,
+        seen: Option<Vec<u8>>,
+        value: Vec<u8>,
+    ) -> Result<bool, String> {
+        match (&self.store, seen) {
+            // Spin says that it failed, whether it has written or not.
+            (Store::Redis(_), _) => {
+                Err("a store in Redis has no compare-and-swap that works, as in Spin".to_owned())
+            }
+            (Store::Sqlite(_), None) => self.set(key, value).await.map(|()| true),
+            (Store::Sqlite(sqlite), Some(seen)) => {
+                let change = Change::Swap { key, seen, value };
+                let changed = sqlite.change(&self.label, change).await?;
+                Ok(changed == 1)
+            }
+        }
     }
 }
 
@@ -387,23 +234,8 @@ impl CompareAndSwap {
 
     /// Writes `value` in the place of the one that was seen; false if that is there no more.
     pub(crate) async fn swap(&self, value: Vec<u8>) -> Result<bool, String> {
-        let Some(seen) = self.seen().clone() else {
-            return self
-                .bucket
-                .set(self.key.clone(), value)
-                .await
-                .map(|()| true);
-        };
-        let (label, key) = (Arc::clone(&self.bucket.label), self.key.clone());
-        let job = move |connection: &Connection| {
-            let changed = connection
-                .prepare_cached(
-                    "UPDATE spin_key_value SET value = ?4 WHERE store = ?1 AND key = ?2 AND value = ?3",
-                )?
-                .execute((&label, &key, &seen, &value))?;
-            Ok(changed == 1)
-        };
-        self.bucket.store.write(job).await
+        let seen = self.seen().clone();
+        self.bucket.swap(self.key.clone(), seen, value).await
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Option<Vec<u8>>> {
@@ -411,53 +243,22 @@ impl CompareAndSwap {
     }
 }
 
-fn value(connection: &Connection, label: &str, key: &str) -> Result<Option<Vec<u8>>, JobError> {
-    let value: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT value FROM spin_key_value WHERE store = ?1 AND key = ?2")?
-        .query_row((label, key), |row| row.get(0))
-        .optional()?;
-    if let Some(bytes) = &value {
-        within_limit(0, size(bytes.len()))?;
-    }
-    Ok(value)
-}
-
-fn set(connection: &Connection, label: &str, key: &str, value: &[u8]) -> Result<(), JobError> {
-    connection
-        .prepare_cached(
-            "INSERT INTO spin_key_value (store, key, value) VALUES (?1, ?2, ?3)
-             ON CONFLICT (store, key) DO UPDATE SET value = excluded.value",
-        )?
-        .execute((label, key, value))?;
-    Ok(())
-}
-
-/// Keys as one argument of a statement.
-fn json(keys: &[String]) -> String {
-    serde_json::Value::from(keys).to_string()
-}
-
-/// What a value or a list of this length counts for: its bytes, and a `Vec`'s own.
-fn size(length: usize) -> usize {
-    length.saturating_add(size_of::<Vec<u8>>())
-}
-
-fn within_limit(total: usize, more: usize) -> Result<usize, JobError> {
-    let total = total.saturating_add(more);
-    if total > MAX_RESULT_BYTES {
-        return Err(JobError::TooLarge);
-    }
-    Ok(total)
-}
-
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
+    use super::readers::{MAX_RESULT_BYTES, size};
     use super::*;
+    use rusqlite::Connection;
+    use std::path::Path;
+    use std::time::Duration;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Runtime::new().unwrap().block_on(future)
+    }
 
     #[tokio::test]
     async fn what_is_set_can_be_read() {
-        let store = Store::open(None).unwrap();
+        let store = Store::file(None);
         let one = store.bucket(LABEL);
         assert_eq!(one.get("k".into()).await, Ok(None));
         assert_eq!(one.exists("k".into()).await, Ok(false));
@@ -482,7 +283,7 @@ mod tests {
     async fn the_file_is_spins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".spin").join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
+        let store = Store::file(Some(path.clone()));
         store
             .bucket(LABEL)
             .set("k".into(), b"v".to_vec())
@@ -498,7 +299,7 @@ mod tests {
             read("SELECT store || '/' || key || '/' || CAST(value AS TEXT) FROM spin_key_value"),
             "default/k/v"
         );
-        assert_eq!(read("PRAGMA journal_mode"), "delete");
+        assert_eq!(read("PRAGMA journal_mode"), "wal");
         spin.execute("UPDATE spin_key_value SET value = x'77'", [])
             .unwrap();
         assert_eq!(
@@ -511,7 +312,7 @@ mod tests {
     async fn another_process_may_hold_the_file_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
+        let store = Store::file(Some(path.clone()));
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN EXCLUSIVE").unwrap();
         let one = store.bucket(LABEL);
@@ -524,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_result_has_a_limit() {
-        let store = Store::open(None).unwrap();
+        let store = Store::file(None);
         let one = store.bucket(LABEL);
         let too_large = Err(format!(
             "query result exceeds limit of {MAX_RESULT_BYTES} bytes"
@@ -542,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_at_once() {
-        let store = Store::open(None).unwrap();
+        let store = Store::file(None);
         let (one, other) = (store.bucket(LABEL), store.bucket("other"));
         let pair = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
         let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
@@ -570,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn numbers_add_up() {
-        let one = Store::open(None).unwrap().bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
         assert_eq!(one.increment("n".to_owned(), 3).await, Ok(3));
         assert_eq!(one.increment("n".to_owned(), -5).await, Ok(-2));
         assert_eq!(
@@ -588,7 +389,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_swap_has_the_gaps_of_spins() {
-        let one = Store::open(None).unwrap().bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
         let cas = || CompareAndSwap::new(one.clone(), "k".to_owned());
         let set = |value: &'static [u8]| one.set("k".to_owned(), value.to_vec());
         // Two that both saw no value both win.
@@ -617,7 +418,7 @@ mod tests {
     async fn writes_that_wait_together_are_acknowledged_after_one_commit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
+        let store = Store::file(Some(path.clone()));
         let one = store.bucket(LABEL);
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -647,12 +448,8 @@ mod tests {
 
     #[tokio::test]
     async fn writes_that_cannot_be_made_all_say_so() {
-        let store = Store::open(None).unwrap();
-        let refused = store
-            .write(|connection| Ok(connection.execute_batch("PRAGMA query_only = on")?))
-            .await;
-        assert_eq!(refused, Ok(()));
-        let one = store.bucket(LABEL);
+        let one = Store::file(None).bucket(LABEL);
+        run(&one, "PRAGMA query_only = on").await.unwrap();
         let writes = (0..5).map(|key| one.set(key.to_string(), Vec::new()));
         for written in futures_util::future::join_all(writes).await {
             assert_eq!(
@@ -665,18 +462,14 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE_NAME);
-        let store = Store::open(Some(&path)).unwrap();
-        let one = store.bucket(LABEL);
+        let one = Store::file(Some(folder.path().join(FILE_NAME))).bucket(LABEL);
         one.set("k".into(), b"v".to_vec()).await.unwrap();
-        let room = |pages: u32| {
+        let room = async |pages: u32| {
             let pragma = format!("PRAGMA max_page_count = {pages}");
-            store.read(move |connection| {
-                Ok(connection.query_row(&pragma, [], |row| row.get::<_, u32>(0))?)
-            })
+            run(&one, &pragma).await.unwrap();
         };
         // SQLite takes no limit below what there is.
-        room(1).await.unwrap();
+        room(1).await;
         let large = || one.set("large".into(), vec![0; 100_000]);
         // The three share a transaction, or not.
         let small = one.set("l".into(), b"v".to_vec());
@@ -687,17 +480,195 @@ mod tests {
             let found = one.get(key.to_owned()).await.unwrap();
             assert_eq!(found.is_some(), written, "{key}");
         }
-        room(1000).await.unwrap();
+        room(1000).await;
         assert_eq!(large().await, Ok(()));
         assert_eq!(one.get("k".into()).await, Ok(Some(b"v".to_vec())));
+    }
+
+    async fn run(bucket: &Bucket, sql: &str) -> Result<i64, String> {
+        let Store::Sqlite(sqlite) = &bucket.store else {
+            return Err("no SQLite".to_owned());
+        };
+        let change = Change::Run(sql.to_owned());
+        sqlite.change(&bucket.label, change).await
+    }
+
+    #[tokio::test]
+    async fn a_read_waits_for_no_write_and_sees_what_was_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
+        one.set("k".into(), b"1".to_vec()).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let waiting = tokio::spawn({
+            let one = one.clone();
+            async move { one.set("k".into(), b"2".to_vec()).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"1".to_vec())));
+        assert_eq!(one.exists("k".into()).await, Ok(true));
+        assert_eq!(one.keys().await, Ok(vec!["k".to_owned()]));
+        let many = one.get_many(vec!["k".into()]).await;
+        assert_eq!(many, Ok(vec![("k".to_owned(), Some(b"1".to_vec()))]));
+        assert!(!waiting.is_finished());
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"2".to_vec())));
+    }
+
+    /// A backup, or somebody in a shell.
+    #[tokio::test]
+    async fn whoever_reads_elsewhere_fails_no_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
+        one.set("k".into(), b"1".to_vec()).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN").unwrap();
+        let seen = || {
+            let value = "SELECT CAST(value AS TEXT) FROM spin_key_value WHERE key = 'k'";
+            other.query_row(value, [], |row| row.get::<_, String>(0))
+        };
+        assert_eq!(seen(), Ok("1".to_owned()));
+        assert_eq!(one.set("k".into(), b"2".to_vec()).await, Ok(()));
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"2".to_vec())));
+        assert_eq!(seen(), Ok("1".to_owned()), "its own moment");
+    }
+
+    /// As it would if those who read never left a moment without a reader.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_log_does_not_grow_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
+        let value = || vec![b'x'; 100_000];
+        one.set("k".into(), value()).await.unwrap();
+        let readers: Vec<_> = (0..16)
+            .map(|_| {
+                let one = one.clone();
+                tokio::spawn(async move {
+                    loop {
+                        assert!(one.get("k".into()).await.unwrap().is_some());
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..2000 {
+            one.set("k".into(), value()).await.unwrap();
+        }
+        readers.iter().for_each(tokio::task::JoinHandle::abort);
+        let log = std::fs::metadata(folder.path().join(format!("{FILE_NAME}-wal")));
+        // Of the 200 MB that were written.
+        assert!(log.unwrap().len() < 20_000_000);
+    }
+
+    #[test]
+    fn what_is_made_is_this_users_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b").join(FILE_NAME);
+        let store = Store::file(Some(path.clone()));
+        block_on(store.bucket(LABEL).set("k".into(), Vec::new())).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("a")), 0o700);
+        assert_eq!(mode(&folder.path().join("a/b")), 0o700);
+        for ending in ["", "-wal", "-shm"] {
+            let file = folder.path().join(format!("a/b/{FILE_NAME}{ending}"));
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_open_a_new_one_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let opened = (0..8).map(|number| {
+            let one = Store::file(Some(path.clone())).bucket(LABEL);
+            tokio::spawn(async move { one.set(number.to_string(), Vec::new()).await })
+        });
+        for opened in futures_util::future::join_all(opened).await {
+            assert_eq!(opened.unwrap(), Ok(()));
+        }
+        let all = Store::file(Some(path)).bucket(LABEL).keys().await;
+        assert_eq!(all.unwrap().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_of_one_moment_and_can_be_put_back_under_load() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let (copy, store) = (folder.path().join("copy"), Store::file(Some(path.clone())));
+        let one = store.bucket(LABEL);
+        one.set("k".into(), b"1".to_vec()).await.unwrap();
+        back_up(&path, &copy).unwrap();
+        assert_eq!(
+            back_up(&path, &copy).unwrap_err().to_string(),
+            format!("{}: entity already exists", copy.display())
+        );
+        one.set("k".into(), b"2".to_vec()).await.unwrap();
+        one.set("l".into(), b"2".to_vec()).await.unwrap();
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"2".to_vec())));
+
+        restore(&copy, &path).unwrap();
+        assert_eq!(one.get("k".into()).await, Ok(Some(b"1".to_vec())));
+        assert_eq!(one.get("l".into()).await, Ok(None));
+        // What had begun before is not mixed with what is there now.
+        let late = one.set("l".into(), b"2".to_vec()).await.unwrap_err();
+        assert!(late.contains("was restored"), "{late}");
+        // Who begins afterwards may write.
+        let new = Store::file(Some(path.clone())).bucket(LABEL);
+        assert_eq!(new.set("m".into(), b"3".to_vec()).await, Ok(()));
+
+        let elsewhere = folder.path().join("new").join(FILE_NAME);
+        restore(&copy, &elsewhere).unwrap();
+        let new = Store::file(Some(elsewhere)).bucket(LABEL);
+        assert_eq!(new.keys().await, Ok(vec!["k".to_owned()]));
+        assert_eq!(new.set("m".into(), b"3".to_vec()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_whole_copy_is_not_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let one = Store::file(Some(path.clone())).bucket(LABEL);
+        for key in 0..100 {
+            one.set(key.to_string(), vec![b'x'; 1000]).await.unwrap();
+        }
+        let copy = folder.path().join("copy");
+        back_up(&path, &copy).unwrap();
+        let whole = std::fs::read(&copy).unwrap();
+        let mut damaged = whole.clone();
+        damaged[5000..50_000].fill(7);
+        let text = b"This is a text, and no database at all.".to_vec();
+        for (what, bytes) in [
+            ("damaged", damaged),
+            ("cut", whole[..8192].to_vec()),
+            ("text", text),
+        ] {
+            std::fs::write(&copy, bytes).unwrap();
+            let error = restore(&copy, &path).unwrap_err().to_string();
+            assert!(error.contains("copy"), "{what}: {error}");
+            assert_eq!(one.keys().await.unwrap().len(), 100, "{what}");
+        }
+        let other = Connection::open(folder.path().join("other")).unwrap();
+        other.execute_batch("CREATE TABLE a (b)").unwrap();
+        let error = restore(&folder.path().join("other"), &path).unwrap_err();
+        assert!(
+            error.to_string().ends_with("is no key-value store"),
+            "{error}"
+        );
+        let error = back_up(&folder.path().join("none"), &folder.path().join("to")).unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+        assert!(!folder.path().join("to").exists());
     }
 
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Store::open(Some(&file.path().join("x").join(FILE_NAME)))
-            .unwrap_err()
-            .to_string();
+        let store = Store::file(Some(file.path().join("x").join(FILE_NAME)));
+        let error = block_on(store.open()).unwrap_err().to_string();
         assert!(
             error.contains(FILE_NAME) && error.contains("--state-dir"),
             "{error}"

@@ -13,6 +13,8 @@ use behalf_core::port::{BodyError, RequestBody, Timer as _};
 use behalf_core::{Keeper, KeyValueLedger};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use http::StatusCode;
+use http::header::CONTENT_LENGTH;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use spin_sdk::http::{Request, Response};
 use spin_sdk::http_service;
@@ -35,7 +37,13 @@ thread_local! {
 async fn handle(request: Request) -> Response<Full<Bytes>> {
     let (request, body) = request.into_parts();
     let app = APP.with(Rc::clone);
-    app.handle(&request, Body(body)).await.map(Full::new)
+    let mut response = app.handle(&request, Body(body)).await;
+    if response.status() != StatusCode::NO_CONTENT {
+        // So that an answer that breaks off is known to be one, whatever the host makes of it.
+        let length = response.body().len().into();
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+    }
+    response.map(Full::new)
 }
 
 struct Body(IncomingRequestBody);

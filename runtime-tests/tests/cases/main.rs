@@ -22,6 +22,7 @@ use libtest_mimic::{Arguments, Trial};
 use runtime_tests::app::{self, App, root};
 use runtime_tests::emulators::{Emulators, Options};
 use runtime_tests::leaks;
+use runtime_tests::redis::Redis;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -42,27 +43,33 @@ fn main() -> ExitCode {
         .collect();
     files.sort();
     let mut met = BTreeSet::new();
-    let mut trials: Vec<_> = files
-        .into_iter()
-        .map(|file| {
-            let name = file.file_stem().unwrap().to_string_lossy().into_owned();
-            let text = std::fs::read_to_string(&file).unwrap();
-            // What is wrong with a file fails its test, and no other.
-            let case = toml::from_str::<Case>(&text).map_err(|error| error.to_string());
-            if let Ok(case) = &case {
-                met.extend(case.step.iter().filter_map(|step| step.code.clone()));
-            }
-            let on_schedule = case.as_ref().is_ok_and(|case| case.cron.is_some());
+    let mut trials = Vec::new();
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        // What is wrong with a file fails its test, and no other.
+        let read = || toml::from_str::<Case>(&text).map_err(|error| error.to_string());
+        let case = read();
+        let on_schedule = case.as_ref().is_ok_and(|case| case.cron.is_some());
+        let trial = |name: String, case: Result<Case, String>, redis: bool| {
+            let file = file.clone();
             let run = move || {
                 let runtime = tokio::runtime::Runtime::new()?;
                 runtime
-                    .block_on(case?.run())
+                    .block_on(case?.run(redis))
                     .map_err(|error| format!("{}: {error:#}", file.display()))?;
                 Ok(())
             };
             Trial::test(name, run).with_ignored_flag(on_schedule && !plugin)
-        })
-        .collect();
+        };
+        if let Ok(case) = &case {
+            met.extend(case.step.iter().filter_map(|step| step.code.clone()));
+            if case.on_redis {
+                trials.push(trial(format!("{name}, on Redis"), read(), true));
+            }
+        }
+        trials.push(trial(name, case, false));
+    }
     trials.push(Trial::test("every code has a case", move || {
         Ok(every_code_has_a_case(met)?)
     }));
@@ -76,6 +83,9 @@ struct Case {
     /// What it shows, in a sentence.
     #[serde(rename = "about")]
     _about: String,
+    /// Runs once more, with its store in Redis.
+    #[serde(default)]
+    on_redis: bool,
     /// Runs what is on a schedule, at these times.
     cron: Option<String>,
     /// Prints the manifest without what is on a schedule, and runs that.
@@ -112,10 +122,11 @@ struct World {
     answers: Vec<String>,
     output: Vec<String>,
     _folder: TempDir,
+    _redis: Option<Redis>,
 }
 
 impl Case {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, redis: bool) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let mut emulated = Options::default();
         if let Some(consented) = self.consented {
@@ -133,6 +144,8 @@ impl Case {
         }
         options.settings.extend(self.settings);
         options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest)?;
+        let redis = redis.then(Redis::start).transpose()?;
+        options.redis = redis.as_ref().map(Redis::url);
         let mut world = World {
             emulators,
             options,
@@ -140,6 +153,7 @@ impl Case {
             answers: Vec::new(),
             output: Vec::new(),
             _folder: folder,
+            _redis: redis,
         };
         for _ in 0..self.apps {
             world.apps.push(App::start(world.options.clone()).await?);

@@ -14,7 +14,9 @@ use bytes::Bytes;
 use harness::{Host, Setup, guest, manifest};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 fn start() -> Host {
     Setup::new(&manifest()).start()
@@ -119,6 +121,36 @@ async fn an_instance_serves_several_requests_and_ends_when_idle() {
 }
 
 #[tokio::test]
+async fn an_instance_lives_for_long_unless_it_is_to_live_as_on_spin() {
+    let lives = async |host: &Host| {
+        let mut last: u32 = host.text("/served").await.parse().unwrap();
+        for _ in 0..200 {
+            let served = host.text("/served").await.parse().unwrap();
+            if served != last + 1 {
+                return false;
+            }
+            last = served;
+        }
+        true
+    };
+    let outlives_a_pause = async |host: &Host| {
+        let last: u32 = host.text("/served").await.parse().unwrap();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        host.text("/served").await == (last + 1).to_string()
+    };
+    let host = start();
+    assert!(lives(&host).await && outlives_a_pause(&host).await);
+    let as_on_spin = Setup::new(&manifest()).arg(&["--instances-as-on-spin"]);
+    let host = as_on_spin.start();
+    assert!(!lives(&host).await && !outlives_a_pause(&host).await);
+    // What is asked for besides goes before it.
+    let host = Setup::new(&manifest())
+        .arg(&["--instances-as-on-spin", "--idle-instance-timeout", "1m"])
+        .start();
+    assert!(outlives_a_pause(&host).await);
+}
+
+#[tokio::test]
 async fn a_trap_fails_its_instance_alone() {
     let host = start();
     let failed = (
@@ -143,6 +175,62 @@ async fn a_trap_fails_its_instance_alone() {
     );
 }
 
+/// An HTTP/2 client in clear; the harness' own speaks HTTP/1.1.
+fn http_2() -> hyper_util::client::legacy::Client<
+    hyper_util::client::legacy::connect::HttpConnector,
+    http_body_util::Full<Bytes>,
+> {
+    hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .http2_only(true)
+        .build_http()
+}
+
+/// Whether the instance traps or its time is up: no client takes what it got for the whole.
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let trapping = (start(), "/half");
+    let timed = Setup::new(&manifest()).arg(&["--request-timeout", "300ms"]);
+    let timed = (timed.start(), "/drip/100/200");
+    for (host, path) in [trapping, timed] {
+        let request = Request::get(host.uri(path)).body(Bytes::new()).unwrap();
+        let response = host.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/1.1: {body:?}");
+
+        let response = http_2().get(host.uri(path).parse().unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let body = response.into_body().collect().await;
+        assert!(body.is_err(), "{path} in HTTP/2: {body:?}");
+        assert_eq!(host.get("/served").await.0, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_others_that_breaks_off_does_not_look_whole() {
+    const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = format!("http://{}", upstream.local_addr().unwrap());
+    let host = start();
+    let request = Request::get(host.uri("/half-sent")).header("x-to", to);
+    let request = request.body(Bytes::new()).unwrap();
+    let (response, sent) = tokio::join!(host.send(request), async {
+        let mut sent = Vec::new();
+        let mut stream = upstream.accept().await.unwrap().0;
+        while !sent.windows(4).any(|it| it == b"\r\n\r\n") {
+            stream.read_buf(&mut sent).await.unwrap();
+        }
+        // Before the body, so that nobody waits for the answer any more when that breaks off.
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        while !sent.ends_with(LAST_CHUNK) && stream.read_buf(&mut sent).await.unwrap_or(0) > 0 {}
+        sent
+    });
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(!sent.ends_with(LAST_CHUNK));
+    assert!(String::from_utf8_lossy(&sent).ends_with("half\n\r\n"));
+}
+
 #[tokio::test]
 async fn an_error_instead_of_a_response_is_told_without_its_payload() {
     let host = start();
@@ -150,8 +238,9 @@ async fn an_error_instead_of_a_response_is_told_without_its_payload() {
         host.get("/error").await,
         (StatusCode::INTERNAL_SERVER_ERROR, String::new())
     );
-    let log =
-        host.log_with("component web returned ErrorCode::InternalError instead of a response\n");
+    let log = host.log_with(
+        "component web returned ErrorCode::InternalError instead of a response request_id=",
+    );
     assert!(!log.contains("guest data"), "{log}");
     assert!(!log.contains("an instance failed"), "{log}");
 }
@@ -291,11 +380,13 @@ async fn outbound_requests_go_where_they_may() {
         "http://denied.test:81/secret?token",
         "http://denied.test:81/",
         "https://127.0.0.2/",
+        // For what is on a schedule alone.
+        "http://app.behalf.internal/served",
     ] {
         assert_eq!(host.sends(to).await, denied, "{to}");
     }
     let log = host.log_with("https://127.0.0.2");
-    let line = "behalf: component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
+    let line = "WARN  component web may not reach http://denied.test:81; if it should, add \"http://denied.test:81\" to \
                 allowed_outbound_hosts of [component.web]\n";
     assert_eq!(log.matches(line).count(), 1, "{log}");
     assert!(!log.contains("secret"), "{log}");
@@ -358,6 +449,100 @@ async fn tls_is_verified_and_agrees_on_a_protocol() {
     }
 }
 
+/// As behind a firewall that forgets a connection: nobody is told that it is of no use any more.
+#[tokio::test]
+async fn a_dead_connection_to_others_is_not_used_for_ever() {
+    let authority = harness::Authority::new();
+    let relay = harness::Relay::new(authority.serve("localhost").await).await;
+    let setup = Setup::new(&manifest().replace("http://127.0.0.1:*", "https://localhost:*"));
+    std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+    let host = setup.arg(&["--outbound-ca", "ca.pem"]).start();
+    let url = format!("https://localhost:{}/", relay.port);
+    assert_eq!(host.sends(&url).await.0, StatusCode::OK);
+    relay.fall_silent();
+    let end = Instant::now() + Duration::from_mins(1);
+    while host.sends(&url).await.0 != StatusCode::OK {
+        assert!(Instant::now() < end, "it is still used");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// The connections of this machine to `port` for which a timer runs that is no retransmission: that of keep-alive
+/// (Linux, `Documentation/networking/proc_net_tcp.rst`).
+fn kept_alive(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table
+        .lines()
+        .map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let is_kept = |row: &Vec<&str>| {
+        row[2].ends_with(&format!(":{port:04X}")) && row[3] == "01" && row[5].starts_with("02:")
+    };
+    rows.skip(1).filter(is_kept).count()
+}
+
+#[tokio::test]
+async fn an_idle_connection_to_others_is_probed() {
+    let (upstream, host) = (start(), start());
+    let port = upstream.url.rsplit(':').next().unwrap().parse().unwrap();
+    assert_eq!(kept_alive(port), 0);
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert_eq!(kept_alive(port), 1);
+}
+
+#[tokio::test]
+async fn encrypted_requests_to_others_go_through_the_proxy_of_the_environment() {
+    let authority = harness::Authority::new();
+    let server = authority.serve("upstream.test").await;
+    let (proxy, mut asked) = harness::proxy().await;
+    let (upstream, url) = (start(), format!("https://upstream.test:{server}/"));
+    let more = "\"https://upstream.test:*\", \"http://127.0.0.1:*\"";
+    let setup = |password: &str| {
+        let setup = Setup::new(&manifest().replace("\"http://127.0.0.1:*\"", more));
+        std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
+        let proxy = format!("http://user:{password}@127.0.0.1:{proxy}");
+        setup
+            .arg(&["--outbound-ca", "ca.pem"])
+            .env("HTTPS_PROXY", &proxy)
+    };
+    let host = setup("secret").start();
+    let (status, text) = host.sends(&url).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let line = format!("CONNECT upstream.test:{server} HTTP/1.1");
+    assert_eq!(asked.recv().await.unwrap(), line);
+    // Others are not asked for what may not be asked, and what is in clear goes its own way.
+    assert_eq!(
+        host.sends("https://denied.test/").await.1,
+        "ErrorCode::HttpRequestDenied"
+    );
+    assert_eq!(host.sends(&upstream.uri("/served")).await.0, StatusCode::OK);
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("secret")
+        .env("NO_PROXY", "localhost,.upstream.test")
+        .start();
+    let answer = host.sends(&url).await.1;
+    assert!(answer.starts_with("ErrorCode::DnsError"), "{answer}");
+    assert!(asked.try_recv().is_err());
+
+    let host = setup("canary").start();
+    assert_eq!(
+        host.sends(&url).await.1,
+        "ErrorCode::DestinationUnavailable"
+    );
+    let log =
+        host.log_with("(HTTPS_PROXY) cannot be used: tunnel error: proxy authorization required");
+    assert!(!log.contains("canary"), "{log}");
+
+    let setup = Setup::new(&manifest()).env("HTTPS_PROXY", "ftp://user:canary@proxy.test");
+    let (code, log) = setup.fails();
+    assert_eq!(code, Some(2));
+    assert!(
+        log.contains("behalf: HTTPS_PROXY of the environment is no proxy"),
+        "{log}"
+    );
+    assert!(!log.contains("canary"), "{log}");
+}
+
 #[tokio::test]
 async fn an_authority_of_the_operators_is_trusted_besides() {
     let authority = harness::Authority::new();
@@ -418,10 +603,7 @@ async fn https_is_served_and_http_2_agreed_on() {
 #[tokio::test]
 async fn http_2_is_spoken_in_clear_with_who_begins_so() {
     let host = start();
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     let requests = (0..20).map(|_| client.get(host.uri("/headers").parse().unwrap()));
     for response in futures_util::future::join_all(requests).await {
         let response = response.unwrap();
@@ -454,10 +636,7 @@ async fn a_head_has_a_limit() {
     let response = host.send(request.body(Bytes::new()).unwrap()).await;
     assert_eq!(response.status(), StatusCode::OK);
 
-    let client: hyper_util::client::legacy::Client<_, http_body_util::Full<Bytes>> =
-        hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
+    let client = http_2();
     for (length, status) in [(100_000, 431), (30_000, 200)] {
         let request = Request::get(host.uri("/headers")).header("x", "x".repeat(length));
         let request = request.body(http_body_util::Full::default()).unwrap();
@@ -494,7 +673,9 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
         .current
         .map_or(5000, |most| most.saturating_sub(200).min(5000));
     let most = usize::try_from(most).unwrap();
-    let host = start();
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1000", "--max-requests", "10000"])
+        .start();
     let address = host.url.strip_prefix("http://").unwrap();
     let idle: &[&[u8]] = &[b"", b"GET / HT", b"PRI * HT"];
     let slow: &[&[u8]] = &[b"GET /sleep/600000 HTTP/1.1\r\nhost: x\r\n\r\n"];
@@ -510,6 +691,175 @@ async fn thousands_of_idle_and_slow_connections_stop_nobody() {
             host.text("/served").await;
         }
     }
+}
+
+/// Time that a process and its children took of the processors so far, in hundredths of a second.
+fn processor_time(id: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // Behind the name, which may hold anything: utime and stime are the 12th and 13th from there (proc_pid_stat(5)).
+    let fields: Vec<_> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// HTTP/2 begins with a P, and so does POST: it cannot be told yet which it is.
+#[tokio::test]
+async fn a_connection_that_says_one_byte_takes_no_time_of_the_processor() {
+    let host = start();
+    let mut connections = Vec::new();
+    for _ in 0..900 {
+        connections.push(host.connect(b"P").await);
+    }
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let with_clients = processor_time(host.id()) - before;
+    connections.clear();
+    host.text("/served").await;
+    let before = processor_time(host.id());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let without = processor_time(host.id()) - before;
+    assert!(
+        with_clients < 20 && without < 20,
+        "{with_clients}, {without}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_its_request_gets_its_answer() {
+    let host = start();
+    let mut stream = host
+        .connect(b"GET /sleep/300 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    stream.shutdown().await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    assert!(heard.contains("slept"), "{heard}");
+}
+
+/// As probes of load balancers do, without a Host header.
+#[tokio::test]
+async fn a_request_names_its_host_once_or_is_of_http_1_0() {
+    let host = start();
+    let heard = host.exchange("GET /headers HTTP/1.0\r\n\r\n").await;
+    assert!(heard.starts_with("HTTP/1.0 200 "), "{heard}");
+    let url = format!("spin-full-url: {}/headers\n", host.url);
+    assert!(heard.contains(&url), "{heard}");
+    for headers in ["", "host: a\r\nhost: a\r\n", "host: a\r\nhost: b\r\n"] {
+        let request = format!("GET /headers HTTP/1.1\r\nconnection: close\r\n{headers}\r\n");
+        let heard = host.exchange(&request).await;
+        assert!(heard.starts_with("HTTP/1.1 400 "), "{headers}: {heard}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_as_long_as_is_said() {
+    let request = b"GET /served HTTP/1.1\r\nhost: h\r\n\r\n";
+    let patient = start();
+    let mut kept = patient.connect(request).await;
+    let host = Setup::new(&manifest())
+        .arg(&["--keep-alive-timeout", "1s"])
+        .start();
+    let mut heard = String::new();
+    let mut stream = host.connect(request).await;
+    stream.read_to_string(&mut heard).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+
+    kept.write_all(request).await.unwrap();
+    kept.shutdown().await.unwrap();
+    let mut heard = String::new();
+    kept.read_to_string(&mut heard).await.unwrap();
+    assert_eq!(heard.matches("HTTP/1.1 200 ").count(), 2, "{heard}");
+}
+
+#[tokio::test]
+async fn connections_without_a_request_give_way_and_no_more_than_allowed_stay() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-connections", "10"])
+        .start();
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(host.connect(b"").await);
+    }
+    let ended = silent.iter_mut().map(async |stream| {
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.read_u8());
+        ended.await.is_ok()
+    });
+    let ended = futures_util::future::join_all(ended).await;
+    assert_eq!(ended.iter().filter(|it| **it).count(), 20);
+    host.text("/served").await;
+
+    let mut working = Vec::new();
+    for _ in 0..10 {
+        let request = b"GET /sleep/10000 HTTP/1.1\r\nhost: h\r\n\r\n";
+        working.push(host.connect(request).await);
+    }
+    // Until all of them are at work, others may come in at the cost of one that is not.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refused = host
+        .exchange("GET /served HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        .await;
+    assert_eq!(refused, "");
+    let answer = working.pop().unwrap().read_u8().await;
+    assert_eq!(answer.unwrap(), b'H');
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn at_the_limit_of_open_files_connections_are_shed_and_others_answered() {
+    for more in [&[][..], &["--max-connections", "1000"]] {
+        let host = Setup::new(&manifest()).open_files(64).arg(more).start();
+        let mut silent = Vec::new();
+        for _ in 0..200 {
+            silent.push(host.connect(b"").await);
+        }
+        for _ in 0..5 {
+            host.text("/served").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_does_not_keep_it_in_hand() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "2", "--write-timeout", "3s"])
+        .start();
+    let stalled = host
+        .connect(b"GET /flood/50 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    let client = http_2();
+    let response = client.get(host.uri("/flood/50").parse().unwrap());
+    let also_stalled = response.await.unwrap();
+    // Until both are dropped, there is room for none but them.
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let both = tokio::join!(host.get("/sleep/100"), host.get("/sleep/100"));
+        if both.0.0 == StatusCode::OK && both.1.0 == StatusCode::OK {
+            break;
+        }
+        assert!(Instant::now() < end, "they are still in hand");
+    }
+    let rest = also_stalled.into_body().collect().await;
+    assert!(rest.is_err(), "what is dropped does not look whole");
+    drop(stalled);
+
+    // Who takes a little now and then goes on.
+    let mut slow = host
+        .connect(b"GET /flood/8 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut heard = Vec::new();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let mut part = (&mut slow).take(800_000);
+        part.read_to_end(&mut heard).await.unwrap();
+    }
+    slow.read_to_end(&mut heard).await.unwrap();
+    assert!(heard.ends_with(b"\r\n0\r\n\r\n"));
+    assert!(heard.len() > 8 << 20);
 }
 
 #[tokio::test]
@@ -543,6 +893,72 @@ async fn an_idle_instance_leaves_its_place_to_one_that_is_wanted() {
     let requests = (0..4).map(|_| host.text("/sleep/50"));
     let answers = futures_util::future::join_all(requests).await;
     assert!(answers.iter().all(|text| text == "slept"));
+}
+
+/// A request that came while the only instance computed is its as soon as it has time, although it has others in hand.
+#[tokio::test]
+async fn whatever_place_comes_free_first_is_for_who_waits() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1"])
+        .start();
+    let slept = std::pin::pin!(host.text("/sleep/10000"));
+    let others = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let computed = host.text("/compute/1000");
+        let waited = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            host.text("/served").await
+        };
+        futures_util::join!(computed, waited)
+    };
+    let others = std::pin::pin!(others);
+    let first = futures_util::future::select(slept, others).await;
+    let others_first = matches!(first, futures_util::future::Either::Right(_));
+    assert!(others_first, "it waited for the end of another's");
+}
+
+#[tokio::test]
+async fn beyond_the_requests_in_hand_others_are_refused_at_once() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "3"])
+        .start();
+    let mut long: Vec<_> = (0..3).map(|_| Box::pin(host.text("/sleep/3000"))).collect();
+    let refused = async {
+        loop {
+            let request = Request::get(host.uri("/served")).body(Bytes::new());
+            let response = host.send(request.unwrap()).await;
+            if response.status() != StatusCode::OK {
+                return response;
+            }
+        }
+    };
+    let all = futures_util::future::join_all(long.iter_mut());
+    let (response, all) = match futures_util::future::select(all, Box::pin(refused)).await {
+        futures_util::future::Either::Right(both) => both,
+        futures_util::future::Either::Left(_) => panic!("nothing was refused"),
+    };
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+    assert_eq!(host.text("/.well-known/spin/health").await, "OK");
+    assert_eq!(all.await, ["slept", "slept", "slept"]);
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn ticks_leave_room_for_requests() {
+    let host = ticking("wait").arg(&["--max-instances", "2"]).start();
+    host.log_with("web: begins\n");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn a_pool_that_there_is_no_room_for_is_told() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "100000"])
+        .start();
+    host.text("/served").await;
+    assert!(host.log().contains("--max-instances"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -607,7 +1023,7 @@ fn an_environment_variable_that_sets_nothing_is_told() {
     let setup = Setup::new(&manifest()).env("SPIN_VARIABLE_GREETNG", "canary");
     let (code, log) = setup.command("check").fails();
     assert_eq!(code, Some(0), "{log}");
-    let told = "behalf: SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
+    let told = "WARN  SPIN_VARIABLE_GREETNG sets nothing: [variables] of the manifest has no such name; is it SPIN_VARIABLE_GREETING?\n";
     assert!(log.contains(told) && !log.contains("canary"), "{log}");
 }
 
@@ -629,6 +1045,200 @@ async fn lines_can_be_json() {
     assert!(log.contains(printed), "{log}");
 }
 
+/// The lines about requests, in JSON.
+fn requests(log: &str) -> Vec<serde_json::Value> {
+    let lines = log.lines().map(|it| serde_json::from_str(it).unwrap());
+    lines
+        .filter(|it: &serde_json::Value| it["message"] == "request")
+        .collect()
+}
+
+#[tokio::test]
+async fn each_request_is_a_line_that_tells_no_secret() {
+    let host = Setup::new(&manifest().replace("/...", "/:what/..."))
+        .arg(&["--log-format", "json"])
+        .start();
+    let request = Request::get(host.uri("/headers/canary?canary"))
+        .header("authorization", "Bearer canary")
+        .header("x-request-id", "proxy.1")
+        .body(Bytes::new());
+    let response = host.send(request.unwrap()).await;
+    assert_eq!(response.headers()["x-request-id"], "proxy.1");
+    host.text("/sized").await;
+    assert_eq!(host.get("/empty").await.0, StatusCode::NO_CONTENT);
+    let request = Request::post(host.uri("/echo"))
+        .header("x-request-id", "not one")
+        .body(Bytes::from("canary"));
+    let response = host.send(request.unwrap()).await;
+    let id = response.headers()["x-request-id"].clone();
+    assert!(id.len() == 36 && id != "not one", "{id:?}");
+    response.into_body().collect().await.unwrap();
+    host.get("/error").await;
+    host.exchange("CANARY /served HTTP/1.1\r\nhost: a\r\nhost: b\r\nconnection: close\r\n\r\n")
+        .await;
+    let half = Request::get(host.uri("/half")).body(Bytes::new());
+    let half = host.send(half.unwrap()).await.into_body().collect().await;
+    assert!(half.is_err());
+    let log = host.log_with("broke off");
+    assert!(!log.contains("canary") && !log.contains("CANARY"), "{log}");
+    let lines = requests(&log);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|it| {
+            (
+                it["method"].as_str(),
+                it["route"].as_str(),
+                it["status"].as_u64(),
+                it["reason"].as_str(),
+            )
+        })
+        .collect();
+    let route = Some("/:what/...");
+    assert_eq!(
+        told,
+        [
+            (Some("GET"), route, Some(404), None),
+            (Some("GET"), route, Some(200), None),
+            (Some("GET"), route, Some(204), None),
+            (Some("POST"), route, Some(200), None),
+            (Some("GET"), route, Some(500), None),
+            (
+                Some("other"),
+                Some("none"),
+                Some(400),
+                Some("There is more than one Host header.")
+            ),
+            (Some("GET"), route, Some(200), Some("its answer broke off")),
+        ]
+    );
+    assert_eq!(lines[0]["request_id"], "proxy.1");
+    assert_eq!(lines[3]["request_id"], id.to_str().unwrap());
+    assert!(
+        lines
+            .iter()
+            .all(|it| it["milliseconds"].is_number() && it["level"] == "info")
+    );
+    // The host's other lines about a request have its id, too.
+    let failed = log.lines().find(|it| it.contains("InternalError")).unwrap();
+    let failed: serde_json::Value = serde_json::from_str(failed).unwrap();
+    assert_eq!(failed["request_id"], lines[4]["request_id"]);
+}
+
+#[tokio::test]
+async fn what_is_refused_is_a_line() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-requests", "1"])
+        .start();
+    let (_, refused) = tokio::join!(host.get("/sleep/1000"), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.get("/served").await
+    });
+    assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+    host.log_with("reason=\"--max-requests are in hand\" route=none status=503 request_id=");
+    host.exchange("what is this\r\n\r\n").await;
+    host.log_with("refused a request: it is no HTTP status=400");
+    let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(200_000));
+    host.exchange(&head).await;
+    host.log_with("refused a request: its head is too large status=431");
+}
+
+#[tokio::test]
+async fn how_much_is_said_can_be_chosen() {
+    let host = Setup::new(&manifest())
+        .arg(&["--log-level", "warn"])
+        .start();
+    host.text("/print").await;
+    host.get("/error").await;
+    let log = host.log_with("InternalError");
+    assert!(
+        !log.contains("INFO  r") && log.contains("WARN  component web returned"),
+        "{log}"
+    );
+    assert!(
+        log.contains("web: to standard error"),
+        "what a component says is its own: {log}"
+    );
+}
+
+/// As a log collector does that has hung: it costs lines of the host, which are counted, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_log_that_stalls_stops_nobody() {
+    let mut host = Setup::new(&manifest()).unread().start();
+    let text = "x".repeat(1000);
+    for _ in 0..60 {
+        let requests = (0..100).map(|_| {
+            let request = Request::get(host.uri("/served")).header("x-request-id", &text[..64]);
+            host.send(request.body(Bytes::new()).unwrap())
+        });
+        for response in futures_util::future::join_all(requests).await {
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+    }
+    // Lines of components wait for room, and are not lost. There is half of it for them alone.
+    assert_eq!(host.text("/print").await, "");
+    host.read_log();
+    let log = host.log_with("web: first half, second half\n");
+    assert!(log.contains("lines were dropped"), "{log}");
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_components_wait_for_a_reader_for_as_long_as_a_request_may_take() {
+    let host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--request-timeout", "1s"])
+        .start();
+    // A megabyte waits in the host, and some more in the pipe.
+    let mut answers = Vec::new();
+    while answers.len() < 200 && answers.last().is_none_or(|it| *it == StatusCode::OK) {
+        answers.push(host.get("/say/10000").await.0);
+    }
+    assert!(answers.len() > 100, "there is room for a megabyte");
+    let refused = answers.last();
+    assert_eq!(refused, Some(&StatusCode::INTERNAL_SERVER_ERROR));
+    assert_eq!(host.get("/served").await.0, StatusCode::OK);
+
+    let mut host = Setup::new(&manifest()).unread().start();
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        waiting.push(
+            host.connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+                .await,
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    host.read_log();
+    for mut stream in waiting {
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let said = host.log().matches("web: xxx").count();
+    assert_eq!(said, 200, "none is lost");
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_reader_of_the_log() {
+    let mut host = Setup::new(&manifest())
+        .unread()
+        .arg(&["--grace", "1s"])
+        .start();
+    for _ in 0..400 {
+        let mut stream = host
+            .connect(b"GET /say/10000 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")
+            .await;
+        let answered = tokio::time::timeout(Duration::from_millis(300), stream.read_u8());
+        if answered.await.is_err() {
+            break;
+        }
+    }
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+}
+
 #[tokio::test]
 async fn a_compiled_component_is_kept_for_the_next_start() {
     let cache = tempfile::tempdir().unwrap();
@@ -643,6 +1253,25 @@ async fn a_compiled_component_is_kept_for_the_next_start() {
     assert_eq!(files(), 1);
     start().text("/served").await;
     assert_eq!(files(), 1);
+
+    // A disk that has lost a block of it: nothing of that is run.
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap();
+    let file = file.unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let mut damaged = whole.clone();
+    let (from, to) = (4096, whole.len() - 4096);
+    damaged[from..to].fill(0xcc);
+    std::fs::write(&file, damaged).unwrap();
+    start().text("/served").await;
+    assert_eq!(std::fs::read(&file).unwrap(), whole, "it was made anew");
+
+    // A volume that Kubernetes has made a group's (fsGroup).
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o2770)).unwrap();
+    let line = format!(
+        "components are compiled at every start: {} belongs to another user, or others can write there (mode 2770);",
+        folder.display()
+    );
+    start().log_with(&line);
 }
 
 #[tokio::test]
@@ -669,7 +1298,7 @@ async fn a_stop_finishes_what_was_begun() {
         .query_row("SELECT value FROM spin_key_value", [], |row| row.get(0))
         .unwrap();
     assert_eq!(late, b"after", "work after the response is finished too");
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -700,6 +1329,196 @@ async fn a_second_signal_stops_at_once() {
     assert!(!host.log().contains("an instance failed"), "{}", host.log());
 }
 
+/// Asks again and again on one connection as long as that is kept, then on another. Returns how many answers there were
+/// before a new connection was of no use any more; anything else that goes wrong is a failed test.
+async fn keep_asking(address: String) -> u32 {
+    use hyper::client::conn::http1;
+    use hyper_util::rt::TokioIo;
+    let mut answers = 0;
+    while let Ok(stream) = tokio::net::TcpStream::connect(&address).await {
+        let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let before = answers;
+        loop {
+            let request = Request::get("/sleep/5").header("host", &address);
+            let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+            let response = match send.send_request(request).await {
+                Ok(response) => response,
+                // The system let it in when the host had closed.
+                Err(_) if answers == before => return answers,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(response.status(), StatusCode::OK);
+            let is_last = response.headers().get("connection").is_some();
+            response.into_body().collect().await.unwrap();
+            answers += 1;
+            if is_last {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    answers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_leaves_resets_nobody() {
+    let mut host = Setup::new(&manifest())
+        .arg(&["--lame-duck", "3s", "--ready-path", "/served"])
+        .start();
+    host.text("/served").await;
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let clients: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(keep_asking(address.clone())))
+        .collect();
+    let client = http_2();
+    let uri = || host.uri("/headers").parse().unwrap();
+    client.get(uri()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    host.signal("TERM");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let probe = "GET /served?x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let ready = host.exchange(probe).await;
+    assert!(ready.starts_with("HTTP/1.1 503 "), "{ready}");
+    // On another connection: the one before has been given up.
+    assert_eq!(client.get(uri()).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(host.text("/sleep/1").await, "slept");
+    for client in clients {
+        assert!(client.await.unwrap() > 50);
+    }
+    drop(client);
+    assert_eq!(host.ended(), Some(0));
+    assert!(!host.log().contains("stopped before"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_grace_is_given_up() {
+    let mut host = Setup::new(&manifest()).arg(&["--grace", "500ms"]).start();
+    let _hanging = host
+        .connect(b"GET /sleep/60000 HTTP/1.1\r\nhost: h\r\n\r\n")
+        .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    host.signal("TERM");
+    assert_eq!(host.ended(), Some(0));
+    let log = host.log();
+    let line =
+        "stopped before 2 connections and instances had finished, after the 500ms of --grace";
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_changes_is_served_without_a_restart() {
+    let (one, two, three) = (
+        harness::Authority::new(),
+        harness::Authority::new(),
+        harness::Authority::new(),
+    );
+    let setup = Setup::new(&manifest());
+    one.write(setup.folder.path(), "localhost");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let folder = host.setup.folder.path();
+    let address = host.url.strip_prefix("https://").unwrap().to_owned();
+    one.ask(&address, "h2", "/served").await;
+
+    two.write(folder, "localhost");
+    host.signal("HUP");
+    host.log_with("the certificate was read again");
+    two.ask(&address, "h2", "/served").await;
+
+    // One that is of no use changes nothing.
+    std::fs::write(folder.join("cert.pem"), "half of a").unwrap();
+    host.signal("HUP");
+    let log = host.log_with("stays in use");
+    assert!(log.contains("cert.pem: "), "{log}");
+    two.ask(&address, "http/1.1", "/served").await;
+
+    // Without a word, sooner or later.
+    three.write(folder, "localhost");
+    let noticed = async {
+        while host.log().matches("the certificate was read again").count() < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), noticed)
+        .await
+        .unwrap();
+    three.ask(&address, "h2", "/served").await;
+}
+
+/// Without HTTPS there is nothing to read again, and no reason to end.
+#[tokio::test]
+async fn a_hang_up_ends_nothing() {
+    let host = start();
+    host.signal("HUP");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    host.text("/served").await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_how_the_host_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut host = Setup::new(&manifest())
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .start();
+    let said = async || {
+        let mut buffer = [0; 100];
+        let said = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer));
+        let length = said.await.unwrap().unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(said().await, "READY=1");
+    host.signal("TERM");
+    assert_eq!(said().await, "STOPPING=1");
+    assert_eq!(host.ended(), Some(0));
+}
+
+#[tokio::test]
+async fn a_healthcheck_tells_whether_a_host_answers() {
+    let check = |address: &str, more: &[&str]| {
+        let setup = Setup::new("").command("healthcheck");
+        setup.arg(&["--listen", address]).arg(more).fails()
+    };
+    let mut host = start();
+    let address = host.url.strip_prefix("http://").unwrap().to_owned();
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    assert_eq!(check(&address, &[]), (Some(0), String::new()));
+    assert_eq!(check(&format!("0.0.0.0:{port}"), &[]).0, Some(0));
+    assert_eq!(check(&address, &["--path", "/served"]).0, Some(0));
+    let (code, log) = check(&address, &["--path", "/nowhere"]);
+    let message = "behalf: the answer was 404 Not Found\n";
+    assert_eq!((code, log.as_str()), (Some(1), message));
+    let (code, log) = check(&address, &["--path", "/sleep/60000", "--timeout", "200ms"]);
+    assert_eq!(code, Some(1));
+    assert!(log.contains("no answer within the 200ms"), "{log}");
+    host.signal("INT");
+    host.ended();
+    let (code, log) = check(&address, &[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        log.contains(&format!("behalf: {address} does not answer")),
+        "{log}"
+    );
+
+    let authority = harness::Authority::new();
+    let setup = Setup::new(&manifest());
+    authority.write(setup.folder.path(), "app.example");
+    let host = setup
+        .arg(&["--tls-cert", "cert.pem", "--tls-key", "key.pem"])
+        .start();
+    let address = host.url.strip_prefix("https://").unwrap();
+    let folder = host.setup.folder.path();
+    let certificate = folder.join("cert.pem");
+    let with = ["--tls-cert", certificate.to_str().unwrap()];
+    assert_eq!(check(address, &with), (Some(0), String::new()));
+    authority.write(folder, "app.example");
+    let (code, log) = check(address, &with);
+    assert_eq!(code, Some(1), "{log}");
+}
+
 #[tokio::test]
 async fn the_end_of_standard_input_is_a_stop() {
     let mut host = start();
@@ -725,6 +1544,73 @@ async fn a_request_timeout_holds_even_against_a_busy_component() {
     }
 }
 
+/// A component for a schedule, whose start traps.
+const BROKEN: &str = r#"
+    (component
+        (import "fermyon:spin-cron/cron-types@2.0.0" (instance $types
+            (type $metadata (record (field "timestamp" u64)))
+            (export "metadata" (type (eq $metadata)))
+            (type $error (variant (case "other" string)))
+            (export "error" (type (eq $error)))))
+        (alias export $types "metadata" (type $metadata))
+        (alias export $types "error" (type $error))
+        (core module $broken
+            (func $start unreachable)
+            (start $start)
+            (memory (export "memory") 1)
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+            (func (export "handle") (param i64) (result i32) unreachable))
+        (core instance $broken (instantiate $broken))
+        (func $handle (param "metadata" $metadata) (result (result (error $error)))
+            (canon lift (core func $broken "handle") (memory (core memory $broken "memory"))
+                (realloc (core func $broken "realloc"))))
+        (export "handle-cron-event" (func $handle)))"#;
+
+#[test]
+fn every_component_is_instantiated_before_anything_is_served() {
+    let component = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&component, wat::parse_str(BROKEN).unwrap()).unwrap();
+    let more = format!(
+        "[[trigger.cron]]\ncomponent = \"job\"\ncron_expression = \"0 0 0 1 1 *\"\n[component.job]\nsource = {:?}\n",
+        component.path()
+    );
+    let manifest = manifest() + &more;
+    for setup in [
+        Setup::new(&manifest),
+        Setup::new(&manifest).command("check"),
+    ] {
+        let (code, log) = setup.fails();
+        let message = "behalf: component job cannot be instantiated: wasm trap: wasm `unreachable` instruction executed\n";
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.ends_with(message), "{log}");
+    }
+}
+
+#[test]
+fn a_check_asks_what_is_on_a_schedule() {
+    for (tick, code, end) in [
+        ("say", 0, "all is well\n"),
+        (
+            "fail",
+            2,
+            "behalf: component web, which is on a schedule: the guest fails\n",
+        ),
+        (
+            "panic",
+            2,
+            "behalf: component web, which is on a schedule: wasm trap: wasm `unreachable` instruction executed\n",
+        ),
+    ] {
+        let (actual, log) = ticking(tick).command("check").fails();
+        assert_eq!(actual, Some(code), "{log}");
+        assert!(log.ends_with(end), "{log}");
+        assert!(
+            !log.contains("web: "),
+            "it is not the time to say it: {log}"
+        );
+    }
+}
+
 /// The guest on a schedule of every second, with the variable `tick`.
 fn ticking(tick: &str) -> Setup {
     let trigger = "[[trigger.cron]]\ncomponent = \"web\"\ncron_expression = \"* * * * * *\"\n";
@@ -741,7 +1627,8 @@ async fn each_tick_has_an_instance_of_its_own() {
         log = host.log();
     }
     assert!(!log.contains("tick 1"), "{log}");
-    assert_eq!(host.text("/served").await, "0", "requests have others");
+    // The start asked for /healthz.
+    assert_eq!(host.text("/served").await, "1", "requests have others");
 }
 
 #[tokio::test]
@@ -754,13 +1641,14 @@ async fn a_tick_that_fails_or_traps_is_reported_and_the_next_comes() {
         ),
     ] {
         let host = ticking(tick).start();
-        let line = format!("behalf: component web failed at a time of its schedule: {reason}\n");
+        let line = format!("WARN  component web failed at a time of its schedule: {reason}\n");
         let mut log = host.log_with(&line);
         while log.matches(&line).count() < 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             log = host.log();
         }
-        assert_eq!(host.text("/served").await, "0");
+        // The start asked for /healthz.
+        assert_eq!(host.text("/served").await, "1");
     }
 }
 
@@ -774,7 +1662,7 @@ async fn ticks_overlap_and_a_stop_gives_them_up() {
     }
     host.signal("TERM");
     assert_eq!(host.ended(), Some(0));
-    assert!(!host.log().contains("behalf:"), "{}", host.log());
+    assert!(!host.log().contains("WARN"), "{}", host.log());
 }
 
 #[tokio::test]
@@ -865,7 +1753,9 @@ fn what_is_wrong_stops_the_start() {
             2,
             format!("component web: {} does not export handle-cron-event", no_handler.path().display()),
         ),
-        (Setup::new(&good).arg(&["-f", "none.toml"]), 2, "none.toml: cannot read: ".to_owned()),
+        (Setup::new(&good).arg(&["-f", "none.toml"]), 2, "none.toml: cannot read: No such file or directory (os error 2); name the manifest, or its folder, with -f".to_owned()),
+        (Setup::new(&good).arg(&["--runtime-config-file", "none.toml"]), 2, "none.toml: cannot read: ".to_owned()),
+        (Setup::new(&good).env("RUNTIME_CONFIG_FILE", "spin.toml"), 2, "spin.toml: this host has no [application], ".to_owned()),
         (Setup::new(&good).arg(&["--state-dir", "spin.toml"]), 1, "cannot open the key-value store /".to_owned()),
     ] {
         let (actual, log) = setup.fails();
@@ -873,6 +1763,12 @@ fn what_is_wrong_stops_the_start() {
         assert_eq!(actual, Some(code), "{log}");
         assert!(last.starts_with(&format!("behalf: {message}")), "{message}\n{log}");
         assert_eq!(log.matches("behalf: ").count(), 1, "{log}");
+        // No store, and nothing else that somebody would have to remove.
+        let left: Vec<_> = std::fs::read_dir(setup.folder.path())
+            .unwrap()
+            .map(|it| it.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["spin.toml"], "{message}");
     }
 }
 
@@ -894,7 +1790,7 @@ async fn an_address_in_use_is_told() {
 fn a_wrong_command_line_is_a_usage_error() {
     for arguments in [
         &["--listen", "nonsense"][..],
-        &["--request-timeout", "1m"],
+        &["--request-timeout", "1x"],
         &["--nonsense"],
         &["--variable", "no-value"],
         &["--tls-cert", "cert.pem"],

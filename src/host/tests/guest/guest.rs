@@ -18,7 +18,7 @@ use std::time::Duration;
 use wasip3::clocks::monotonic_clock;
 use wasip3::http::client;
 use wasip3::http::types::{ErrorCode, Fields, Method, Request, RequestOptions, Response, Scheme};
-use wasip3::{wit_future, wit_stream};
+use wasip3::{wit_bindgen, wit_future, wit_stream};
 
 impl Guest for Clock {
     /// Does what the variable `tick` says.
@@ -76,6 +76,9 @@ impl wasip3::exports::http::handler::Guest for Handler {
                 Response::new(Fields::new(), Some(body), trailers).0
             }
             ["drip", count, milliseconds] => drip(number(count), number(milliseconds)),
+            ["flood", megabytes] => flood(number(megabytes)),
+            ["half"] => half(),
+            ["half-sent"] => half_sent(request).await,
             ["sleep", milliseconds] => {
                 sleep(number(milliseconds)).await;
                 text(200, "slept".to_owned())
@@ -83,12 +86,24 @@ impl wasip3::exports::http::handler::Guest for Handler {
             ["spin"] => loop {
                 std::hint::spin_loop();
             },
+            ["compute", milliseconds] => {
+                let end = monotonic_clock::now() + number(milliseconds) * 1_000_000;
+                while monotonic_clock::now() < end {}
+                text(200, "computed".to_owned())
+            }
             ["panic"] => panic!("the guest panics"),
             ["error"] => return Err(ErrorCode::InternalError(Some("guest data".to_owned()))),
             ["print"] => {
                 print!("first half, ");
                 println!("second half");
                 eprintln!("to standard error");
+                text(200, String::new())
+            }
+            ["sized"] => sized("12345".to_owned()),
+            ["empty"] => answer(204, Fields::new(), Vec::new()),
+            ["say", bytes] => {
+                let bytes = usize::try_from(number(bytes)).unwrap();
+                eprintln!("{}", "x".repeat(bytes));
                 text(200, String::new())
             }
             ["after", milliseconds, key] => {
@@ -130,6 +145,7 @@ impl wasip3::exports::http::handler::Guest for Handler {
                     .map(utf8);
                 shown((spin, wasi))
             }
+            ["read", key] => shown(open().await.get(key.to_owned()).await.map(utf8)),
             ["exists", key] => {
                 let spin = open().await.exists(key.to_owned()).await;
                 shown((
@@ -287,6 +303,51 @@ fn drip(count: u64, milliseconds: u64) -> Response {
     Response::new(Fields::new(), Some(reader), wit_future::new(|| Ok(None)).1).0
 }
 
+fn flood(megabytes: u64) -> Response {
+    let (mut writer, reader) = wit_stream::new();
+    wit_bindgen::spawn(async move {
+        for _ in 0..megabytes {
+            if !writer.write_all(vec![b'x'; 1 << 20]).await.is_empty() {
+                return;
+            }
+        }
+    });
+    Response::new(Fields::new(), Some(reader), wit_future::new(|| Ok(None)).1).0
+}
+
+/// Traps when it has written half of its body.
+fn half() -> Response {
+    Response::new(
+        Fields::new(),
+        Some(half_a_body()),
+        wit_future::new(|| Ok(None)).1,
+    )
+    .0
+}
+
+/// Sends a request to where the headers of this one say, and traps when it has written half of its body.
+async fn half_sent(request: Request) -> Response {
+    let to = request.get_headers().get("x-to").remove(0);
+    let to = String::from_utf8(to).unwrap();
+    let trailers = wit_future::new(|| Ok(None)).1;
+    let (request, _sent) = Request::new(Fields::new(), Some(half_a_body()), trailers, None);
+    request.set_method(&Method::Post).unwrap();
+    request.set_scheme(Some(&Scheme::Http)).unwrap();
+    request.set_authority(to.strip_prefix("http://")).unwrap();
+    request.set_path_with_query(Some("/")).unwrap();
+    client::send(request).await.unwrap()
+}
+
+fn half_a_body() -> wit_bindgen::StreamReader<u8> {
+    let (mut writer, reader) = wit_stream::new();
+    wit_bindgen::spawn(async move {
+        writer.write_all(b"half\n".to_vec()).await;
+        sleep(100).await;
+        panic!("the guest panics");
+    });
+    reader
+}
+
 fn shown(value: impl Debug) -> Response {
     text(200, format!("{value:?}"))
 }
@@ -295,11 +356,23 @@ fn text(status: u16, text: String) -> Response {
     respond(status, "text/plain", text.into_bytes())
 }
 
+/// An answer that says how long it is.
+fn sized(text: String) -> Response {
+    let fields = Fields::new();
+    let length = text.len().to_string();
+    fields.append("content-length", length.as_bytes()).unwrap();
+    answer(200, fields, text.into_bytes())
+}
+
 fn respond(status: u16, media_type: &str, body: Vec<u8>) -> Response {
     let fields = Fields::new();
     fields
         .append("content-type", media_type.as_bytes())
         .unwrap();
+    answer(status, fields, body)
+}
+
+fn answer(status: u16, fields: Fields, body: Vec<u8>) -> Response {
     let (mut writer, reader) = wit_stream::new();
     wit_bindgen::spawn(async move {
         writer.write_all(body).await;

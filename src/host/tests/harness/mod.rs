@@ -1,4 +1,5 @@
 //! Runs the host as a child process on the test guest.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -13,7 +14,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -22,30 +24,41 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// The component that all tests run, built once.
 pub fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| {
-        // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
-        let built = Command::new(env!("CARGO"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "behalf-test-guest",
-                "--target",
-                "wasm32-wasip2",
-                "--target-dir",
-            ])
-            .arg(&target)
-            .status()
-            .unwrap();
-        assert!(built.success(), "the test guest does not build");
-        target.join("wasm32-wasip2/debug/behalf_test_guest.wasm")
-    })
+    GUEST.get_or_init(|| build("dev", "debug"))
+}
+
+/// The component, optimised: for benches.
+pub fn fast_guest() -> PathBuf {
+    build("release", "release")
+}
+
+fn build(profile: &str, folder: &str) -> PathBuf {
+    // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    let built = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--locked", "--package", "behalf-test-guest"])
+        .args([
+            "--target",
+            "wasm32-wasip2",
+            "--profile",
+            profile,
+            "--target-dir",
+        ])
+        .arg(&target)
+        .status()
+        .unwrap();
+    assert!(built.success(), "the test guest does not build");
+    target.join(format!("wasm32-wasip2/{folder}/behalf_test_guest.wasm"))
 }
 
 /// A manifest for the guest: the component `web` on all routes.
 pub fn manifest() -> String {
+    manifest_of(guest())
+}
+
+/// A manifest for a component that was built otherwise.
+pub fn manifest_of(guest: &Path) -> String {
     format!(
         r#"spin_manifest_version = 2
 [application]
@@ -65,7 +78,7 @@ allowed_outbound_hosts = ["http://127.0.0.1:*", "{{{{ origin }}}}"]
 problem = "{{{{ problem }}}}"
 greeting = "<{{{{ greeting }}}}>"
 "#,
-        guest().display()
+        guest.display()
     )
 }
 
@@ -75,6 +88,8 @@ pub struct Setup {
     pub folder: TempDir,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    through: Vec<String>,
+    is_unread: bool,
 }
 
 impl Setup {
@@ -83,11 +98,38 @@ impl Setup {
         std::fs::write(folder.path().join("spin.toml"), manifest).unwrap();
         Self {
             folder,
-            arguments: ["up", "--exit-on-stdin-close", "--listen", "127.0.0.1:0"]
-                .map(str::to_owned)
-                .to_vec(),
+            arguments: [
+                "up",
+                "--exit-on-stdin-close",
+                "--lame-duck",
+                "0s",
+                "--listen",
+                "127.0.0.1:0",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             environment: Vec::new(),
+            through: Vec::new(),
+            is_unread: false,
         }
+    }
+
+    /// Reads nothing of what the host says, until [`Host::read_log`].
+    pub fn unread(mut self) -> Self {
+        self.is_unread = true;
+        self
+    }
+
+    /// Runs the host by this program with these arguments.
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|it| (*it).to_owned()).collect();
+        self
+    }
+
+    /// Lets the host have so many files open, and no more.
+    pub fn open_files(self, most: u32) -> Self {
+        let limited = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
+        self.through(&["/bin/sh", "-c", &limited])
     }
 
     /// Runs another command than `up`, with no arguments yet.
@@ -108,7 +150,18 @@ impl Setup {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_behalf"))
+        // Another may be named, to compare the two.
+        let program =
+            std::env::var_os("BEHALF_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_behalf").into());
+        let mut command = match self.through.as_slice() {
+            [] => Command::new(program),
+            [through, arguments @ ..] => {
+                let mut command = Command::new(through);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        command
             .current_dir(self.folder.path())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -159,30 +212,20 @@ impl Setup {
 
     fn begin(self) -> Host {
         let mut child = self.spawn();
-        let log = Arc::<Mutex<String>>::default();
-        let reader = std::thread::spawn({
-            let (log, stderr) = (
-                Arc::clone(&log),
-                BufReader::new(child.stderr.take().unwrap()),
-            );
-            move || {
-                for line in stderr.lines() {
-                    let line = line.unwrap();
-                    let mut log = log.lock().unwrap();
-                    log.push_str(&line);
-                    log.push('\n');
-                }
-            }
-        });
-        Host {
+        let mut host = Host {
             url: String::new(),
-            setup: self,
             stdin: child.stdin.take(),
             stdout: BufReader::new(child.stdout.take().unwrap()),
+            stderr: child.stderr.take(),
             child,
-            log,
-            reader: Some(reader),
+            log: Arc::default(),
+            reader: None,
+            setup: self,
+        };
+        if !host.setup.is_unread {
+            host.read_log();
         }
+        host
     }
 }
 
@@ -193,11 +236,25 @@ pub struct Host {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Host {
+    /// Reads what the host says from now on.
+    pub fn read_log(&mut self) {
+        let (log, stderr) = (Arc::clone(&self.log), self.stderr.take().unwrap());
+        self.reader = Some(std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let line = line.unwrap();
+                let mut log = log.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        }));
+    }
+
     /// Sends a GET request; returns status and text.
     pub async fn get(&self, path: &str) -> (StatusCode, String) {
         let (head, body) = self
@@ -236,6 +293,42 @@ impl Host {
         let client: Client<HttpConnector, Full<Bytes>> =
             Client::builder(TokioExecutor::new()).build_http();
         client.request(request.map(Full::new)).await.unwrap()
+    }
+
+    /// Opens a connection, and sends this.
+    pub async fn connect(&self, begun: &[u8]) -> TcpStream {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        stream
+    }
+
+    /// Sends this, and returns all that comes back before the connection ends.
+    pub async fn exchange(&self, sent: &str) -> String {
+        let mut heard = Vec::new();
+        let mut stream = self.connect(sent.as_bytes()).await;
+        let _ = stream.read_to_end(&mut heard).await;
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+
+    /// Sends a signal to the host that runs by another program ([`Setup::through`]).
+    pub fn signal_inside(&self, name: &str) {
+        let id = self.child.id();
+        let inner = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        let sent = Command::new("kill")
+            .args(["-s", name, inner.trim()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// What it ran with, to run it again.
+    pub fn into_setup(mut self) -> Setup {
+        std::mem::replace(&mut self.setup, Setup::new(""))
+    }
+
+    /// The host's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn uri(&self, path: &str) -> String {
@@ -351,7 +444,7 @@ impl Authority {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
@@ -426,4 +519,72 @@ impl Authority {
         });
         port
     }
+}
+
+/// Stands between clients and a server on this machine, and can fall silent: as a firewall does that forgets connections.
+pub struct Relay {
+    pub port: u16,
+    silence: tokio::sync::watch::Sender<()>,
+}
+
+impl Relay {
+    pub async fn new(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (silence, _) = tokio::sync::watch::channel(());
+        let silences = silence.clone();
+        tokio::spawn(async move {
+            loop {
+                let mut near = listener.accept().await.unwrap().0;
+                let mut silent = silences.subscribe();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = silent.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, silence }
+    }
+
+    /// Passes nothing on any more between those who are connected, and does not tell them.
+    pub fn fall_silent(&self) {
+        self.silence.send_replace(());
+    }
+}
+
+/// Starts a proxy that connects (RFC 9110, section 9.3.6) to this machine, whatever name it is told, if it hears the right
+/// password; returns its port, and what it is asked for.
+pub async fn proxy() -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, asking) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let mut near = listener.accept().await.unwrap().0;
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    head.push(char::from(near.read_u8().await.unwrap()));
+                }
+                let line = head.lines().next().unwrap().to_owned();
+                let port = line.split([':', ' ']).nth(2).unwrap();
+                let mut far = TcpStream::connect(format!("127.0.0.1:{port}"))
+                    .await
+                    .unwrap();
+                let answer = if head.contains("Basic dXNlcjpzZWNyZXQ=") {
+                    "HTTP/1.1 200 OK\r\n\r\n"
+                } else {
+                    "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"
+                };
+                asked.send(line).unwrap();
+                near.write_all(answer.as_bytes()).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (port, asking)
 }

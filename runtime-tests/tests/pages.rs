@@ -1,0 +1,323 @@
+//! Every command in a `console` block of the pages works as it is written, on emulators, and shows what the page says.
+//!
+//! What a page cannot know is replaced, see [`Place::text`]; what cannot run inside a test, or would run this one again, is
+//! in [`ELSEWHERE`] with its reason.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use anyhow::{Context as _, ensure};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use reqwest::{Method, StatusCode};
+use runtime_tests::app::{App, behalf, root};
+use runtime_tests::emulators::{self, Emulators, TENANT, key_name};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+type Result = anyhow::Result<()>;
+
+const PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "EMBEDDING.md"];
+
+/// Commands that are not run here, by what they begin with, and why.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("scripts/build", "the first part of scripts/test"),
+    ("scripts/test", "this test is a part of it"),
+    ("SPIN_BIN=spin scripts/test", "this test is a part of it"),
+    ("scripts/check", "the second part of scripts/test"),
+    (
+        "scripts/dist",
+        "it takes a quarter of an hour, and runs the cases and the image itself",
+    ),
+    (
+        "podman ",
+        "there is no engine for containers; image.rs runs the image without one",
+    ),
+];
+
+/// A command of a page.
+struct Written {
+    page: &'static str,
+    text: String,
+    /// What the page shows below it.
+    shown: Vec<String>,
+}
+
+impl Written {
+    fn all() -> anyhow::Result<Vec<Self>> {
+        let mut all: Vec<Self> = Vec::new();
+        for page in PAGES {
+            let text = fs::read_to_string(root().join(page))?;
+            for block in text.split("```console\n").skip(1) {
+                let (block, _) = block.split_once("```").context("an end")?;
+                let mut lines = block.lines();
+                while let Some(line) = lines.next() {
+                    let Some(command) = line.strip_prefix("$ ") else {
+                        let before = all.last_mut().context("a command")?;
+                        before.shown.push(line.to_owned());
+                        continue;
+                    };
+                    let mut text = command.to_owned();
+                    while text.ends_with('\\') {
+                        text.push('\n');
+                        text.push_str(lines.next().context("a continuation")?);
+                    }
+                    let shown = Vec::new();
+                    all.push(Self { page, text, shown });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether it goes on until it is told to stop.
+    fn serves(&self) -> bool {
+        let up = ["behalf up", "spin up", "scripts/up"];
+        up.iter().any(|it| self.text.contains(it)) && !self.text.contains("--demo")
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        ELSEWHERE.iter().any(|(it, _)| self.text.starts_with(it))
+    }
+}
+
+#[test]
+fn what_is_run_elsewhere_is_in_a_page() -> Result {
+    let all = Written::all()?;
+    for (begin, _) in ELSEWHERE {
+        let found = all.iter().any(|it| it.text.starts_with(begin));
+        assert!(found, "no page has {begin}");
+        let script = begin.split(' ').next_back().unwrap();
+        if script.starts_with("scripts/") {
+            let mode = fs::metadata(root().join(script))?.permissions().mode();
+            assert!(mode & 0o111 != 0, "{script} cannot be run");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_pages_serve_and_ask_works() -> Result {
+    let place = Place::new().await?;
+    let all = Written::all()?;
+    let production = all.iter().find(|it| it.text.contains("behalf up"));
+    let production = production.context("README runs behalf")?;
+    let app = place.serve(production, &place.url).await?;
+    for written in &all {
+        let is_cargos = written.text.starts_with("cargo ");
+        if written.is_elsewhere() || is_cargos || std::ptr::eq(written, production) {
+            continue;
+        }
+        let context = || format!("{}: {}", written.page, written.text);
+        if written.serves() {
+            let another = free_url()?;
+            let served = place.serve(written, &another).await;
+            served.with_context(context)?;
+        } else {
+            let said = place.run(written).await.with_context(context)?;
+            place.is_as_shown(written, &said).with_context(context)?;
+        }
+    }
+    assert_eq!(
+        app.send(Method::GET, "/readyz", None, None).await?.status,
+        StatusCode::OK
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_tests_run_as_the_pages_say() -> Result {
+    let place = Place::new().await?;
+    let all = Written::all()?;
+    let tests = all.iter().filter(|it| it.text.starts_with("cargo test"));
+    let mut ran = 0;
+    for written in tests {
+        let said = place.run(written).await?;
+        let passed = said.matches("... ok").count();
+        // A name that no test has succeeds, too.
+        ensure!(passed > 0, "{} runs no test:\n{said}", written.text);
+        ran += 1;
+    }
+    ensure!(ran > 0, "the pages run no test");
+    Ok(())
+}
+
+/// Where commands are run.
+struct Place {
+    emulators: Emulators,
+    /// Has what an unpacked source has of the things that commands name.
+    folder: TempDir,
+    url: String,
+}
+
+impl Place {
+    async fn new() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let inside = |name: &str| folder.path().join(name);
+        fs::copy(root().join("spin.toml"), inside("spin.toml"))?;
+        symlink(root().join("target"), inside("target"))?;
+        fs::create_dir(inside("bin"))?;
+        fs::write(inside("bin/az"), AZ)?;
+        fs::set_permissions(inside("bin/az"), fs::Permissions::from_mode(0o755))?;
+        Ok(Self {
+            emulators: Emulators::start(emulators::Options::default()).await?,
+            folder,
+            url: free_url()?,
+        })
+    }
+
+    /// The command with what stands in the place of what the page cannot know.
+    fn text(&self, written: &Written) -> anyhow::Result<String> {
+        let host = behalf()?.display().to_string();
+        let spin = std::env::var("SPIN_BIN").unwrap_or_else(|_| host.clone());
+        let up = env!("CARGO_BIN_EXE_up");
+        let mut text = written.text.clone();
+        for (name, value) in self.emulators.settings() {
+            let name = format!("SPIN_VARIABLE_{}=", name.to_uppercase());
+            text = text.replace(&format!("{name}…"), &format!("{name}'{value}'"));
+        }
+        ensure!(!text.contains('…'), "{text}: what is it?");
+        for (page, here) in [
+            // The host that all tests run, which this test can end.
+            (
+                "target/release/behalf up",
+                format!("{host} up --exit-on-stdin-close --lame-duck 0s"),
+            ),
+            ("target/release/behalf", host.clone()),
+            // Both read the same manifest and these arguments.
+            ("spin up", format!("{spin} up")),
+            // It builds first, which was done.
+            ("scripts/up --demo", format!("{up} --demo")),
+            (
+                "scripts/up ",
+                format!("{up} --emulators --port {} ", free_ports()?),
+            ),
+            ("http://127.0.0.1:3000", self.url.clone()),
+            ("<vault>", "emulated".to_owned()),
+            ("<tid>", TENANT.to_owned()),
+        ] {
+            text = text.replace(page, &here);
+        }
+        Ok(text)
+    }
+
+    fn command(&self, written: &Written, url: &str) -> anyhow::Result<Command> {
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(self.text(written)?);
+        let of_cargo = written.text.starts_with("cargo ");
+        command.current_dir(if of_cargo { root() } else { self.folder.path() });
+        let path = std::env::var("PATH")?;
+        let bin = self.folder.path().join("bin");
+        command
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env("TOKEN", self.emulators.caller().mint())
+            .env("CONTROL", self.emulators.control_url())
+            .env_remove("RUNTIME_CONFIG_FILE")
+            .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))
+            .env("SPIN_VARIABLE_SWEEP_ORIGIN", url)
+            .env("SPIN_VARIABLE_SWEEP_URL", format!("{url}/v1/sweep"))
+            .kill_on_drop(true);
+        // What the cargo of this test has set is none of a shell's, and would build dependencies anew.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            if name.starts_with("CARGO_") && !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name) {
+                command.env_remove(name);
+            }
+        }
+        if !of_cargo {
+            for (name, value) in self.emulators.settings() {
+                command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
+            }
+        }
+        Ok(command)
+    }
+
+    /// Runs a command until it serves, and asks it.
+    async fn serve(&self, written: &Written, url: &str) -> anyhow::Result<App> {
+        let command = self.command(written, url)?;
+        let app = App::run(command, &self.folder.path().join(".spin")).await?;
+        let answer = app.send(Method::GET, "/readyz", None, None).await?;
+        ensure!(answer.status == StatusCode::OK, "{answer:?}");
+        Ok(app)
+    }
+
+    /// Runs a command that ends, and has to succeed.
+    async fn run(&self, written: &Written) -> anyhow::Result<String> {
+        let output = self.command(written, &self.url)?.output().await?;
+        let said = String::from_utf8(output.stdout)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{said}\n{errors}");
+        Ok(said)
+    }
+
+    /// Whether what a command said has the members that the page shows, or did what it is for.
+    fn is_as_shown(&self, written: &Written, said: &str) -> Result {
+        for shown in &written.shown {
+            let (shown, said) = (members(shown)?, members(said)?);
+            ensure!(
+                shown == said,
+                "the page shows {shown:?}, and there are {said:?}"
+            );
+        }
+        if written.text.contains("az keyvault secret set") {
+            let version: Value = serde_json::from_str(said)?;
+            let version = version["version"].as_str().context("a version")?;
+            let key = self.emulators.secret(&key_name(TENANT), version);
+            let key = BASE64_STANDARD.decode(key.context("the key is not there")?)?;
+            ensure!(key.len() == 32, "a key of {} bytes", key.len());
+            ensure!(
+                !self.folder.path().join("key").exists(),
+                "the key's file is left"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Of Azure's command line what the pages use, on the emulator.
+const AZ: &str = r#"#!/bin/sh
+set -eu
+[ "$1 $2 $3" = "keyvault secret set" ]
+while [ $# -gt 0 ]; do
+  case $1 in --name) name=$2 ;; --file) file=$2 ;; esac
+  shift
+done
+exec curl --silent --show-error --fail -X PUT -H 'Content-Type: application/json' -d "{\"value\":\"$(cat "$file")\"}" \
+  "$CONTROL/secrets/$name"
+"#;
+
+fn members(json: &str) -> anyhow::Result<BTreeSet<String>> {
+    let json: Value = serde_json::from_str(json).with_context(|| json.to_owned())?;
+    let object = json.as_object().context("an object")?;
+    Ok(object.keys().cloned().collect())
+}
+
+/// An address that nobody listens on.
+fn free_url() -> anyhow::Result<String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(format!("http://{}", listener.local_addr()?))
+}
+
+/// The first of five ports in a row that nobody listens on.
+fn free_ports() -> anyhow::Result<u16> {
+    for _ in 0..100 {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let port = first.local_addr()?.port();
+        let others = (1..5).map(|it| {
+            let next = port.checked_add(it)?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, next)).ok()
+        });
+        if others.collect::<Vec<_>>().iter().all(Option::is_some) {
+            return Ok(port);
+        }
+    }
+    anyhow::bail!("there are no five free ports in a row")
+}
