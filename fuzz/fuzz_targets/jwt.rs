@@ -1,8 +1,8 @@
 //! A caller's token: whatever it is, it is read or refused; and what was not signed does not verify.
 #![no_main]
 
-use behalf_core::secret::Bearer;
 use behalf_core::vault::caller::{SigningKeys, Unverified};
+use behalf_core::secret::Bearer;
 use behalf_core::vault::settings::IssuerTemplate;
 use libfuzzer_sys::fuzz_target;
 

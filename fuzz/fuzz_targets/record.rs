@@ -2,9 +2,9 @@
 //! again by its name.
 #![no_main]
 
-use behalf_core::identity::User;
 use behalf_core::identity::{Nonce, StorageId};
 use behalf_core::ledger::key_value::layout::{Layout, Marker, Tag};
+use behalf_core::identity::{User};
 use behalf_core::ledger::record::{Head, Record, Unreadable};
 use libfuzzer_sys::fuzz_target;
 

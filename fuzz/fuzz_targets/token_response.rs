@@ -2,8 +2,8 @@
 //! Neither throttling nor an answer that is no JSON ever kills a token.
 #![no_main]
 
-use behalf_core::secret::RefreshToken;
 use behalf_core::vault::entra::{Class, Grant, read_token_response};
+use behalf_core::secret::RefreshToken;
 use behalf_core::vault::settings::Scope;
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
