@@ -333,20 +333,6 @@ mod tests {
             self.trouble.step(delete).await.map(|_| ())
         }
 
-        async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
-            for (key, value) in pairs {
-                self.set(key, value).await?;
-            }
-            Ok(())
-        }
-
-        async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
-            for key in keys {
-                self.delete(key).await?;
-            }
-            Ok(())
-        }
-
         async fn list_keys(&self, _cursor: Option<&str>) -> Result<Page, StoreError> {
             let list = || self.rows.borrow().keys().cloned().collect();
             self.trouble

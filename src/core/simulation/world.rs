@@ -445,22 +445,6 @@ impl Store for Shared {
         Ok(())
     }
 
-    /// Fails half-way.
-    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
-        for (key, value) in pairs {
-            self.set(key, value).await?;
-        }
-        Ok(())
-    }
-
-    /// Fails half-way.
-    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
-        for key in keys {
-            self.delete(key).await?;
-        }
-        Ok(())
-    }
-
     async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError> {
         self.store_operation()?;
         if cursor.is_none() {

@@ -14,12 +14,26 @@ pub trait Store {
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError>;
     /// Deletes the key; not an error if there is none.
     async fn delete(&self, key: &str) -> Result<(), StoreError>;
-    /// Sets many values, in no order. After an error some may be set and others not.
-    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError>;
-    /// Deletes many keys, in no order. After an error some may be deleted and others not.
-    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError>;
     /// Keys of the store, in no order: from the start, or from where the page with this cursor ended.
     async fn list_keys(&self, cursor: Option<&str>) -> Result<Page, StoreError>;
+
+    /// Sets many values, in no order. After an error some may be set and others not. A store that has no call for it sets
+    /// them one by one.
+    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
+        for (key, value) in pairs {
+            self.set(key, value).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes many keys, in no order. After an error some may be deleted and others not. A store that has no call for it
+    /// deletes them one by one.
+    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
 }
 
 /// A page of the store's keys.
