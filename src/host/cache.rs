@@ -277,7 +277,7 @@ mod tests {
         let now = SystemTime::now();
         let put = |name: &str, hours: u64| {
             let file = File::create(path(name)).unwrap();
-            let age = Duration::from_secs(hours * 3600);
+            let age = Duration::from_hours(hours);
             file.set_modified(now - age).unwrap();
         };
         put("somebody's", 9999);
@@ -300,7 +300,7 @@ mod tests {
         for number in 100..150 {
             put(&format!("{number}.cwasm"), 50);
         }
-        let begun = now - Duration::from_secs(51 * 3600);
+        let begun = now - Duration::from_hours(51);
         prune(folder.path(), begun).unwrap();
         assert_eq!(files(folder.path()).len(), 31 + 1 + 1 + 50);
     }

@@ -7,7 +7,9 @@
 //! `BEHALF_BIN` names another host to measure. A slow disk is made with `strace` (Debian's package of that name): it lets
 //! every `fsync` and `fdatasync` take ten milliseconds more, and nothing else.
 #![allow(
+    clippy::panic,
     clippy::unwrap_used,
+    clippy::unchecked_time_subtraction,
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
     clippy::cast_precision_loss,
@@ -142,6 +144,8 @@ async fn load(host: &Host, kinds: &[(&'static str, usize)]) -> Vec<Heard> {
         let (kind, times) = ended.unwrap();
         heard[kind].0.extend(times);
     }
-    heard.iter_mut().for_each(|it| it.0.sort());
+    for it in &mut heard {
+        it.0.sort();
+    }
     heard
 }

@@ -40,7 +40,7 @@ pub(super) struct Stores {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<OsString>,
 
-    /// A file in TOML that says which key-value stores there are, as Spin reads it: [key_value_store.LABEL] with the type
+    /// A file in TOML that says which key-value stores there are, as Spin reads it: `[key_value_store.LABEL]` with the type
     /// spin or redis.
     #[arg(long, value_name = "FILE", env = "RUNTIME_CONFIG_FILE")]
     runtime_config_file: Option<PathBuf>,

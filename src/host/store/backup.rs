@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// See [`BackupError`].
 pub(crate) fn back_up(from: &Path, to: &Path) -> Result<(), BackupError> {
-    let to = std::path::absolute(to).map_err(|error| BackupError::file(to, error))?;
-    let unwritten = |error| BackupError::file(&to, error);
+    let to = std::path::absolute(to).map_err(|error| BackupError::file(to, &error))?;
+    let unwritten = |error: io::Error| BackupError::file(&to, &error);
     if to.exists() {
         return Err(unwritten(io::ErrorKind::AlreadyExists.into()));
     }
@@ -74,7 +74,7 @@ pub(crate) fn restore(from: &Path, to: &Path) -> Result<(), BackupError> {
     replace().map_err(|error| BackupError::sqlite(to, &error))
 }
 
-/// How often this store was restored. It is noted in the file itself, where SQLite has a number for those who use it.
+/// How often this store was restored. It is noted in the file itself, where `SQLite` has a number for those who use it.
 pub(super) fn restores(connection: &Connection) -> rusqlite::Result<i64> {
     connection
         .prepare_cached("PRAGMA main.user_version")?
@@ -109,7 +109,7 @@ pub(crate) enum BackupError {
 }
 
 impl BackupError {
-    fn file(path: &Path, error: io::Error) -> Self {
+    fn file(path: &Path, error: &io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
             reason: error.to_string(),

@@ -23,13 +23,12 @@ impl Place {
     /// This file; none: memory of its own.
     pub(super) fn new(path: Option<PathBuf>) -> Self {
         static MEMORIES: AtomicU64 = AtomicU64::new(0);
-        Self(Arc::new(match path {
-            Some(path) => Kind::File(path),
-            None => {
-                let number = MEMORIES.fetch_add(1, Ordering::Relaxed);
-                // The slash makes it one for all connections of this process.
-                Kind::Memory(format!("file:/key-value-{number}?vfs=memdb"))
-            }
+        Self(Arc::new(if let Some(path) = path {
+            Kind::File(path)
+        } else {
+            let number = MEMORIES.fetch_add(1, Ordering::Relaxed);
+            // The slash makes it one for all connections of this process.
+            Kind::Memory(format!("file:/key-value-{number}?vfs=memdb"))
         }))
     }
 

@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// was used for then has failed.
 #[derive(Clone)]
 pub(crate) struct Redis {
-    client: Client,
+    client: Arc<Client>,
     connection: Arc<OnceCell<ConnectionManager>>,
 }
 
@@ -32,7 +32,7 @@ impl Redis {
             .and_then(|url| url.into_connection_info().ok())
             .ok_or(RedisUrlError)?;
         Ok(Self {
-            client: Client::open(info).map_err(|_| RedisUrlError)?,
+            client: Arc::new(Client::open(info).map_err(|_| RedisUrlError)?),
             connection: Arc::default(),
         })
     }
@@ -97,6 +97,7 @@ impl Redis {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` has")]
 fn told(error: RedisError) -> String {
     error.to_string()
 }

@@ -1,4 +1,4 @@
-//! Writing: one thread, since SQLite writes one thing at a time whoever asks. Changes that wait at the same time share a
+//! Writing: one thread, since `SQLite` writes one thing at a time whoever asks. Changes that wait at the same time share a
 //! transaction, and each is acknowledged when that is on disk.
 
 use rusqlite::{Connection, OptionalExtension as _};

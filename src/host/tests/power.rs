@@ -2,7 +2,7 @@
 //!
 //! The host runs under `strace`, which writes down every change that it makes to files and folders, and every sync. From
 //! that the test makes the disks that a power loss could leave behind at any moment: of what was not synced, all, nothing,
-//! or any part may be missing, as in the crash simulations of ALICE (Pillai et al., OSDI 2014) and LazyFS. SQLite opens
+//! or any part may be missing, as in the crash simulations of ALICE (Pillai et al., OSDI 2014) and `LazyFS`. `SQLite` opens
 //! each of them, as the host would at its next start.
 #![cfg(target_os = "linux")]
 #![allow(
@@ -38,7 +38,7 @@ use trace::read;
 /// Clients at once; each has a key of its own.
 const CLIENTS: usize = 8;
 
-/// What each of them does one after the other, in each of the two lives of the host. Enough for the log of SQLite to be
+/// What each of them does one after the other, in each of the two lives of the host. Enough for the log of `SQLite` to be
 /// copied into the database, and begun anew.
 const TURNS: usize = 100;
 
@@ -137,7 +137,7 @@ async fn write(host: &Host, life: usize) -> Vec<Acknowledged> {
 
 /// What is there after a client's so many changes.
 fn value(turns: usize) -> Option<String> {
-    (turns % 5 != 0).then(|| format!("{turns}-{}", "x".repeat(3000)))
+    (!turns.is_multiple_of(5)).then(|| format!("{turns}-{}", "x".repeat(3000)))
 }
 
 /// How many changes of each client were acknowledged by then.

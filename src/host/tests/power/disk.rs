@@ -20,7 +20,7 @@ pub enum Survivors {
     All,
 }
 
-/// A sequence of numbers that is the same in each run (SplitMix64).
+/// A sequence of numbers that is the same in each run (`SplitMix64`).
 pub struct Chance(u64);
 
 impl Chance {
@@ -101,7 +101,7 @@ impl Disk {
                 self.name(path, Some(Node::Folder(self.folders.len() - 1)));
             }
             Change::Write(path, at, bytes) => {
-                self.alter(path, Alteration::Write(*at, bytes.clone()))
+                self.alter(path, Alteration::Write(*at, bytes.clone()));
             }
             Change::Length(path, length) => self.alter(path, Alteration::Length(*length)),
             Change::Remove(path) => self.name(path, None),
