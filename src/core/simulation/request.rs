@@ -1,0 +1,114 @@
+//! One request of a user, or of whoever sweeps, and what became of it.
+
+use std::rc::Rc;
+
+use serde_json::json;
+
+use crate::error::{StoredError, VaultError};
+use crate::identity::TenantId;
+use crate::keeper::KeeperError;
+use crate::ledger::LedgerError;
+use crate::secret::Bearer;
+use crate::simulation::history::{End, Operation, View};
+use crate::simulation::outside::{DAY, Outside};
+use crate::simulation::port::App;
+use crate::simulation::users::{OBJECTS, OPERATOR, TENANT_OF, TENANTS};
+use crate::simulation::world::SWEEP_KEY;
+use crate::vault::samples::{NOW, TENANT, claims, sign};
+
+/// Makes a request, and notes how it ended.
+pub(super) async fn ask(
+    outside: Rc<Outside>,
+    app: Rc<App>,
+    act: usize,
+    operation: Operation,
+    user: usize,
+) {
+    if app.env.is_days_off() && operation != Operation::Sweep {
+        let mut acts = outside.acts.borrow_mut();
+        (acts[act].end, acts[act].ended) = (End::Failed, outside.step.get());
+        return;
+    }
+    let outcome = match operation {
+        Operation::Enrol => app
+            .enrol(&bearer(user), None)
+            .await
+            .map(|_| End::Acknowledged),
+        Operation::Draw => app.draw(&bearer(user), None, None).await.map(|issued| {
+            let lineage = issued
+                .access_token
+                .expose()
+                .strip_prefix("at-canary-")
+                .unwrap();
+            End::Saw(View::Has(lineage.parse().unwrap()))
+        }),
+        Operation::RemoveToken => app
+            .remove_refresh_token(&bearer(user))
+            .await
+            .map(|()| End::Acknowledged),
+        Operation::Remove => app.remove(&bearer(user)).await.map(|()| End::Acknowledged),
+        Operation::RemoveTenant => {
+            let tenant = TenantId::parse(TENANTS[TENANT_OF[user]]).unwrap();
+            let removal = app.remove_tenant(&bearer(OPERATOR), &tenant).await;
+            removal.map(|removal| match removal.remaining {
+                0 => End::Acknowledged,
+                _ => End::Failed,
+            })
+        }
+        Operation::Sweep => app
+            .sweep(&Bearer::new(SWEEP_KEY.to_owned()))
+            .await
+            .map(|_| End::Acknowledged),
+    };
+    let end = match outcome {
+        Ok(end) => end,
+        Err(KeeperError::Ledger(LedgerError::NotEnrolled)) => End::Saw(View::Absent),
+        Err(KeeperError::Ledger(LedgerError::NoRefreshToken)) => End::Saw(View::NoToken),
+        Err(error) => {
+            if matches!(
+                error,
+                KeeperError::Ledger(
+                    LedgerError::RecordLost
+                        | LedgerError::RecordDamaged
+                        | LedgerError::RecordTooNew
+                ) | KeeperError::ChangedSettings(_)
+                    | KeeperError::Vault(VaultError::Stored(
+                        StoredError::Damaged | StoredError::NotBound
+                    ))
+            ) {
+                outside.violation(format!("{operation:?} of user {user}: {error}"));
+            }
+            if error.to_string().contains("canary") {
+                outside.violation(format!("a secret in {error}"));
+            }
+            End::Failed
+        }
+    };
+    let mut acts = outside.acts.borrow_mut();
+    acts[act].end = end;
+    acts[act].ended = outside.step.get();
+}
+
+/// The caller's token of a user. Signing costs more than the rest of a run, so each token is signed once: each user's,
+/// and behind them an operator's.
+fn bearer(user: usize) -> Bearer {
+    thread_local! {
+        static BEARERS: [String; OPERATOR + 1] = std::array::from_fn(|user| {
+            let mut claims = claims();
+            let tenant = TENANT_OF.get(user).map_or(TENANT, |tenant| TENANTS[*tenant]);
+            claims["tid"] = json!(tenant);
+            claims["iss"] = json!(format!("https://login.microsoftonline.com/{tenant}/v2.0"));
+            claims["nbf"] = json!(NOW - DAY);
+            claims["exp"] = json!(NOW + 4000 * DAY);
+            if let Some(object) = OBJECTS.get(user) {
+                claims["oid"] = json!(object);
+            } else {
+                claims["scp"].take();
+                claims["sub"] = claims["oid"].clone();
+                claims["roles"] = json!(["Behalf.Admin"]);
+            }
+            sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims).expose().to_owned()
+        });
+    }
+    BEARERS.with(|bearers| Bearer::new(bearers[user].clone()))
+}
