@@ -11,7 +11,6 @@ use anyhow::ensure;
 use reqwest::Method;
 use runtime_tests::app::{Answer, App, Options, StartFailure};
 use runtime_tests::emulators::{self, Emulators};
-use runtime_tests::store::Store;
 
 type Result<T = ()> = anyhow::Result<T>;
 
@@ -51,7 +50,7 @@ async fn a_file_that_cannot_grow_is_told_and_loses_nothing() -> Result {
     Ok(())
 }
 
-/// The files of the store are open, and no other is needed; so what is acknowledged meanwhile holds, too.
+/// The files of the store are open, and no other is needed: what is acknowledged meanwhile holds, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_written_any_more_loses_nothing() -> Result {
     let emulators = Emulators::start(emulators::Options::default()).await?;
@@ -69,63 +68,6 @@ async fn a_folder_that_cannot_be_written_any_more_loses_nothing() -> Result {
     let app = App::start(options(&emulators, directory.path())).await?;
     draw(&app, &emulators, 1).await?;
     ask(&app, &emulators, 0, Method::GET, "/v1/me", 404).await?;
-    app.stop().await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_grow_is_told_and_loses_nothing() -> Result {
-    let emulators = Emulators::start(emulators::Options::default()).await?;
-    let directory = tempfile::tempdir()?;
-    let app = App::start(options(&emulators, directory.path())).await?;
-    ask(&app, &emulators, 0, Method::PUT, "/v1/me", 201).await?;
-    app.limit_files(Some(fs::metadata(directory.path().join(FILE))?.len()))?;
-
-    // There is room left in the file, but not for many.
-    let mut enrolled = 1;
-    let refusal = loop {
-        let answer = send(&app, &emulators, enrolled, Method::PUT, "/v1/me").await?;
-        if answer.status != 201 {
-            break answer;
-        }
-        enrolled += 1;
-        ensure!(enrolled < 100, "the file has grown");
-    };
-    is_unavailable(&refusal)?;
-    app.wait_for_output_after(0, "disk I/O error").await?;
-    for user in 0..enrolled {
-        draw(&app, &emulators, user).await?;
-    }
-
-    app.limit_files(None)?;
-    let answer = send(&app, &emulators, enrolled, Method::PUT, "/v1/me").await?;
-    ensure!(answer.status.is_success(), "{answer:?}");
-    for user in 0..=enrolled {
-        draw(&app, &emulators, user).await?;
-    }
-    app.stop().await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_cannot_be_written_is_told_and_loses_nothing() -> Result {
-    let emulators = Emulators::start(emulators::Options::default()).await?;
-    let directory = tempfile::tempdir()?;
-    let app = App::start(options(&emulators, directory.path())).await?;
-    ask(&app, &emulators, 0, Method::PUT, "/v1/me", 201).await?;
-    let before = Store::of(directory.path()).rows()?;
-
-    let read_only = ReadOnly::make(directory.path())?;
-    for (user, method) in [(0, Method::PUT), (0, Method::DELETE), (1, Method::PUT)] {
-        is_unavailable(&send(&app, &emulators, user, method, "/v1/me").await?)?;
-    }
-    app.wait_for_output_after(0, "readonly database").await?;
-    draw(&app, &emulators, 0).await?;
-    ensure!(Store::of(directory.path()).rows()? == before);
-
-    drop(read_only);
-    ask(&app, &emulators, 1, Method::PUT, "/v1/me", 201).await?;
-    ask(&app, &emulators, 0, Method::DELETE, "/v1/me", 204).await?;
     app.stop().await?;
     Ok(())
 }

@@ -28,7 +28,7 @@ type Result = anyhow::Result<()>;
 const PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "EMBEDDING.md"];
 
 /// Commands that are not run here, by what they begin with, and why.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("scripts/build", "the first part of scripts/test"),
     ("scripts/test", "this test is a part of it"),
     ("SPIN_BIN=spin scripts/test", "this test is a part of it"),
@@ -36,6 +36,10 @@ const ELSEWHERE: [(&str, &str); 6] = [
     (
         "scripts/dist",
         "it takes a quarter of an hour, and runs the cases and the image itself",
+    ),
+    (
+        "scripts/model",
+        "it takes half an hour; the tests of behalf-model run its small scenarios, its ways and its wandering",
     ),
     (
         "podman ",
@@ -308,7 +312,7 @@ fn free_url() -> anyhow::Result<String> {
 
 /// The first of five ports in a row that nobody listens on.
 fn free_ports() -> anyhow::Result<u16> {
-    for _ in 0..100 {
+    for _ in 0..10_000 {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = first.local_addr()?.port();
         let others = (1..5).map(|it| {

@@ -231,20 +231,6 @@ impl Store for Shared {
         Ok(())
     }
 
-    async fn set_many(&self, pairs: &[(&str, &[u8])]) -> Result<(), StoreError> {
-        for (key, value) in pairs {
-            self.set(key, value).await?;
-        }
-        Ok(())
-    }
-
-    async fn delete_many(&self, keys: &[&str]) -> Result<(), StoreError> {
-        for key in keys {
-            self.delete(key).await?;
-        }
-        Ok(())
-    }
-
     async fn list_keys(&self, _: Option<&str>) -> Result<Page, StoreError> {
         Ok(Page {
             keys: self.rows.borrow().keys().cloned().collect(),
