@@ -77,9 +77,9 @@ pub(crate) async fn run(jobs: &[Arc<Job>], lifetime: &Lifetime) {
 async fn keep_time(job: &Arc<Job>, lifetime: &Lifetime) {
     let mut timetable = Timetable::new(job.schedule.clone(), Utc::now());
     loop {
-        match timetable.look(Utc::now()) {
-            Look::Wait(left) => tokio::time::sleep(left.min(MAX_SLEEP)).await,
-            Look::Due => {
+        match timetable.timing(Utc::now()) {
+            Timing::Wait(left) => tokio::time::sleep(left.min(MAX_SLEEP)).await,
+            Timing::Due => {
                 let (job, stopping) = (Arc::clone(job), lifetime.stopping.clone());
                 lifetime.at_work.spawn(async move {
                     tokio::select! {
@@ -88,7 +88,7 @@ async fn keep_time(job: &Arc<Job>, lifetime: &Lifetime) {
                     }
                 });
             }
-            Look::Never => return,
+            Timing::Never => return,
         }
     }
 }
@@ -103,7 +103,7 @@ struct Timetable {
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum Timing {
     /// Nothing, for so long.
     Wait(Duration),
     /// The component is to be run.
@@ -123,7 +123,7 @@ impl Timetable {
     }
 
     /// Looks at the clock, at least every [`MAX_SLEEP`].
-    fn look(&mut self, now: DateTime<Utc>) -> Look {
+    fn timing(&mut self, now: DateTime<Utc>) -> Timing {
         let was_set_back = self.seen.signed_duration_since(now).to_std();
         // Else it is only kept right, and what was done would be done again.
         if was_set_back.is_ok_and(|by| by > MAX_SLEEP) {
@@ -131,13 +131,13 @@ impl Timetable {
         }
         self.seen = now;
         let Some(next) = self.next else {
-            return Look::Never;
+            return Timing::Never;
         };
         match next.signed_duration_since(now).to_std() {
-            Ok(left) if !left.is_zero() => Look::Wait(left),
+            Ok(left) if !left.is_zero() => Timing::Wait(left),
             Ok(_) | Err(_) => {
                 self.next = self.schedule.next(now);
-                Look::Due
+                Timing::Due
             }
         }
     }
@@ -272,10 +272,10 @@ mod tests {
         while passed < TimeDelta::seconds(seconds) {
             let was_set = passed >= TimeDelta::seconds(set.0);
             let now = begin + passed + if was_set { set.1 } else { TimeDelta::zero() };
-            match timetable.look(now) {
-                Look::Wait(left) => passed += TimeDelta::from_std(left.min(MAX_SLEEP)).unwrap(),
-                Look::Due => times.push(now.format("%T").to_string()),
-                Look::Never => break,
+            match timetable.timing(now) {
+                Timing::Wait(left) => passed += TimeDelta::from_std(left.min(MAX_SLEEP)).unwrap(),
+                Timing::Due => times.push(now.format("%T").to_string()),
+                Timing::Never => break,
             }
         }
         times

@@ -76,7 +76,7 @@ pub(crate) fn begin(format: Format, verbosity: Verbosity) {
         Verbosity::Debug => LevelFilter::DEBUG,
     };
     let coloured = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
-    let log = LOG.get_or_init(|| Log::new(Look { format, coloured }, io::stderr()));
+    let log = LOG.get_or_init(|| Log::new(Rendering { format, coloured }, io::stderr()));
     // What other crates say may hold what nobody should read.
     let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     let lines = HostLines(log.clone()).with_filter(ours);
@@ -97,7 +97,10 @@ pub(crate) fn begin(format: Format, verbosity: Verbosity) {
 /// Says why this process ends. In text these are a command's last words, and begin with its name.
 pub(crate) fn fail(message: impl Display) {
     let message = one_line(&message.to_string());
-    if LOG.get().is_some_and(|log| log.look.format == Format::Json) {
+    if LOG
+        .get()
+        .is_some_and(|log| log.rendering.format == Format::Json)
+    {
         tracing::error!("{message}");
     } else {
         end();
@@ -125,7 +128,7 @@ impl GuestLine {
     pub(crate) fn new(component: &str, text: &str) -> Option<Self> {
         let text = one_line(text);
         let log = LOG.get()?;
-        let message = match log.look.format {
+        let message = match log.rendering.format {
             // A component's own JSON stays what it is.
             Format::Json => serde_json::from_str(&text).unwrap_or(Value::String(text)),
             Format::Text => Value::String(text),
@@ -135,7 +138,7 @@ impl GuestLine {
             message,
             ..Record::new(Level::INFO)
         };
-        Some(Self(log.look.line(&record)))
+        Some(Self(log.rendering.line(&record)))
     }
 
     /// Says it, if there is room at once.
@@ -161,7 +164,7 @@ impl GuestLine {
 /// Where lines go. Cheap to clone.
 #[derive(Debug, Clone)]
 struct Log {
-    look: Look,
+    rendering: Rendering,
     entries: Sender<Entry>,
     /// A permit for each byte that may wait.
     room: Arc<Semaphore>,
@@ -176,16 +179,16 @@ enum Entry {
 }
 
 impl Log {
-    fn new(look: Look, out: impl Write + Send + 'static) -> Self {
+    fn new(rendering: Rendering, out: impl Write + Send + 'static) -> Self {
         let (entries, waiting) = channel();
         let log = Self {
-            look,
+            rendering,
             entries,
             room: Arc::new(Semaphore::new(ROOM)),
             dropped: Arc::default(),
         };
         let (room, dropped) = (Arc::clone(&log.room), Arc::clone(&log.dropped));
-        let write = move || write_all(&waiting, out, look, &room, &dropped);
+        let write = move || write_all(&waiting, out, rendering, &room, &dropped);
         // Without it nothing is said, and nothing waits.
         if std::thread::Builder::new()
             .name("log".to_owned())
@@ -236,7 +239,7 @@ fn length(line: &[u8]) -> u32 {
 fn write_all(
     waiting: &Receiver<Entry>,
     mut out: impl Write,
-    look: Look,
+    rendering: Rendering,
     room: &Semaphore,
     dropped: &AtomicU64,
 ) {
@@ -267,7 +270,7 @@ fn write_all(
                 )),
                 ..Record::new(Level::WARN)
             };
-            write(&mut out, &look.line(&record));
+            write(&mut out, &rendering.line(&record));
         }
         for written in told {
             let _ = written.send(());
@@ -314,7 +317,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for HostLines {
             scope.find_map(|span| Some(span.extensions().get::<RequestId>()?.0.clone()));
         if self
             .0
-            .try_push(self.0.look.line(&record), ROOM / 2)
+            .try_push(self.0.rendering.line(&record), ROOM / 2)
             .is_err()
         {
             self.0.drop_one();
@@ -374,15 +377,15 @@ impl Visit for Record<'_> {
     }
 }
 
-// ---- Looks -----------------------------------------------------------------------------------------------------------
+// ---- Rendering --------------------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, Copy)]
-struct Look {
+struct Rendering {
     format: Format,
     coloured: bool,
 }
 
-impl Look {
+impl Rendering {
     fn line(self, record: &Record<'_>) -> Vec<u8> {
         let time = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
         let mut line = match self.format {
@@ -460,7 +463,7 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{SyncSender, sync_channel};
 
-    const PLAIN: Look = Look {
+    const PLAIN: Rendering = Rendering {
         format: Format::Text,
         coloured: false,
     };

@@ -336,10 +336,10 @@ impl Document {
             };
             variables.insert(name.into_inner(), declaration);
         }
-        let parts: BTreeMap<_, _> = self
+        let suppliers: BTreeMap<_, _> = self
             .component
             .iter()
-            .map(|(id, component)| (id.get_ref().clone(), Part::of(folder, component)))
+            .map(|(id, component)| (id.get_ref().clone(), Supplier::of(folder, component)))
             .collect();
         let mut components = BTreeMap::new();
         for (id, component) in self.component {
@@ -349,7 +349,7 @@ impl Document {
                     "a component's id is lower-case letters and digits, with single hyphens between",
                 ));
             }
-            let component = component.into_component(folder, &variables, &parts)?;
+            let component = component.into_component(folder, &variables, &suppliers)?;
             components.insert(id.into_inner(), component);
         }
         let known = |id: &Spanned<String>| {
@@ -401,7 +401,7 @@ impl RawComponent {
         self,
         folder: &Path,
         declared: &BTreeMap<String, Declaration>,
-        parts: &BTreeMap<String, Part>,
+        suppliers: &BTreeMap<String, Supplier>,
     ) -> Result<Component, Fault> {
         let template = |text: &Spanned<String>| {
             let template = Template::parse(text.get_ref())
@@ -439,7 +439,7 @@ impl RawComponent {
             let inherits = dependency.inherits()?;
             let path = match (&dependency.path, &dependency.component) {
                 (Some(path), None) => folder.join(path),
-                (None, Some(id)) => match parts.get(id.get_ref()) {
+                (None, Some(id)) => match suppliers.get(id.get_ref()) {
                     Some(part) if part.owns_nothing => part.source.clone(),
                     Some(_) => {
                         let reason = format!(
@@ -481,13 +481,13 @@ impl RawComponent {
 }
 
 /// A component, as one that fills the imports of another in.
-struct Part {
+struct Supplier {
     source: PathBuf,
     /// Whether it has no grants: as a dependency it would not get them (Spin refuses such a manifest too).
     owns_nothing: bool,
 }
 
-impl Part {
+impl Supplier {
     fn of(folder: &Path, component: &RawComponent) -> Self {
         Self {
             source: folder.join(&component.source),

@@ -81,10 +81,10 @@ impl Variables {
     /// Fills a template in.
     pub(crate) fn resolve(&self, template: &Template) -> Result<String, LookupError> {
         let mut text = String::new();
-        for part in &template.parts {
-            match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Variable(name) => text.push_str(&self.value(name)?),
+        for segment in &template.segments {
+            match segment {
+                Segment::Literal(literal) => text.push_str(literal),
+                Segment::Variable(name) => text.push_str(&self.value(name)?),
             }
         }
         Ok(text)
@@ -343,11 +343,11 @@ impl Environment {
 /// A text with `{{ variables }}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Template {
-    parts: Vec<Part>,
+    segments: Vec<Segment>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum Segment {
     Literal(String),
     Variable(String),
 }
@@ -359,7 +359,7 @@ impl Template {
     ///
     /// A `{{` without `}}`, or an invalid name between them; the text says which.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut parts = Vec::new();
+        let mut segments = Vec::new();
         let mut rest = text;
         while let Some((literal, tail)) = rest.split_once("{{") {
             let (name, tail) = tail.split_once("}}").ok_or("has `{{` without `}}`")?;
@@ -367,22 +367,22 @@ impl Template {
             check_name(name)
                 .map_err(|reason| format!("names the variable {name:?}, which {reason}"))?;
             if !literal.is_empty() {
-                parts.push(Part::Literal(literal.to_owned()));
+                segments.push(Segment::Literal(literal.to_owned()));
             }
-            parts.push(Part::Variable(name.to_owned()));
+            segments.push(Segment::Variable(name.to_owned()));
             rest = tail;
         }
         if !rest.is_empty() {
-            parts.push(Part::Literal(rest.to_owned()));
+            segments.push(Segment::Literal(rest.to_owned()));
         }
-        Ok(Self { parts })
+        Ok(Self { segments })
     }
 
     /// The variables it draws on, in order.
     pub(crate) fn variables(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Variable(name) => Some(name.as_str()),
-            Part::Literal(_) => None,
+        self.segments.iter().filter_map(|segment| match segment {
+            Segment::Variable(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
         })
     }
 
@@ -394,9 +394,9 @@ impl Template {
 
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parts.iter().try_for_each(|part| match part {
-            Part::Literal(literal) => f.write_str(literal),
-            Part::Variable(name) => write!(f, "{{{{ {name} }}}}"),
+        self.segments.iter().try_for_each(|segment| match segment {
+            Segment::Literal(literal) => f.write_str(literal),
+            Segment::Variable(name) => write!(f, "{{{{ {name} }}}}"),
         })
     }
 }

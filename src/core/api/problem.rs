@@ -1,5 +1,6 @@
 //! Errors as HTTP: RFC 9457 `application/problem+json`, each with a stable `code`. One table, without a catch-all arm:
-//! an error that is added does not compile until it is placed here.
+//! an error that is added does not compile until it is placed here. Those that are the operator's turn, or about a stored
+//! token, are all 500, and have their codes in [`crate::error`].
 
 use std::time::Duration;
 
@@ -92,15 +93,19 @@ impl ApiError {
     /// The whole response, to the request with this id.
     #[must_use]
     pub fn to_response(&self, request_id: &str, reader: Reader) -> Response<Bytes> {
-        let Row { status, code, more } = self.row();
-        let reason = more.reason();
+        let Row {
+            status,
+            code,
+            addition,
+        } = self.row();
+        let reason = addition.reason();
         let problem = ProblemBody {
             title: status.canonical_reason(),
             status: status.as_u16(),
             code,
             detail: self.detail(reader),
             request_id,
-            claims: more.claims(),
+            claims: addition.claims(),
             aadsts: reason.aadsts,
             suberror: reason.suberror.map(Suberror::as_str),
         };
@@ -110,7 +115,7 @@ impl ApiError {
             CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if let Some((name, value)) = more.header()
+        if let Some((name, value)) = addition.header()
             && let Ok(value) = HeaderValue::try_from(value)
         {
             headers.insert(name, value);
@@ -141,7 +146,7 @@ impl ApiError {
         match self {
             Self::NotFound => Row::new(S::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed(methods) => {
-                Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed").with(More::Allow(methods))
+                Row::new(S::METHOD_NOT_ALLOWED, "method_not_allowed").with(Addition::Allow(methods))
             }
             Self::BodyTooLarge => Row::new(S::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BodyTooSlow => Row::new(S::REQUEST_TIMEOUT, "body_too_slow"),
@@ -160,11 +165,11 @@ struct Row<'a> {
     status: StatusCode,
     /// Stays the same from version to version.
     code: &'static str,
-    more: More<'a>,
+    addition: Addition<'a>,
 }
 
 /// What a client needs to know besides.
-enum More<'a> {
+enum Addition<'a> {
     Nothing,
     /// The methods that the path has.
     Allow(&'static str),
@@ -187,16 +192,16 @@ impl<'a> Row<'a> {
         Self {
             status,
             code,
-            more: More::Nothing,
+            addition: Addition::Nothing,
         }
     }
 
-    fn with(self, more: More<'a>) -> Self {
-        Self { more, ..self }
+    fn with(self, addition: Addition<'a>) -> Self {
+        Self { addition, ..self }
     }
 }
 
-impl<'a> More<'a> {
+impl<'a> Addition<'a> {
     /// As a header. Challenges are RFC 6750 §3; for interaction as Microsoft's own APIs have it, so that front ends that
     /// know theirs know this one (<https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
     fn header(&self) -> Option<(HeaderName, String)> {
@@ -271,9 +276,9 @@ fn of_ledger(error: &LedgerError) -> Row<'_> {
     use StatusCode as S;
     match error {
         LedgerError::Store(_) => {
-            Row::new(S::SERVICE_UNAVAILABLE, "store_unavailable").with(More::RetryAfter(1))
+            Row::new(S::SERVICE_UNAVAILABLE, "store_unavailable").with(Addition::RetryAfter(1))
         }
-        LedgerError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(More::RetryAfter(1)),
+        LedgerError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(Addition::RetryAfter(1)),
         LedgerError::NotEnrolled => Row::new(S::NOT_FOUND, "not_enrolled"),
         LedgerError::NoRefreshToken => Row::new(S::CONFLICT, "no_refresh_token"),
         LedgerError::RecordDamaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
@@ -285,45 +290,47 @@ fn of_ledger(error: &LedgerError) -> Row<'_> {
 
 fn of_vault(error: &VaultError) -> Row<'_> {
     use StatusCode as S;
-    let row = |status, more| Row {
+    let row = |status, addition| Row {
         status,
         code: error.code(),
-        more,
+        addition,
     };
     match error {
         VaultError::Caller(error) => match error {
-            CallerError::InvalidRequest(_) => row(S::BAD_REQUEST, More::Nothing),
-            CallerError::InvalidScope(reason) => row(S::BAD_REQUEST, More::Refused(*reason)),
+            CallerError::InvalidRequest(_) => row(S::BAD_REQUEST, Addition::Nothing),
+            CallerError::InvalidScope(reason) => row(S::BAD_REQUEST, Addition::Refused(*reason)),
             // RFC 6750 §3.1: without a token, no error.
             CallerError::InvalidToken(TokenDefect::Missing) => {
-                row(S::UNAUTHORIZED, More::Authenticate)
+                row(S::UNAUTHORIZED, Addition::Authenticate)
             }
-            CallerError::InvalidToken(defect) => row(S::UNAUTHORIZED, More::InvalidToken(*defect)),
+            CallerError::InvalidToken(defect) => {
+                row(S::UNAUTHORIZED, Addition::InvalidToken(*defect))
+            }
             CallerError::TenantNotAllowed
             | CallerError::TenantNotOnboarded(_)
             | CallerError::AccountNotSupported(_)
-            | CallerError::ScopeNotGranted => row(S::FORBIDDEN, More::Nothing),
+            | CallerError::ScopeNotGranted => row(S::FORBIDDEN, Addition::Nothing),
             CallerError::InsufficientScope(scope) => {
-                row(S::FORBIDDEN, More::InsufficientScope(scope))
+                row(S::FORBIDDEN, Addition::InsufficientScope(scope))
             }
-            CallerError::SweepNotAuthorized => row(S::UNAUTHORIZED, More::Authenticate),
+            CallerError::SweepNotAuthorized => row(S::UNAUTHORIZED, Addition::Authenticate),
         },
         VaultError::User(UserError::InteractionRequired(interaction)) => {
-            row(S::UNAUTHORIZED, More::Interaction(interaction))
+            row(S::UNAUTHORIZED, Addition::Interaction(interaction))
         }
         VaultError::User(UserError::ReenrolmentRequired(reason)) => {
-            row(S::CONFLICT, More::Refused(*reason))
+            row(S::CONFLICT, Addition::Refused(*reason))
         }
         // Not 401: a client would let the user sign in, and be here again.
         VaultError::Organisation(OrganisationError(reason)) => {
-            row(S::FORBIDDEN, More::Refused(*reason))
+            row(S::FORBIDDEN, Addition::Refused(*reason))
         }
         VaultError::Stored(_) | VaultError::Operator(_) => {
-            row(S::INTERNAL_SERVER_ERROR, More::Nothing)
+            row(S::INTERNAL_SERVER_ERROR, Addition::Nothing)
         }
         VaultError::Upstream(error) => {
             let seconds = error.retry_after_seconds.unwrap_or(5);
-            row(S::SERVICE_UNAVAILABLE, More::RetryAfter(seconds))
+            row(S::SERVICE_UNAVAILABLE, Addition::RetryAfter(seconds))
         }
     }
 }

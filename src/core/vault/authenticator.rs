@@ -25,6 +25,8 @@ use crate::vault::port::Role;
 const SWEEP_ROLE: &str = "Behalf.Sweep";
 /// Verified tokens that are remembered.
 const VERIFIED: usize = 1024;
+/// Seconds for which one is remembered at most: as long as signing keys are fresh.
+const REMEMBERED: u64 = FRESH;
 
 /// Verifies callers. It remembers whom it has verified, and the signing keys.
 pub(crate) struct Authenticator {
@@ -149,7 +151,7 @@ impl Authenticator {
         let keys = self.signing_keys.to_find(context, &key_id).await?;
         let key = keys.find(&key_id).ok_or(TokenDefect::UnknownKey)?;
         let claims = token.verify(key, &context.issuers)?;
-        let until = claims.good_until().min(now.saturating_add(FRESH));
+        let until = claims.good_until().min(now.saturating_add(REMEMBERED));
         let verified = Verified {
             claims: claims.clone(),
             key_id,

@@ -150,22 +150,26 @@ impl Listing {
     /// Enrolments with too much or too little to them: none or another than the head's user names, two of one user, a
     /// record without a marker. Those younger than [`LITTER_AFTER`] are left out.
     pub(crate) fn litter(&self, now: u64) -> Vec<Litter> {
-        let mut parts: Vec<Part> = self.keys.iter().filter_map(|key| self.part(key)).collect();
-        parts.sort_unstable();
-        parts
+        let mut of_users: Vec<UserKey> = self
+            .keys
+            .iter()
+            .filter_map(|key| self.user_key(key))
+            .collect();
+        of_users.sort_unstable();
+        of_users
             .chunk_by(|left, right| left.id == right.id)
             .flat_map(|user| litter_of(user, now))
             .collect()
     }
 
-    fn part<'k>(&'k self, key: &'k String) -> Option<Part<'k>> {
+    fn user_key<'k>(&'k self, key: &'k String) -> Option<UserKey<'k>> {
         if let Some(User { tenant, id }) = self.layout.read_head(key) {
             let (nonce, kind) = (None, Kind::Head(tenant));
-            return Some(Part { id, nonce, kind });
+            return Some(UserKey { id, nonce, kind });
         }
         if let Some(marker) = self.layout.read_marker(key) {
             let kind = Kind::Marker(marker.user.tenant, key);
-            return Some(Part {
+            return Some(UserKey {
                 id: marker.user.id,
                 nonce: Some(marker.nonce),
                 kind,
@@ -174,7 +178,7 @@ impl Listing {
         let (kind, (id, nonce)) = [("rec", Kind::Record), ("off", Kind::Off)]
             .into_iter()
             .find_map(|(name, kind)| Some((kind, self.layout.read_private(name, key)?)))?;
-        Some(Part {
+        Some(UserKey {
             id,
             nonce: Some(nonce),
             kind,
@@ -183,7 +187,7 @@ impl Listing {
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Part<'k> {
+struct UserKey<'k> {
     id: StorageId,
     nonce: Option<Nonce>,
     kind: Kind<'k>,
@@ -197,31 +201,31 @@ enum Kind<'k> {
     Off,
 }
 
-/// The parts of one user, in order.
-fn litter_of(user: &[Part<'_>], now: u64) -> Vec<Litter> {
-    let head = user.iter().find_map(|part| match &part.kind {
+/// The keys of one user, in order.
+fn litter_of(user: &[UserKey<'_>], now: u64) -> Vec<Litter> {
+    let head = user.iter().find_map(|key| match &key.kind {
         Kind::Head(tenant) => Some(tenant),
         Kind::Marker(..) | Kind::Record | Kind::Off => None,
     });
-    let enrolments: BTreeSet<&Nonce> = user.iter().filter_map(|part| part.nonce.as_ref()).collect();
+    let enrolments: BTreeSet<&Nonce> = user.iter().filter_map(|key| key.nonce.as_ref()).collect();
     let is_one = head.is_some() && enrolments.len() == 1;
     user.chunk_by(|left, right| left.nonce == right.nonce)
-        .filter_map(|parts| {
-            let nonce = parts.first()?.nonce.clone()?;
+        .filter_map(|of_enrolment| {
+            let nonce = of_enrolment.first()?.nonce.clone()?;
             let mut litter = Litter {
-                id: parts.first()?.id.clone(),
+                id: of_enrolment.first()?.id.clone(),
                 tenant: head.cloned(),
                 nonce,
                 markers: Vec::new(),
                 has_record: false,
                 is_off: false,
             };
-            for part in parts {
-                match &part.kind {
+            for key in of_enrolment {
+                match &key.kind {
                     Kind::Head(_) => {}
-                    Kind::Marker(tenant, key) => {
+                    Kind::Marker(tenant, name) => {
                         litter.tenant.get_or_insert_with(|| tenant.clone());
-                        litter.markers.push((*key).clone());
+                        litter.markers.push((*name).clone());
                     }
                     Kind::Record => litter.has_record = true,
                     Kind::Off => litter.is_off = true,
