@@ -245,7 +245,10 @@ impl<W: Write> Story<'_, W> {
         )?;
         let rows: Vec<_> = self.app.store().rows()?.into_keys().collect();
         expect("rows that are left", Vec::<String>::new(), rows, &"")?;
-        self.line("remove", "DELETE /v1/me: 204, the store is empty")?;
+        self.line(
+            "remove",
+            "DELETE /v1/me: 204, nothing of the user is in the store",
+        )?;
         let answer = self
             .call(Method::POST, "/v1/me/access-token", Some(json!({})))
             .await?;
