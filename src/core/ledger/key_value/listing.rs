@@ -106,11 +106,10 @@ impl Listing {
         Some((key, self.layout.read_marker(key)?))
     }
 
-    /// The further pages of summaries, each with the write that made it.
-    pub(crate) fn summary_pages(&self) -> impl Iterator<Item = (&String, Nonce)> {
-        self.keys
-            .iter()
-            .filter_map(|key| Some((key, self.layout.read_summary_page(key)?)))
+    /// The further pages of summaries.
+    pub(crate) fn summary_pages(&self) -> impl Iterator<Item = &String> {
+        let keys = self.keys.iter();
+        keys.filter(|key| self.layout.read_summary_page(key).is_some())
     }
 
     /// The tenants that are being removed.

@@ -66,10 +66,9 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         };
         let first = to_json(&first);
         self.store.set(&self.layout.summary(), &first).await?;
-        for (key, other) in survey.found.listing.summary_pages() {
-            if other != write {
-                self.store.delete(key).await?;
-            }
+        // The listing was before this write, so all that it has are others'.
+        for key in survey.found.listing.summary_pages() {
+            self.store.delete(key).await?;
         }
         Ok(())
     }
