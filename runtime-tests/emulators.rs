@@ -35,6 +35,8 @@ mod world;
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 pub use caller::Caller;
 pub use fault::{Answer, Fault};
 pub use journal::{Entry, Target, fingerprint};
@@ -163,10 +165,16 @@ impl Emulators {
         self.control.origin()
     }
 
-    /// The app's settings, for a run against these emulators.
+    /// The app's settings, for a run against these emulators. The front end and the background job may draw whatever Graph
+    /// has, each in its own way.
     #[must_use]
     pub fn settings(&self) -> Vec<(String, String)> {
         let options = self.options();
+        let grant = |client: &str, callers: &str| json!({"client": client, "callers": callers, "resource": "https://graph.microsoft.com", "scopes": ["*"]});
+        let grants = json!([
+            grant(&options.front_end_id, "delegated"),
+            grant(&options.job_id, "app"),
+        ]);
         [
             ("client_id", options.client_id.clone()),
             ("client_secret", options.client_secret.clone()),
@@ -174,6 +182,7 @@ impl Emulators {
             ("authority", self.authority()),
             ("key_vault_url", self.key_vault_url()),
             ("sweep_key", options.sweep_key.clone()),
+            ("grants", grants.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()

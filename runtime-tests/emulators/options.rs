@@ -40,6 +40,8 @@ pub struct Options {
     pub identity_header: String,
     /// Client id of the application that calls the app.
     pub front_end_id: String,
+    /// Client id of the background job that calls the app.
+    pub job_id: String,
     /// The demo user's object id; the first tenant is theirs.
     pub demo_user: String,
     /// The app's sweep key.
@@ -73,6 +75,7 @@ impl Default for Options {
             managed_identity_id: "88888888-8888-4888-8888-888888888888".to_owned(),
             identity_header: random::text(24),
             front_end_id: "77777777-7777-4777-8777-777777777777".to_owned(),
+            job_id: "99999999-9999-4999-8999-999999999999".to_owned(),
             demo_user: USER.to_owned(),
             sweep_key: random::text(32),
             consented: ["User.Read", "Mail.Read", "Files.Read"]

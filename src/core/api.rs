@@ -1,6 +1,7 @@
 //! The HTTP API: routes, bodies in and out. Errors are [`crate::api::problem`]'s.
 
 mod accept;
+mod cors;
 pub mod problem;
 
 use bytes::Bytes;
@@ -11,15 +12,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::api::accept::{JSON, METRICS, prefers_second};
+use crate::api::cors::Cors;
 use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
-use crate::identity::{Guid, TenantId};
+use crate::identity::{Guid, TenantId, UserName};
 use crate::journal::Journal as _;
-use crate::keeper::{Keeper, KeeperError, View};
+use crate::keeper::{Keeper, KeeperError, Request, View};
 use crate::ledger::record::Status;
 use crate::ledger::{Ledger, LedgerError};
 use crate::port::{BodyError, Environment, Random, RequestBody};
 use crate::secret::Bearer;
-use crate::vault::port::VaultPort;
+use crate::vault::port::{Subject, VaultPort};
 
 /// The id of a request, which its answer has, too, and the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,23 +30,35 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// Answers a request. It never fails: errors are answers.
     pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
         let id = request_id(request, &self.env);
+        let cors = Cors::of(request, || self.vault.check_settings().ok());
+        let preflight = cors.as_ref().and_then(Cors::preflight);
+        let mut response = match preflight {
+            Some(response) => response,
+            None => self.answer(request, body, &id).await,
+        };
+        if let Some(cors) = cors {
+            cors.allow(response.headers_mut());
+        }
+        if let Ok(id) = HeaderValue::try_from(id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    async fn answer(&self, request: &Parts, body: impl RequestBody, id: &str) -> Response<Bytes> {
         // Probes are the operator's own.
         let reader = if is_probe(request.uri.path()) {
             Reader::Operator
         } else {
             Reader::Caller
         };
-        let mut response = match self.route(request, body).await {
+        match self.route(request, body, id).await {
             Ok(response) => response,
             Err(error) => {
-                self.tell(&error, &id, reader);
-                error.to_response(&id, reader)
+                self.tell(&error, id, reader);
+                error.to_response(id, reader)
             }
-        };
-        if let Ok(id) = HeaderValue::try_from(id) {
-            response.headers_mut().insert(REQUEST_ID, id);
         }
-        response
     }
 
     /// What the reader is not told, because it names secrets or settings, or because he can only wait, is for the log; and
@@ -67,11 +81,18 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
 
     async fn route(
         &self,
-        request: &Parts,
+        parts: &Parts,
         body: impl RequestBody,
+        id: &str,
     ) -> Result<Response<Bytes>, ApiError> {
-        let method = &request.method;
-        match request.uri.path() {
+        let (method, path) = (&parts.method, parts.uri.path());
+        let bearer = &bearer(parts);
+        let about = |subject| Request {
+            id,
+            bearer,
+            subject,
+        };
+        match path {
             // Neither asks anyone: an outage elsewhere is no reason to take this replica out, since it can still remove.
             path if is_probe(path) => match *method {
                 Method::GET | Method::HEAD => {
@@ -80,66 +101,18 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 }
                 _ => Err(ApiError::MethodNotAllowed("GET, HEAD")),
             },
-            "/v1/me" => match *method {
-                Method::GET => Ok(view_response(
-                    StatusCode::OK,
-                    &self.show(&bearer(request)).await?,
-                )),
-                Method::PUT => {
-                    let asked: EnrolBody = read_json(body, "the optional text `scope`").await?;
-                    let (view, created) =
-                        self.enrol(&bearer(request), asked.scope.as_deref()).await?;
-                    Ok(view_response(
-                        if created {
-                            StatusCode::CREATED
-                        } else {
-                            StatusCode::OK
-                        },
-                        &view,
-                    ))
-                }
-                Method::DELETE => {
-                    self.remove(&bearer(request)).await?;
-                    Ok(no_content())
-                }
-                _ => Err(ApiError::MethodNotAllowed("GET, PUT, DELETE")),
-            },
-            "/v1/me/access-token" => match *method {
-                Method::POST => {
-                    let asked: DrawBody =
-                        read_json(body, "the optional texts `scope` and `claims`").await?;
-                    let issued = self
-                        .draw(&bearer(request), asked.scope, asked.claims)
-                        .await?;
-                    let body = IssuedBody {
-                        access_token: issued.access_token.expose(),
-                        token_type: &issued.token_type,
-                        expires_in: issued.expires_in,
-                        scope: &issued.scope,
-                    };
-                    Ok(json_response(StatusCode::OK, &body))
-                }
-                _ => Err(ApiError::MethodNotAllowed("POST")),
-            },
-            "/v1/me/refresh-token" => match *method {
-                Method::DELETE => {
-                    self.remove_refresh_token(&bearer(request)).await?;
-                    Ok(no_content())
-                }
-                _ => Err(ApiError::MethodNotAllowed("DELETE")),
-            },
             "/v1/sweep" => match *method {
                 Method::POST => {
-                    let report = self.sweep(&bearer(request)).await?;
+                    let report = self.sweep(&about(Subject::Me)).await?;
                     Ok(json_response(StatusCode::OK, &report))
                 }
                 _ => Err(ApiError::MethodNotAllowed("POST")),
             },
             "/v1/status" => match *method {
                 Method::GET => {
-                    let tenant = asked_tenant(request)?;
-                    let report = self.status(&bearer(request), tenant.as_ref()).await?;
-                    Ok(if prefers_second(&request.headers, JSON, METRICS) {
+                    let tenant = asked_tenant(parts)?;
+                    let report = self.status(&about(Subject::Me), tenant.as_ref()).await?;
+                    Ok(if prefers_second(&parts.headers, JSON, METRICS) {
                         text_response(report.to_prometheus())
                     } else {
                         json_response(StatusCode::OK, &report)
@@ -148,20 +121,115 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 _ => Err(ApiError::MethodNotAllowed("GET")),
             },
             path => {
-                let tenant = path
-                    .strip_prefix("/v1/tenants/")
-                    .and_then(TenantId::parse)
-                    .ok_or(ApiError::NotFound)?;
-                match *method {
-                    Method::DELETE => {
-                        let removal = self.remove_tenant(&bearer(request), &tenant).await?;
-                        Ok(json_response(StatusCode::OK, &removal))
-                    }
-                    _ => Err(ApiError::MethodNotAllowed("DELETE")),
+                if let Some(tenant) = path.strip_prefix("/v1/tenants/") {
+                    let tenant = TenantId::parse(tenant)
+                        .ok_or(ApiError::InvalidPath("a tenant id, which is a GUID"))?;
+                    return match *method {
+                        Method::DELETE => {
+                            let removal = self.remove_tenant(&about(Subject::Me), &tenant).await?;
+                            Ok(json_response(StatusCode::OK, &removal))
+                        }
+                        _ => Err(ApiError::MethodNotAllowed("DELETE")),
+                    };
                 }
+                let (subject, of_user) = user_path(path).ok_or(ApiError::NotFound)??;
+                self.of_user(method, &about(subject), of_user, body).await
             }
         }
     }
+
+    /// What is there for a user: for the user itself, and, but for the enrolment, for apps that name one.
+    async fn of_user(
+        &self,
+        method: &Method,
+        request: &Request<'_>,
+        path: UserPath,
+        body: impl RequestBody,
+    ) -> Result<Response<Bytes>, ApiError> {
+        match (path, method) {
+            (UserPath::User, &Method::GET) => {
+                let view = self.show(request).await?;
+                Ok(view_response(StatusCode::OK, &view))
+            }
+            (UserPath::User, &Method::PUT) if request.subject == Subject::Me => {
+                let asked: EnrolBody = read_json(body, "the optional text `scope`").await?;
+                let (view, created) = self.enrol(request, asked.scope.as_deref()).await?;
+                Ok(view_response(
+                    if created {
+                        StatusCode::CREATED
+                    } else {
+                        StatusCode::OK
+                    },
+                    &view,
+                ))
+            }
+            (UserPath::User, &Method::DELETE) => {
+                self.remove(request).await?;
+                Ok(no_content())
+            }
+            (UserPath::AccessToken, &Method::POST) => {
+                let asked: DrawBody =
+                    read_json(body, "the optional texts `scope` and `claims`").await?;
+                let issued = self.draw(request, asked.scope, asked.claims).await?;
+                let body = IssuedBody {
+                    access_token: issued.access_token.expose(),
+                    token_type: &issued.token_type,
+                    expires_in: issued.expires_in,
+                    scope: &issued.scope,
+                };
+                Ok(json_response(StatusCode::OK, &body))
+            }
+            (UserPath::RefreshToken, &Method::DELETE) => {
+                self.remove_refresh_token(request).await?;
+                Ok(no_content())
+            }
+            (path, _) => Err(ApiError::MethodNotAllowed(path.methods(&request.subject))),
+        }
+    }
+}
+
+/// What there is of a user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum UserPath {
+    User,
+    AccessToken,
+    RefreshToken,
+}
+
+impl UserPath {
+    fn methods(self, subject: &Subject) -> &'static str {
+        match (self, subject) {
+            (Self::User, Subject::Me) => "GET, PUT, DELETE",
+            (Self::User, Subject::User(_)) => "GET, DELETE",
+            (Self::AccessToken, _) => "POST",
+            (Self::RefreshToken, _) => "DELETE",
+        }
+    }
+}
+
+/// Whom a path is about, and what of that; none: it is about no user.
+fn user_path(path: &str) -> Option<Result<(Subject, UserPath), ApiError>> {
+    let mut segments = path.strip_prefix("/v1/")?.split('/');
+    let subject = match segments.next()? {
+        "me" => Ok(Subject::Me),
+        "users" => {
+            let (tenant, object) = (segments.next()?, segments.next()?);
+            match (TenantId::parse(tenant), Guid::parse(object)) {
+                (Some(tenant), Some(object)) => Ok(Subject::User(UserName { tenant, object })),
+                (_, _) => Err(ApiError::InvalidPath(
+                    "a tenant id and an object id, which are GUIDs",
+                )),
+            }
+        }
+        _ => return None,
+    };
+    let of_user = match (segments.next(), segments.next()) {
+        (None, _) => UserPath::User,
+        (Some("access-token"), None) => UserPath::AccessToken,
+        (Some("refresh-token"), None) => UserPath::RefreshToken,
+        (Some(_), _) => return None,
+    };
+    Some(subject.map(|subject| (subject, of_user)))
 }
 
 fn is_probe(path: &str) -> bool {
@@ -281,10 +349,12 @@ fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
     let reason = record.and_then(|record| record.status.reason());
     let body = ViewBody {
         status: record.map_or("no_refresh_token", |record| status_name(&record.status)),
+        turn: record.map_or(USER, |record| turn(&record.status)),
         claims: record.and_then(|record| record.status.claims()),
         aadsts: reason.and_then(|reason| reason.aadsts),
         suberror: reason.and_then(|reason| Some(reason.suberror?.as_str())),
         scope: record.map(|record| record.scope.as_str()),
+        enrolled_by: record.and_then(|record| Some(record.enrolled_by.as_ref()?.as_str())),
         key_version: record.map(|record| record.key_version.as_str()),
         enrolled_at: view.enrolled_at,
         refreshed_at: record.map(|record| record.refreshed_at),
@@ -297,6 +367,8 @@ fn view_response(status: StatusCode, view: &View) -> Response<Bytes> {
 #[derive(Serialize)]
 struct ViewBody<'a> {
     status: &'static str,
+    /// Who has to do something.
+    turn: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     claims: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -305,6 +377,8 @@ struct ViewBody<'a> {
     suberror: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enrolled_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_version: Option<&'a str>,
     enrolled_at: u64,
@@ -320,6 +394,18 @@ fn status_name(status: &Status) -> &'static str {
         Status::InteractionRequired(_) => "interaction_required",
         Status::OrganisationRequired(_) => "organisation_required",
         Status::Quarantined(_) => "quarantined",
+    }
+}
+
+/// The user has to sign in, with the claims if there are any, and to be enrolled again.
+const USER: &str = "user";
+
+/// Whose turn it is.
+fn turn(status: &Status) -> &'static str {
+    match status {
+        Status::Active => "nobody",
+        Status::InteractionRequired(_) | Status::Quarantined(_) => USER,
+        Status::OrganisationRequired(_) => "organisation",
     }
 }
 

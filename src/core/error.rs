@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::identity::SecretName;
+use crate::identity::{Guid, SecretName, User};
 
 /// Why a function of the vault failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -56,14 +56,15 @@ pub enum CallerError {
     /// The token lacks this scope or role.
     #[error("the token lacks `{0}`")]
     InsufficientScope(String),
-    /// The scope asked for is not one that this caller may draw.
+    /// No grant lets this caller have what it asks for.
+    #[error(transparent)]
+    NotGranted(#[from] NotGranted),
+    /// A user is named whom nobody can be asked about here.
+    #[error("the setting `user_routes` is off: nobody acts on a user but the user")]
+    UserRoutesOff,
+    /// The scope asked for is none that Entra ID gives to this app, or none at all.
     #[error(
-        "only scopes of the resource in the setting `scope` may be drawn; write each in full, like https://graph.microsoft.com/User.Read"
-    )]
-    ScopeNotGranted,
-    /// The scope asked for is none that Entra ID gives to this app.
-    #[error(
-        "Entra ID gives this app no such scope{}: ask for permissions that the app is registered for, and for `.default` alone",
+        "Entra ID gives this app no such scope{}: ask for permissions of one resource that the app is registered for, each in full, like https://graph.microsoft.com/User.Read, and for `.default` alone; 2,048 bytes at most",
         aadsts(*.0)
     )]
     InvalidScope(Reason),
@@ -72,6 +73,18 @@ pub enum CallerError {
         "send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`"
     )]
     SweepNotAuthorized,
+}
+
+/// No grant lets a caller have what it asks for.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{missing}")]
+pub struct NotGranted {
+    /// Client id of the app that asked; none: its token does not say.
+    pub client: Option<Guid>,
+    /// The user whom it asked about; none: it was about tenants.
+    pub user: Option<User>,
+    /// What is missing and how to grant it: for the operator.
+    pub missing: String,
 }
 
 /// Kinds of accounts that are not supported: their signing keys are elsewhere, one place a tenant.
@@ -445,9 +458,10 @@ impl CallerError {
             Self::TenantNotOnboarded(_) => {
                 "this app is not set up for the token's tenant yet: ask whoever operates it".into()
             }
-            Self::ScopeNotGranted => {
-                "only scopes of the one resource that this app is set up for may be drawn; write each in full, like https://graph.microsoft.com/User.Read".into()
+            Self::NotGranted(_) => {
+                "this is not granted to the app that asks: whoever operates behalf finds in its log what is missing, under the request id".into()
             }
+            Self::UserRoutesOff => "there are no paths of users here".into(),
             Self::SweepNotAuthorized => {
                 "what came as `Authorization: Bearer …` does not authorize a sweep".into()
             }
@@ -537,7 +551,8 @@ impl CallerError {
             Self::TenantNotOnboarded(_) => "tenant_not_onboarded",
             Self::AccountNotSupported(_) => "account_not_supported",
             Self::InsufficientScope(_) => "insufficient_scope",
-            Self::ScopeNotGranted => "scope_not_granted",
+            Self::NotGranted(_) => "not_granted",
+            Self::UserRoutesOff => "user_routes_off",
             Self::InvalidScope(_) => "invalid_scope",
             Self::SweepNotAuthorized => "sweep_not_authorized",
         }
@@ -599,6 +614,12 @@ impl VaultError {
             holds_up: HoldsUp::Request,
         }
         .into()
+    }
+}
+
+impl From<NotGranted> for VaultError {
+    fn from(error: NotGranted) -> Self {
+        CallerError::from(error).into()
     }
 }
 

@@ -238,6 +238,15 @@ pub struct Subject {
     pub sub: Box<str>,
 }
 
+/// A user as an app names one: `vault.user-name` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserName {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The object id there.
+    pub object: Guid,
+}
+
 /// Template of user ids over `{tid}`, `{oid}`, `{sub}`.
 ///
 /// ```
@@ -279,14 +288,30 @@ impl UserTemplate {
     /// Fills it in.
     #[must_use]
     pub fn user_id(&self, subject: &Subject) -> UserId {
+        self.fill(&subject.tenant, &subject.object, &subject.sub)
+    }
+
+    /// Fills it in for a user of whom no token is at hand. None if it has `{sub}`, which only a token tells.
+    #[must_use]
+    pub fn user_id_of(&self, user: &UserName) -> Option<UserId> {
+        (!self.has_sub()).then(|| self.fill(&user.tenant, &user.object, ""))
+    }
+
+    /// Whether it has `{sub}`.
+    #[must_use]
+    pub fn has_sub(&self) -> bool {
+        self.0.contains(&TemplatePart::Sub)
+    }
+
+    fn fill(&self, tenant: &TenantId, object: &Guid, sub: &str) -> UserId {
         let text: String = self
             .0
             .iter()
             .map(|part| match part {
                 TemplatePart::Literal(text) => text,
-                TemplatePart::Tid => subject.tenant.as_str(),
-                TemplatePart::Oid => subject.object.as_str(),
-                TemplatePart::Sub => &*subject.sub,
+                TemplatePart::Tid => tenant.as_str(),
+                TemplatePart::Oid => object.as_str(),
+                TemplatePart::Sub => sub,
             })
             .collect();
         UserId(text.into())

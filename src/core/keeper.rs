@@ -1,6 +1,7 @@
 //! The keeper: what is done for whom, over a vault and a ledger. It holds no secret, and knows nothing of how a ledger keeps
 //! what it keeps.
 
+pub(crate) mod audit;
 pub(crate) mod course;
 mod fingerprint;
 pub(crate) mod holds;
@@ -21,14 +22,16 @@ use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
 use crate::identity::{Nonce, User};
 use crate::journal::Journal as _;
+use crate::keeper::audit::{Action, Entry};
 use crate::keeper::fingerprint::{ChangedSettings, Seen};
 use crate::keeper::rules::Rules;
+use crate::keeper::verdict::{Verdict, Work, verdict};
 use crate::ledger::record::{Record, Status};
-use crate::ledger::schedule::refresh_due_at;
+use crate::ledger::schedule::{refresh_due_at, turn_again_at};
 use crate::ledger::{Change, Edit, Enrolled, Ledger, LedgerError, StoreError};
 use crate::port::Environment;
 use crate::secret::Bearer;
-use crate::vault::port::{Draw, Issued, Policy, SealedToken, VaultPort};
+use crate::vault::port::{Caller, Draw, Issued, Policy, Purpose, SealedToken, Subject, VaultPort};
 
 /// Age of a stored refresh token from which a successor is stored when one comes along with an access token, in seconds.
 const REPLACE_AFTER: u64 = 86_400;
@@ -45,6 +48,28 @@ pub struct Keeper<V, L, E> {
     seen: RefCell<Option<Seen>>,
 }
 
+/// What is asked for a user: by whom, and about whom.
+pub struct Request<'a> {
+    /// What its answer and the log know it by.
+    pub id: &'a str,
+    /// The caller's token.
+    pub bearer: &'a Bearer,
+    /// The user whom it is about.
+    pub subject: Subject,
+}
+
+#[cfg(test)]
+impl<'a> Request<'a> {
+    /// One of a test, about the caller's own user.
+    pub(crate) fn of(bearer: &'a Bearer) -> Self {
+        Self {
+            id: "test",
+            bearer,
+            subject: Subject::Me,
+        }
+    }
+}
+
 /// Why an operation failed.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum KeeperError {
@@ -57,6 +82,18 @@ pub enum KeeperError {
     /// Settings are not those that what is stored was made with.
     #[error(transparent)]
     ChangedSettings(#[from] ChangedSettings),
+}
+
+impl KeeperError {
+    /// A word for it that stays the same from version to version: the `code` of the API's problems.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Vault(error) => error.code(),
+            Self::Ledger(error) => error.code(),
+            Self::ChangedSettings(_) => "settings_changed",
+        }
+    }
 }
 
 impl From<StoreError> for KeeperError {
@@ -94,18 +131,35 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// [`KeeperError`]. After [`LedgerError::Store`] the user may be enrolled or not; the caller tries again.
     pub async fn enrol(
         &self,
-        bearer: &Bearer,
+        request: &Request<'_>,
         scope: Option<&str>,
     ) -> Result<(View, bool), KeeperError> {
+        let mut entry = Entry::new(&self.env, Action::Enrol, request);
+        let enrolled = self.enrol_user(request, scope, &mut entry).await;
+        entry.close(enrolled)
+    }
+
+    async fn enrol_user(
+        &self,
+        request: &Request<'_>,
+        scope: Option<&str>,
+        entry: &mut Entry<'_, E>,
+    ) -> Result<(View, bool), KeeperError> {
+        let deadline = Deadline::within(&self.env, LONGEST);
+        self.identify(request, entry, Purpose::Manage).await?;
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
-        let enrolment = self.vault.enrol(bearer, &nonce, scope, LONGEST).await?;
+        let terms = entry.terms(deadline.left(&self.env));
+        let enrolment = self.vault.enrol(request.bearer, &nonce, scope, terms);
+        let enrolment = enrolment.await?;
+        entry.scope(&enrolment.scope);
         let (user, policy) = (&enrolment.user, &enrolment.policy);
         let record = Record {
             tenant: user.tenant.clone(),
             sealed: enrolment.sealed.token,
             key_version: enrolment.sealed.key_version,
             scope: enrolment.scope,
+            enrolled_by: enrolment.app,
             status: Status::Active,
             generation: 1,
             write: Nonce::for_write(&self.env),
@@ -115,7 +169,6 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         };
         let ledger = self.open(policy).await?;
         let is_new = ledger.enrol(user, &nonce, &record).await?;
-        self.audit("enrolled", user);
         let view = View {
             enrolled_at: now,
             record: Some(record),
@@ -123,13 +176,23 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         Ok((view, is_new))
     }
 
-    /// What is stored of the caller's user.
+    /// What is stored of a user.
     ///
     /// # Errors
     /// [`KeeperError`].
-    pub async fn show(&self, bearer: &Bearer) -> Result<View, KeeperError> {
-        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let enrolled = self.open(&policy).await?.find(&user).await?;
+    pub async fn show(&self, request: &Request<'_>) -> Result<View, KeeperError> {
+        let mut entry = Entry::new(&self.env, Action::Show, request);
+        let shown = self.show_user(request, &mut entry).await;
+        entry.close(shown)
+    }
+
+    async fn show_user(
+        &self,
+        request: &Request<'_>,
+        entry: &mut Entry<'_, E>,
+    ) -> Result<View, KeeperError> {
+        let (caller, ledger) = self.find_ledger(request, entry, Purpose::Manage).await?;
+        let enrolled = ledger.find(&caller.user).await?;
         let record = match enrolled.record {
             Ok(record) => Some(record),
             Err(LedgerError::NoRefreshToken) => None,
@@ -143,44 +206,79 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         })
     }
 
-    /// Draws an access token for the caller's user.
+    /// Draws an access token for a user.
     ///
     /// # Errors
-    /// [`KeeperError`].
+    /// [`KeeperError`]. What Entra ID refuses of the enrolment's own scope is also written down, as a sweep would.
     pub async fn draw(
         &self,
-        bearer: &Bearer,
+        request: &Request<'_>,
         scope: Option<String>,
         claims: Option<String>,
     ) -> Result<Issued, KeeperError> {
+        let mut entry = Entry::new(&self.env, Action::Draw, request);
+        let drawn = self.draw_for_user(request, scope, claims, &mut entry).await;
+        entry.close(drawn)
+    }
+
+    async fn draw_for_user(
+        &self,
+        request: &Request<'_>,
+        scope: Option<String>,
+        claims: Option<String>,
+        entry: &mut Entry<'_, E>,
+    ) -> Result<Issued, KeeperError> {
         let deadline = Deadline::within(&self.env, LONGEST);
-        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        let ledger = self.open(&policy).await?;
+        if let Some(scope) = &scope {
+            entry.scope(scope);
+        }
+        let purpose = Purpose::Draw(scope.clone());
+        let (caller, ledger) = self.find_ledger(request, entry, purpose).await?;
+        let Caller { user, policy, .. } = caller;
         for _ in 0..ATTEMPTS {
             let Enrolled { nonce, record, .. } = ledger.find(&user).await?;
             let record = record?;
+            entry.scope(scope.as_ref().unwrap_or(&record.scope));
+            let is_own = scope.as_ref().is_none_or(|scope| *scope == record.scope);
             let age = self.env.now().saturating_sub(record.refreshed_at);
             let draw = Draw {
                 scope: scope.clone(),
                 claims: claims.clone(),
-                replace: age >= REPLACE_AFTER,
+                // What was refused, and works again, is not to be called refused any longer.
+                replace: age >= REPLACE_AFTER || (is_own && record.status != Status::Active),
             };
-            let within = deadline.left(&self.env);
-            let drawn = self
-                .vault
-                .access_token(bearer, &nonce, &record.sealed, draw, within)
-                .await;
-            if let Err(VaultError::Stored(_)) = drawn {
-                self.env.alarm_about("sealed_token_does_not_open", &user);
-            }
-            let mut issued = drawn?;
+            let terms = entry.terms(deadline.left(&self.env));
+            let drawn = self.vault.access_token(
+                request.bearer,
+                &request.subject,
+                &nonce,
+                &record.sealed,
+                draw,
+                terms,
+            );
+            let mut issued = match drawn.await {
+                Ok(issued) => issued,
+                Err(error) => {
+                    if let VaultError::Stored(_) = error {
+                        self.env.alarm_about("sealed_token_does_not_open", &user);
+                    }
+                    // Other scopes and other claims say nothing of the enrolment.
+                    if is_own && claims.is_none() {
+                        self.note_turn(&ledger, &user, &nonce, record, &error).await;
+                    }
+                    return Err(error.into());
+                }
+            };
+            entry.drawn(&issued);
             if let Some(sealed) = issued.replacement.take() {
-                let new = self.refreshed(&user, &record, sealed, &policy);
-                self.store_successor(&ledger, &user, &nonce, record, new)
-                    .await;
+                let mut new = self.refreshed(&user, &record, sealed, &policy);
+                if !is_own && record.status != Status::Active {
+                    new.status = record.status.clone();
+                    new.due_at = record.due_at;
+                }
+                self.replace(&ledger, &user, &nonce, record, new).await;
             }
             if ledger.still_current(&user, &nonce).await? {
-                self.audit("access_token_drawn", &user);
                 return Ok(issued);
             }
         }
@@ -191,25 +289,57 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     ///
     /// # Errors
     /// [`KeeperError`]. After [`LedgerError::Store`] it may have happened; repeat until it succeeds.
-    pub async fn remove_refresh_token(&self, bearer: &Bearer) -> Result<(), KeeperError> {
-        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        self.open(&policy).await?.remove_token(&user).await?;
-        self.audit("refresh_token_removed", &user);
-        Ok(())
+    pub async fn remove_refresh_token(&self, request: &Request<'_>) -> Result<(), KeeperError> {
+        let mut entry = Entry::new(&self.env, Action::RemoveRefreshToken, request);
+        let removed = match self.find_ledger(request, &mut entry, Purpose::Manage).await {
+            Ok((caller, ledger)) => ledger.remove_token(&caller.user).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        entry.close(removed)
     }
 
-    /// Removes the caller's user. Idempotent.
+    /// Removes a user. Idempotent.
     ///
     /// # Errors
     /// [`KeeperError`]. After [`LedgerError::Store`] it may have happened; repeat until it succeeds.
-    pub async fn remove(&self, bearer: &Bearer) -> Result<(), KeeperError> {
-        let (user, policy) = self.vault.identify(bearer, LONGEST).await?;
-        self.open(&policy).await?.remove(&user).await?;
-        self.audit("user_removed", &user);
-        Ok(())
+    pub async fn remove(&self, request: &Request<'_>) -> Result<(), KeeperError> {
+        let mut entry = Entry::new(&self.env, Action::RemoveUser, request);
+        let removed = match self.find_ledger(request, &mut entry, Purpose::Manage).await {
+            Ok((caller, ledger)) => ledger.remove(&caller.user).await.map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        entry.close(removed)
     }
 
     // ---- Steps that several operations share ----
+
+    /// Who calls about whom, if the vault lets him; only then the ledger that has it.
+    async fn find_ledger(
+        &self,
+        request: &Request<'_>,
+        entry: &mut Entry<'_, E>,
+        purpose: Purpose,
+    ) -> Result<(Caller, L), KeeperError> {
+        let caller = self.identify(request, entry, purpose).await?;
+        let ledger = self.open(&caller.policy).await?;
+        Ok((caller, ledger))
+    }
+
+    /// Who calls about whom, if the vault lets him.
+    async fn identify(
+        &self,
+        request: &Request<'_>,
+        entry: &mut Entry<'_, E>,
+        purpose: Purpose,
+    ) -> Result<Caller, KeeperError> {
+        let terms = entry.terms(LONGEST);
+        let caller = self
+            .vault
+            .identify(request.bearer, &request.subject, &purpose, terms);
+        let caller = caller.await?;
+        entry.caller(&caller);
+        Ok(caller)
+    }
 
     /// The ledger of the app with these settings, once it is seen that they are those that what it holds was made with.
     pub(crate) async fn open(&self, policy: &Policy) -> Result<L, KeeperError> {
@@ -264,16 +394,37 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         }
     }
 
-    /// Stored, overtaken or failed: the access token that came along is as good, and so is the token that is stored. The
-    /// next draw brings another successor.
-    async fn store_successor(
+    /// Writes down whose turn it is, once, as a sweep does: whoever asks for the user is told it then.
+    async fn note_turn(
         &self,
         ledger: &L,
         user: &User,
         nonce: &Nonce,
         old: Record,
-        new: Record,
+        error: &VaultError,
     ) {
+        if let Verdict::Turn(status) = verdict(error, Work::Refresh)
+            && status != old.status
+        {
+            let new = self.turned(&old, status);
+            self.replace(ledger, user, nonce, old, new).await;
+        }
+    }
+
+    /// A record of which it is somebody else's turn. The token and its generation stay.
+    pub(crate) fn turned(&self, old: &Record, status: Status) -> Record {
+        let now = self.env.now();
+        Record {
+            status,
+            write: Nonce::for_write(&self.env),
+            due_at: turn_again_at(now, old.refreshed_at, &self.env),
+            ..old.clone()
+        }
+    }
+
+    /// Best effort: the answer that came along is as good if this is overtaken or fails, and so is what is stored. The next
+    /// draw brings another.
+    async fn replace(&self, ledger: &L, user: &User, nonce: &Nonce, old: Record, new: Record) {
         let change = Change {
             user: user.clone(),
             nonce: nonce.clone(),
@@ -289,10 +440,6 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 self.env.about("replacement_not_stored", user, reason);
             }
         }
-    }
-
-    pub(crate) fn audit(&self, event: &str, user: &User) {
-        self.env.about(event, user, json!({}));
     }
 }
 
@@ -515,7 +662,7 @@ mod tests {
             (
                 "PUT /v1/me",
                 r#"{"scope":"https://vault.azure.net/.default"}"#,
-                code(StatusCode::FORBIDDEN, "scope_not_granted"),
+                code(StatusCode::FORBIDDEN, "not_granted"),
             ),
             (
                 "POST /v1/me/access-token",

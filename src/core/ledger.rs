@@ -232,6 +232,23 @@ pub enum LedgerError {
     Busy,
 }
 
+impl LedgerError {
+    /// A word for it that stays the same from version to version: the `code` of the API's problems.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(_) => "store_unavailable",
+            Self::NotEnrolled => "not_enrolled",
+            Self::NoRefreshToken => "no_refresh_token",
+            Self::RecordDamaged => "record_damaged",
+            Self::RecordTooNew => "record_too_new",
+            Self::RecordLost => "record_lost",
+            Self::TenantRemoved => "tenant_being_removed",
+            Self::Busy => "busy",
+        }
+    }
+}
+
 /// An operation on storage failed. It may have happened all the same.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("storage: {0}")]

@@ -9,6 +9,7 @@ pub mod claims_request;
 mod clock_check;
 mod context;
 pub mod credential;
+pub mod grants;
 pub mod issuer;
 pub mod key_ring;
 pub mod managed_identity;
@@ -26,20 +27,23 @@ mod tests;
 pub mod token_client;
 pub mod wit;
 
-use std::time::Duration;
+use std::cell::RefCell;
 
-use crate::deadline::{Deadline, LONGEST};
+use serde_json::json;
+
+use crate::deadline::LONGEST;
 use crate::error::{OperatorError, StoredError, System, VaultError};
-use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::identity::{KeyVersion, Nonce, TenantId};
 use crate::secret::{AccessToken, Bearer, RefreshToken};
-use crate::vault::authenticator::Authenticator;
+use crate::vault::authenticator::{Authenticator, Known};
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::context::Context;
 pub use crate::vault::context::Environment;
+use crate::vault::grants::{Grants, Missing, Wanted};
 use crate::vault::key_ring::{KeyRing, NewestKey};
 use crate::vault::port::{
-    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits,
-    VaultPort,
+    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
+    Subject, SweepLimits, Terms, VaultPort,
 };
 use crate::vault::scope::Scope;
 use crate::vault::sealing::{Binding, Envelope, Payload, Sealer};
@@ -57,21 +61,48 @@ pub struct Vault<E> {
     token_client: TokenClient,
     key_ring: KeyRing,
     sealer: Sealer,
+    /// The grants that the operator was told of last.
+    told: RefCell<Option<Grants>>,
 }
 
 impl<E: Environment> VaultPort for Vault<E> {
-    fn check_settings(&self) -> Result<(), VaultError> {
-        self.context(LONGEST).map(drop)
+    fn check_settings(&self) -> Result<Policy, VaultError> {
+        let context = self.context(LONGEST.into())?;
+        self.tell_grants(&context);
+        Ok(context.policy())
     }
 
     async fn identify(
         &self,
         bearer: &Bearer,
-        within: Duration,
-    ) -> Result<(User, Policy), VaultError> {
-        let context = self.context(within)?;
-        let (_, user) = self.authenticator.user(&context, bearer).await?;
-        Ok((user, context.policy()))
+        subject: &Subject,
+        purpose: &Purpose,
+        terms: Terms,
+    ) -> Result<Caller, VaultError> {
+        let context = self.context(terms)?;
+        let asked = match purpose {
+            Purpose::Manage | Purpose::Draw(None) => None,
+            Purpose::Draw(Some(asked)) => Some(Scope::asked(asked)?),
+        };
+        let role = match purpose {
+            Purpose::Manage => Role::Admin,
+            Purpose::Draw(_) => Role::Act,
+        };
+        let caller = self.authenticator.caller(&context, bearer, subject, role);
+        let known = caller.await?;
+        let rule = match purpose {
+            Purpose::Manage => None,
+            Purpose::Draw(_) => {
+                let wanted = asked.as_ref().map_or(Wanted::Anything, Wanted::Scope);
+                Some(may_draw(&context, &known, wanted)?)
+            }
+        };
+        Ok(Caller {
+            app: known.app.client,
+            rule,
+            user: known.user,
+            policy: context.policy(),
+        })
     }
 
     async fn enrol(
@@ -79,15 +110,18 @@ impl<E: Environment> VaultPort for Vault<E> {
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Enrolment, VaultError> {
-        let context = self.context(within)?;
-        let (user_id, user) = self.authenticator.user(&context, bearer).await?;
+        let context = self.context(terms)?;
         let scope_choice = ScopeChoice::of(scope);
-        let scope = match scope {
-            Some(asked) => context.scope.granted(asked)?,
-            None => context.scope.clone(),
-        };
+        let asked = scope.map(Scope::asked).transpose()?;
+        let known = self.authenticator.user(&context, bearer).await?;
+        if let Some(asked) = &asked {
+            // A scope of one's own is for what is drawn later.
+            may_draw(&context, &known, Wanted::Scope(asked))?;
+        }
+        let scope = asked.unwrap_or_else(|| context.scope.clone());
+        let Known { app, user_id, user } = known;
         // Before Entra ID is asked: without a key its answer could not be kept.
         let newest = self.first_key(&context, &user.tenant).await?;
         let grant = Grant::OnBehalfOf {
@@ -106,6 +140,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             .sealer
             .seal(&context, &payload, &user.tenant, nonce, &newest)?;
         Ok(Enrolment {
+            app: app.client,
             user,
             policy: context.policy(),
             sealed,
@@ -116,38 +151,46 @@ impl<E: Environment> VaultPort for Vault<E> {
     async fn access_token(
         &self,
         bearer: &Bearer,
+        subject: &Subject,
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Issued, VaultError> {
-        let context = self.context(within)?;
-        let (user_id, user) = self.authenticator.user(&context, bearer).await?;
+        let context = self.context(terms)?;
         // What is asked for is looked at before a key is fetched for it.
         let scope_choice = ScopeChoice::of(draw.scope.as_deref());
-        let asked = draw.scope.as_deref();
-        let asked = asked
-            .map(|asked| context.scope.granted(asked))
-            .transpose()?;
+        let asked = draw.scope.as_deref().map(Scope::asked).transpose()?;
         let claims = draw
             .claims
             .as_deref()
             .map(claims_request::of_caller)
             .transpose()?;
+        let caller = self
+            .authenticator
+            .caller(&context, bearer, subject, Role::Act);
+        let known = caller.await?;
+        let wanted = asked.as_ref().map_or(Wanted::Anything, Wanted::Scope);
+        may_draw(&context, &known, wanted)?;
+        let Known { user_id, user, .. } = &known;
 
         let envelope = Envelope::parse(token)?;
         // Before a key is fetched: the store may not choose which one.
         let client_id = context.client_id.as_str();
-        if !envelope.is_bound_to(&Binding::new(client_id, &user.tenant, &user_id, nonce)) {
+        if !envelope.is_bound_to(&Binding::new(client_id, &user.tenant, user_id, nonce)) {
             return Err(StoredError::NotBound.into());
         }
         let payload = self.open(&context, envelope, &user.tenant).await?;
-        if payload.user_id != user_id {
+        if payload.user_id != *user_id {
             return Err(StoredError::NotBound.into());
         }
         let scope = match asked {
             Some(scope) => scope,
-            None => context.scope.granted(&payload.scope)?,
+            None => {
+                let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
+                may_draw(&context, &known, Wanted::Scope(&scope))?;
+                scope
+            }
         };
 
         let grant = Grant::Refresh {
@@ -157,8 +200,14 @@ impl<E: Environment> VaultPort for Vault<E> {
         };
         let granted = self
             .token_client
-            .grant(&context, &user, &grant, scope_choice);
+            .grant(&context, user, &grant, scope_choice);
         let granted = granted.await?;
+        // The answer may have been another caller's, too, and be more than was asked for.
+        let given = Wanted::Given {
+            asked: &scope,
+            given: granted.scope_or(&scope),
+        };
+        let rule = may_draw(&context, &known, given)?;
         let replacement = match successor(&granted) {
             Ok(refresh_token) if draw.replace => {
                 let payload = Payload {
@@ -175,16 +224,13 @@ impl<E: Environment> VaultPort for Vault<E> {
             token_type: granted.token_type.clone(),
             expires_in: granted.expires_in,
             scope: granted.scope_or(&scope).into(),
+            rule,
             replacement,
         })
     }
 
-    async fn refresh(
-        &self,
-        stored: &StoredToken,
-        within: Duration,
-    ) -> Result<SealedToken, VaultError> {
-        let context = self.context(within)?;
+    async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError> {
+        let context = self.context(terms)?;
         let StoredToken { user, nonce, .. } = stored;
         let payload = self.open_stored(&context, stored).await?;
         let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
@@ -208,9 +254,9 @@ impl<E: Environment> VaultPort for Vault<E> {
     async fn reseal(
         &self,
         stored: &StoredToken,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Option<SealedToken>, VaultError> {
-        let context = self.context(within)?;
+        let context = self.context(terms)?;
         let StoredToken { user, nonce, token } = stored;
         let envelope = Envelope::parse(token)?;
         let newest = self.newest_key(&context, &user.tenant).await?;
@@ -227,9 +273,9 @@ impl<E: Environment> VaultPort for Vault<E> {
     async fn newest_key_version(
         &self,
         tenant: &TenantId,
-        within: Duration,
+        terms: Terms,
     ) -> Result<KeyVersion, VaultError> {
-        let context = self.context(within)?;
+        let context = self.context(terms)?;
         context.tenants.check(tenant)?;
         let newest = self
             .key_ring
@@ -241,8 +287,8 @@ impl<E: Environment> VaultPort for Vault<E> {
         Ok(newest.key.version.clone())
     }
 
-    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError> {
-        let context = self.context(within)?;
+    async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError> {
+        let context = self.context(terms)?;
         // The one request that needs no tenant, and what comes back is wanted anyway.
         let is_dated = self.authenticator.renew_signing_keys(&context).await?;
         if !is_dated {
@@ -254,9 +300,9 @@ impl<E: Environment> VaultPort for Vault<E> {
     async fn authorize_sweep(
         &self,
         bearer: &Bearer,
-        within: Duration,
+        terms: Terms,
     ) -> Result<SweepLimits, VaultError> {
-        let context = self.context(within)?;
+        let context = self.context(terms)?;
         self.authenticator.sweeper(&context, bearer).await?;
         Ok(SweepLimits {
             policy: context.policy(),
@@ -270,12 +316,14 @@ impl<E: Environment> VaultPort for Vault<E> {
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Operator, VaultError> {
-        let context = self.context(within)?;
-        let reach = self.authenticator.operator(&context, bearer, role, tenant);
+        let context = self.context(terms)?;
+        let operator = self.authenticator.operator(&context, bearer, role, tenant);
+        let (app, tenant) = operator.await?;
         Ok(Operator {
-            tenant: reach.await?,
+            app,
+            tenant,
             policy: context.policy(),
         })
     }
@@ -293,19 +341,26 @@ impl<E: Environment> Vault<E> {
             token_client: TokenClient::new(),
             key_ring: KeyRing::new(),
             sealer: Sealer::new(),
+            told: RefCell::default(),
         }
     }
 
     /// What a call of the vault needs from its start.
-    fn context(&self, within: Duration) -> Result<Context<'_, E>, VaultError> {
-        let deadline = Deadline::within(&self.env, within.min(LONGEST));
+    fn context(&self, terms: Terms) -> Result<Context<'_, E>, VaultError> {
         let settings = self.settings.current(&self.env)?;
-        Ok(Context::new(
-            &self.env,
-            &self.clock_check,
-            settings,
-            deadline,
-        ))
+        Ok(Context::new(&self.env, &self.clock_check, settings, terms))
+    }
+
+    /// Says the grants in words, once an instance and whenever they have changed: in a list of ids nobody sees who may what.
+    fn tell_grants(&self, context: &Context<'_, E>) {
+        let mut told = self.told.borrow_mut();
+        if told.as_ref() == Some(&context.grants) {
+            return;
+        }
+        for says in context.grants.in_words(context.operator_tenant.as_ref()) {
+            context.log(json!({"event": "grant", "says": says}));
+        }
+        *told = Some(context.grants.clone());
     }
 
     /// The newest key of a tenant, if it may seal now.
@@ -391,6 +446,23 @@ impl<E: Environment> Vault<E> {
             Err(StoredError::NotBound.into())
         }
     }
+}
+
+/// The rule that lets a caller draw what it wants.
+fn may_draw<E>(
+    context: &Context<'_, E>,
+    known: &Known,
+    wanted: Wanted<'_>,
+) -> Result<String, VaultError> {
+    let tenant = &known.user.tenant;
+    let rule = if context.tenants.allow(tenant) {
+        context.grants.decide(&known.app, tenant, wanted)
+    } else {
+        Err(Missing(format!(
+            "tenant {tenant} is not among the setting `tenants`"
+        )))
+    };
+    Ok(rule.map_err(|missing| known.refused(missing))?)
 }
 
 /// The refresh token that came with an answer, to be sealed. The answer itself may be shared.

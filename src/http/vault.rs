@@ -1,13 +1,11 @@
 //! The imported vault as the core's port; [`behalf_core::vault_twins`] is the table of what crosses the boundary.
 
-use std::time::Duration;
-
 use behalf_core::error::VaultError;
-use behalf_core::identity::{KeyVersion, Nonce, TenantId, User};
+use behalf_core::identity::{KeyVersion, Nonce, TenantId};
 use behalf_core::secret::Bearer;
 use behalf_core::vault::port::{
-    Draw, Enrolment, Issued, Operator, Policy, Role, SealedToken, StoredToken, SweepLimits,
-    VaultPort,
+    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
+    Subject, SweepLimits, Terms, VaultPort,
 };
 use behalf_core::vault::wit::WitValue;
 use behalf_core::vault_twins;
@@ -20,16 +18,24 @@ vault_twins!(wit);
 pub(crate) struct ImportedVault;
 
 impl VaultPort for ImportedVault {
-    fn check_settings(&self) -> Result<(), VaultError> {
+    fn check_settings(&self) -> Result<Policy, VaultError> {
         read(wit::check_settings())
     }
 
     async fn identify(
         &self,
         bearer: &Bearer,
-        within: Duration,
-    ) -> Result<(User, Policy), VaultError> {
-        read(wit::identify(bearer.expose().into(), milliseconds(within)).await)
+        subject: &Subject,
+        purpose: &Purpose,
+        terms: Terms,
+    ) -> Result<Caller, VaultError> {
+        let caller = wit::identify(
+            bearer.expose().into(),
+            subject.clone().into_wit(),
+            purpose.clone().into_wit(),
+            Some(terms.into_wit()),
+        );
+        read(caller.await)
     }
 
     async fn enrol(
@@ -37,13 +43,13 @@ impl VaultPort for ImportedVault {
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Enrolment, VaultError> {
         let enrolment = wit::enrol(
             bearer.expose().into(),
             nonce.as_str().into(),
             scope.map(Into::into),
-            milliseconds(within),
+            Some(terms.into_wit()),
         );
         read(enrolment.await)
     }
@@ -51,55 +57,53 @@ impl VaultPort for ImportedVault {
     async fn access_token(
         &self,
         bearer: &Bearer,
+        subject: &Subject,
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Issued, VaultError> {
         let issued = wit::access_token(
             bearer.expose().into(),
+            subject.clone().into_wit(),
             nonce.as_str().into(),
             token.into(),
             draw.into_wit(),
-            milliseconds(within),
+            Some(terms.into_wit()),
         );
         read(issued.await)
     }
 
-    async fn refresh(
-        &self,
-        stored: &StoredToken,
-        within: Duration,
-    ) -> Result<SealedToken, VaultError> {
-        read(wit::refresh(stored.clone().into_wit(), milliseconds(within)).await)
+    async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError> {
+        read(wit::refresh(stored.clone().into_wit(), Some(terms.into_wit())).await)
     }
 
     async fn reseal(
         &self,
         stored: &StoredToken,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Option<SealedToken>, VaultError> {
-        read(wit::reseal(stored.clone().into_wit(), milliseconds(within)).await)
+        read(wit::reseal(stored.clone().into_wit(), Some(terms.into_wit())).await)
     }
 
     async fn newest_key_version(
         &self,
         tenant: &TenantId,
-        within: Duration,
+        terms: Terms,
     ) -> Result<KeyVersion, VaultError> {
-        read(wit::newest_key_version(tenant.as_str().into(), milliseconds(within)).await)
+        read(wit::newest_key_version(tenant.as_str().into(), Some(terms.into_wit())).await)
     }
 
-    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError> {
-        read(wit::confirm_clock(milliseconds(within)).await)
+    async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError> {
+        read(wit::confirm_clock(Some(terms.into_wit())).await)
     }
 
     async fn authorize_sweep(
         &self,
         bearer: &Bearer,
-        within: Duration,
+        terms: Terms,
     ) -> Result<SweepLimits, VaultError> {
-        read(wit::authorize_sweep(bearer.expose().into(), milliseconds(within)).await)
+        read(wit::authorize_sweep(bearer.expose().into(), Some(terms.into_wit())).await)
     }
 
     async fn authorize_operator(
@@ -107,20 +111,16 @@ impl VaultPort for ImportedVault {
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Operator, VaultError> {
         let operator = wit::authorize_operator(
             bearer.expose().into(),
             role.into_wit(),
             tenant.map(|tenant| tenant.as_str().into()),
-            milliseconds(within),
+            Some(terms.into_wit()),
         );
         read(operator.await)
     }
-}
-
-fn milliseconds(time: Duration) -> Option<wit::Milliseconds> {
-    u32::try_from(time.as_millis()).ok()
 }
 
 /// Reads what the vault answered. If that is what the interface forbids, the component behind the import is not behalf's vault.

@@ -11,92 +11,98 @@ use behalf_core::secret::Bearer;
 
 use crate::bindings::Component;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};
-use crate::translation::{answer, given, within};
+use crate::translation::{answer, asked, given};
 use crate::wasi::vault;
 
 impl Guest for Component {
-    fn check_settings() -> Result<(), wit::Error> {
+    fn check_settings() -> Result<wit::Policy, wit::Error> {
         answer(vault().check_settings())
     }
 
     async fn identify(
         bearer: String,
-        limit: Option<wit::Milliseconds>,
+        subject: wit::Subject,
+        purpose: wit::Purpose,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::Caller, wit::Error> {
         let bearer = Bearer::new(bearer);
-        answer(vault().identify(&bearer, within(limit)).await)
+        let (subject, purpose) = (given("subject", subject)?, given("purpose", purpose)?);
+        let terms = asked(terms)?;
+        answer(vault().identify(&bearer, &subject, &purpose, terms).await)
     }
 
     async fn enrol(
         bearer: String,
         nonce: String,
         scope: Option<String>,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::Enrolment, wit::Error> {
         let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
-        let enrolment = vault().enrol(&bearer, &nonce, scope.as_deref(), within(limit));
+        let enrolment = vault().enrol(&bearer, &nonce, scope.as_deref(), asked(terms)?);
         answer(enrolment.await)
     }
 
     async fn access_token(
         bearer: String,
+        subject: wit::Subject,
         nonce: String,
         token: String,
         draw: wit::Draw,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::Issued, wit::Error> {
         let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
-        let draw = given("draw", draw)?;
-        let issued = vault().access_token(&bearer, &nonce, &token, draw, within(limit));
+        let (subject, draw) = (given("subject", subject)?, given("draw", draw)?);
+        let terms = asked(terms)?;
+        let issued = vault().access_token(&bearer, &subject, &nonce, &token, draw, terms);
         answer(issued.await)
     }
 
     async fn refresh(
         stored: wit::StoredToken,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::SealedToken, wit::Error> {
         let stored = given("stored", stored)?;
-        answer(vault().refresh(&stored, within(limit)).await)
+        answer(vault().refresh(&stored, asked(terms)?).await)
     }
 
     async fn reseal(
         stored: wit::StoredToken,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<Option<wit::SealedToken>, wit::Error> {
         let stored = given("stored", stored)?;
-        answer(vault().reseal(&stored, within(limit)).await)
+        answer(vault().reseal(&stored, asked(terms)?).await)
     }
 
     async fn newest_key_version(
         tenant: String,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<String, wit::Error> {
         let tenant = given("tenant", tenant)?;
-        answer(vault().newest_key_version(&tenant, within(limit)).await)
+        answer(vault().newest_key_version(&tenant, asked(terms)?).await)
     }
 
-    async fn confirm_clock(limit: Option<wit::Milliseconds>) -> Result<(), wit::Error> {
-        answer(vault().confirm_clock(within(limit)).await)
+    async fn confirm_clock(terms: Option<wit::Terms>) -> Result<(), wit::Error> {
+        answer(vault().confirm_clock(asked(terms)?).await)
     }
 
     async fn authorize_sweep(
         bearer: String,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::SweepLimits, wit::Error> {
         let bearer = Bearer::new(bearer);
-        answer(vault().authorize_sweep(&bearer, within(limit)).await)
+        answer(vault().authorize_sweep(&bearer, asked(terms)?).await)
     }
 
     async fn authorize_operator(
         bearer: String,
         role: wit::Role,
         tenant: Option<String>,
-        limit: Option<wit::Milliseconds>,
+        terms: Option<wit::Terms>,
     ) -> Result<wit::Operator, wit::Error> {
         let bearer = Bearer::new(bearer);
         let (role, tenant): (_, Option<TenantId>) =
             (given("role", role)?, given("tenant", tenant)?);
-        let operator = vault().authorize_operator(&bearer, role, tenant.as_ref(), within(limit));
+        let operator = vault().authorize_operator(&bearer, role, tenant.as_ref(), asked(terms)?);
         answer(operator.await)
     }
 }

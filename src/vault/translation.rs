@@ -1,9 +1,7 @@
 //! What crosses the boundary of this component: [`behalf_core::vault_twins`] is the table.
 
-use std::time::Duration;
-
-use behalf_core::deadline::LONGEST;
 use behalf_core::error::{CallerError, VaultError};
+use behalf_core::vault::port::Terms;
 use behalf_core::vault::wit::{Malformed, WitValue};
 use behalf_core::vault_twins;
 
@@ -16,11 +14,10 @@ pub(crate) fn given<T: WitValue<W>, W>(name: &'static str, value: W) -> Result<T
     T::from_wit(value).map_err(|error| invalid(error.named(name)))
 }
 
-/// Reads how long a call may take.
-pub(crate) fn within(milliseconds: Option<wit::Milliseconds>) -> Duration {
-    milliseconds.map_or(LONGEST, |milliseconds| {
-        Duration::from_millis(milliseconds.into())
-    })
+/// Reads how a call is to be made.
+pub(crate) fn asked(terms: Option<wit::Terms>) -> Result<Terms, wit::Error> {
+    let terms: Option<Terms> = given("terms", terms)?;
+    Ok(terms.unwrap_or_default())
 }
 
 /// What an embedder gets.

@@ -105,8 +105,11 @@ impl Entra {
     /// An access token for the app, as a caller would hold it.
     pub(crate) fn mint(&self, mint: &Mint) -> String {
         let (tenant, app) = (&mint.tenant, &self.options.client_id);
-        let front_end = &self.options.front_end_id;
-        let mut claims = self.tokens.claims(mint.version, tenant, front_end, app);
+        let client = match mint.roles {
+            Some(_) => &self.options.job_id,
+            None => &self.options.front_end_id,
+        };
+        let mut claims = self.tokens.claims(mint.version, tenant, client, app);
         if mint.version == 1 {
             // An App ID URI, as v1 tokens usually carry.
             claims["aud"] = json!(format!("api://{app}"));

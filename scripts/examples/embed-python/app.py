@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.imports import vault
-from wit_world.imports.vault import Draw, StoredToken
+from wit_world.imports.vault import Draw, Purpose_Draw, StoredToken, Subject, Subject_Me, Subject_User, UserName
 
 
 @dataclass
@@ -35,6 +35,23 @@ async def ask(call):
         raise Err(repr(error.value))
 
 
+async def draw_for_subject(bearer: str, subject: Subject) -> str:
+    # Whoever may not draw for this user is told so before anything is looked up, so that nobody learns who is enrolled.
+    user = (await ask(vault.identify(bearer, subject, Purpose_Draw(None), None))).user
+    record = records.get(user.id)
+    if record is None:
+        raise Err("not enrolled")
+    # A real one asks for a replacement only if the stored token is over a day old: each is a write.
+    draw = Draw(scope=None, claims=None, replace=True)
+    issued = await ask(vault.access_token(bearer, subject, record.nonce, record.token, draw, None))
+    # Removed or enrolled anew meanwhile: the access token does not leave.
+    if records.get(user.id) is not record:
+        raise Err("not enrolled")
+    if issued.replacement is not None:
+        record.token, record.key_version = issued.replacement.token, issued.replacement.key_version
+    return issued.access_token
+
+
 class Tokens(exports.Tokens):
     async def enrol(self, bearer: str) -> str:
         nonce = secrets.token_hex(16)
@@ -44,19 +61,10 @@ class Tokens(exports.Tokens):
         return user.id
 
     async def draw(self, bearer: str) -> str:
-        user = (await ask(vault.identify(bearer, None))).user
-        record = records.get(user.id)
-        if record is None:
-            raise Err("not enrolled")
-        # A real one asks for a replacement only if the stored token is over a day old: each is a write.
-        draw = Draw(scope=None, claims=None, replace=True)
-        issued = await ask(vault.access_token(bearer, record.nonce, record.token, draw, None))
-        # Removed or enrolled anew meanwhile: the access token does not leave.
-        if records.get(user.id) is not record:
-            raise Err("not enrolled")
-        if issued.replacement is not None:
-            record.token, record.key_version = issued.replacement.token, issued.replacement.key_version
-        return issued.access_token
+        return await draw_for_subject(bearer, Subject_Me())
+
+    async def draw_for(self, bearer: str, tenant: str, object: str) -> str:
+        return await draw_for_subject(bearer, Subject_User(UserName(tenant, object)))
 
     async def reseal(self) -> int:
         moved = 0

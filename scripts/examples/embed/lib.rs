@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use bindings::Component;
-use bindings::behalf::vault::vault::{self, Draw, StoredToken};
+use bindings::behalf::vault::vault::{self, Draw, Purpose, StoredToken, Subject, UserName};
 use bindings::exports::example::embed::tokens::Guest;
 
 thread_local! {
@@ -44,29 +44,11 @@ impl Guest for Component {
     }
 
     async fn draw(bearer: String) -> Result<String, String> {
-        let caller = vault::identify(bearer.clone(), None).await.map_err(text)?;
-        let record = find(&caller.user.id).ok_or("not enrolled")?;
-        let draw = Draw {
-            scope: None,
-            claims: None,
-            // A real one asks only if the stored token is over a day old: each replacement is a write.
-            replace: true,
-        };
-        let issued = vault::access_token(bearer, record.nonce.clone(), record.token, draw, None)
-            .await
-            .map_err(text)?;
-        RECORDS.with_borrow_mut(|records| {
-            // Removed or enrolled anew meanwhile: the access token does not leave.
-            let current = records
-                .get_mut(&caller.user.id)
-                .filter(|now| now.nonce == record.nonce)
-                .ok_or("not enrolled")?;
-            if let Some(sealed) = issued.replacement {
-                current.token = sealed.token;
-                current.key_version = sealed.key_version;
-            }
-            Ok(issued.access_token)
-        })
+        draw(bearer, Subject::Me).await
+    }
+
+    async fn draw_for(bearer: String, tenant: String, object: String) -> Result<String, String> {
+        draw(bearer, Subject::User(UserName { tenant, object })).await
     }
 
     async fn reseal() -> Result<u32, String> {
@@ -105,6 +87,37 @@ impl Guest for Component {
         }
         Ok(moved)
     }
+}
+
+async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
+    // Whoever may not draw for this user is told so before anything is looked up, so that nobody learns who is enrolled.
+    let purpose = Purpose::Draw(None);
+    let caller = vault::identify(bearer.clone(), subject.clone(), purpose, None)
+        .await
+        .map_err(text)?;
+    let record = find(&caller.user.id).ok_or("not enrolled")?;
+    let draw = Draw {
+        scope: None,
+        claims: None,
+        // A real one asks only if the stored token is over a day old: each replacement is a write.
+        replace: true,
+    };
+    let nonce = record.nonce.clone();
+    let issued = vault::access_token(bearer, subject, nonce, record.token, draw, None)
+        .await
+        .map_err(text)?;
+    RECORDS.with_borrow_mut(|records| {
+        // Removed or enrolled anew meanwhile: the access token does not leave.
+        let current = records
+            .get_mut(&caller.user.id)
+            .filter(|now| now.nonce == record.nonce)
+            .ok_or("not enrolled")?;
+        if let Some(sealed) = issued.replacement {
+            current.token = sealed.token;
+            current.key_version = sealed.key_version;
+        }
+        Ok(issued.access_token)
+    })
 }
 
 fn find(id: &str) -> Option<Record> {

@@ -66,6 +66,12 @@ pub enum ApiError {
         /// What it takes.
         &'static str,
     ),
+    /// The path does not name what it has to.
+    #[error("the path must have {0}")]
+    InvalidPath(
+        /// What it has.
+        &'static str,
+    ),
     /// The body is JSON, but not what this path takes.
     #[error("the body must be a JSON object with {0}")]
     InvalidBody(
@@ -152,7 +158,7 @@ impl ApiError {
             Self::BodyTooSlow => Row::new(S::REQUEST_TIMEOUT, "body_too_slow"),
             Self::BodyBrokenOff => Row::new(S::BAD_REQUEST, "body_broken_off"),
             Self::InvalidJson { .. } => Row::new(S::BAD_REQUEST, "invalid_json"),
-            Self::InvalidBody(_) | Self::InvalidQuery(_) => {
+            Self::InvalidBody(_) | Self::InvalidQuery(_) | Self::InvalidPath(_) => {
                 Row::new(S::BAD_REQUEST, "invalid_request")
             }
             Self::Keeper(error) => of_keeper(error),
@@ -267,25 +273,25 @@ fn of_keeper(error: &KeeperError) -> Row<'_> {
     use StatusCode as S;
     match error {
         KeeperError::Ledger(error) => of_ledger(error),
-        KeeperError::ChangedSettings(_) => Row::new(S::INTERNAL_SERVER_ERROR, "settings_changed"),
+        KeeperError::ChangedSettings(_) => Row::new(S::INTERNAL_SERVER_ERROR, error.code()),
         KeeperError::Vault(error) => of_vault(error),
     }
 }
 
 fn of_ledger(error: &LedgerError) -> Row<'_> {
     use StatusCode as S;
-    match error {
-        LedgerError::Store(_) => {
-            Row::new(S::SERVICE_UNAVAILABLE, "store_unavailable").with(Addition::RetryAfter(1))
+    let (status, addition) = match error {
+        LedgerError::Store(_) | LedgerError::Busy => {
+            (S::SERVICE_UNAVAILABLE, Addition::RetryAfter(1))
         }
-        LedgerError::Busy => Row::new(S::SERVICE_UNAVAILABLE, "busy").with(Addition::RetryAfter(1)),
-        LedgerError::NotEnrolled => Row::new(S::NOT_FOUND, "not_enrolled"),
-        LedgerError::NoRefreshToken => Row::new(S::CONFLICT, "no_refresh_token"),
-        LedgerError::RecordDamaged => Row::new(S::INTERNAL_SERVER_ERROR, "record_damaged"),
-        LedgerError::RecordTooNew => Row::new(S::INTERNAL_SERVER_ERROR, "record_too_new"),
-        LedgerError::RecordLost => Row::new(S::INTERNAL_SERVER_ERROR, "record_lost"),
-        LedgerError::TenantRemoved => Row::new(S::FORBIDDEN, "tenant_being_removed"),
-    }
+        LedgerError::NotEnrolled => (S::NOT_FOUND, Addition::Nothing),
+        LedgerError::NoRefreshToken => (S::CONFLICT, Addition::Nothing),
+        LedgerError::RecordDamaged | LedgerError::RecordTooNew | LedgerError::RecordLost => {
+            (S::INTERNAL_SERVER_ERROR, Addition::Nothing)
+        }
+        LedgerError::TenantRemoved => (S::FORBIDDEN, Addition::Nothing),
+    };
+    Row::new(status, error.code()).with(addition)
 }
 
 fn of_vault(error: &VaultError) -> Row<'_> {
@@ -309,7 +315,8 @@ fn of_vault(error: &VaultError) -> Row<'_> {
             CallerError::TenantNotAllowed
             | CallerError::TenantNotOnboarded(_)
             | CallerError::AccountNotSupported(_)
-            | CallerError::ScopeNotGranted => row(S::FORBIDDEN, Addition::Nothing),
+            | CallerError::NotGranted(_) => row(S::FORBIDDEN, Addition::Nothing),
+            CallerError::UserRoutesOff => row(S::NOT_FOUND, Addition::Nothing),
             CallerError::InsufficientScope(scope) => {
                 row(S::FORBIDDEN, Addition::InsufficientScope(scope))
             }

@@ -135,7 +135,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                     answer
                 } else {
                     let within = pass.until.left(&self.env).min(self.rules.longest_question);
-                    self.vault.newest_key_version(tenant, within).await
+                    self.vault.newest_key_version(tenant, within.into()).await
                 };
                 let claimed = match &answer {
                     Ok(newest) => {

@@ -75,6 +75,7 @@ impl ChangedSettings {
 
 #[cfg(test)]
 mod tests {
+    use crate::keeper::Request;
     use pollster::block_on;
 
     use super::*;
@@ -91,19 +92,19 @@ mod tests {
     }
 
     fn sweep(app: &App) -> Result<(), KeeperError> {
-        block_on(app.sweep(&Bearer::new(SWEEP_KEY.to_owned()))).map(|_| ())
+        block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.to_owned())))).map(|_| ())
     }
 
     #[test]
     fn a_changed_setting_stops_everything_by_its_name_and_touches_nothing() {
         for (setting, value) in [
             ("client_id", "99999999-9999-9999-9999-999999999999"),
-            ("user_id_template", "{tid}.{sub}"),
+            ("user_id_template", "{tid}_{oid}"),
             ("secret_id_template", "other-{tid}"),
             ("pseudonym_key", "a-key-that-nobody-will-guess-0123456789"),
         ] {
             let world = World::new();
-            block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+            block_on(world.app().enrol(&Request::of(&world.bearer()), None)).unwrap();
             world.advance(604_800);
             let before = world.rows.borrow().clone();
             let settings = world.settings.borrow().clone();
@@ -118,12 +119,22 @@ mod tests {
             let app = world.app();
             let stopped = changed(sweep(&app));
             assert_eq!(stopped.settings, [setting]);
-            assert_eq!(changed(block_on(app.show(&world.bearer()))), stopped);
             assert_eq!(
-                changed(block_on(app.draw(&world.bearer(), None, None))),
+                changed(block_on(app.show(&Request::of(&world.bearer())))),
                 stopped
             );
-            assert_eq!(changed(block_on(app.remove(&world.bearer()))), stopped);
+            assert_eq!(
+                changed(block_on(app.draw(
+                    &Request::of(&world.bearer()),
+                    None,
+                    None
+                ))),
+                stopped
+            );
+            assert_eq!(
+                changed(block_on(app.remove(&Request::of(&world.bearer())))),
+                stopped
+            );
             assert_eq!(*world.rows.borrow(), before, "{setting}");
             let calls = world.take_calls();
             assert!(
@@ -135,27 +146,27 @@ mod tests {
 
             // Set back, and nothing was lost.
             *world.settings.borrow_mut() = settings;
-            block_on(world.app().draw(&world.bearer(), None, None)).unwrap();
+            block_on(world.app().draw(&Request::of(&world.bearer()), None, None)).unwrap();
         }
     }
 
     #[test]
     fn a_confirmation_lets_one_change_pass() {
         let world = World::new();
-        block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+        block_on(world.app().enrol(&Request::of(&world.bearer()), None)).unwrap();
         let set = |name, value: &str| world.settings.borrow_mut().insert(name, value.to_owned());
-        set("user_id_template", "{tid}.{sub}");
+        set("user_id_template", "{tid}_{oid}");
         let confirmation = changed(sweep(&world.app())).confirmation;
         set("confirmed_settings", &confirmation);
         // Another change than the one that is confirmed.
         set("user_id_template", "{sub}.{tid}");
         changed(sweep(&world.app()));
-        set("user_id_template", "{tid}.{sub}");
+        set("user_id_template", "{tid}_{oid}");
         let app = world.app();
         sweep(&app).unwrap();
-        let shown = block_on(app.show(&world.bearer()));
+        let shown = block_on(app.show(&Request::of(&world.bearer())));
         assert_eq!(shown, Err(LedgerError::NotEnrolled.into()));
-        block_on(app.enrol(&world.bearer(), None)).unwrap();
+        block_on(app.enrol(&Request::of(&world.bearer()), None)).unwrap();
         // It may stay in the settings, and does not let the way back pass.
         sweep(&world.app()).unwrap();
         set("user_id_template", "{tid}.{oid}");
@@ -168,12 +179,12 @@ mod tests {
     fn what_was_found_right_is_looked_at_again_after_a_minute() {
         let world = World::new();
         let app = world.app();
-        block_on(app.enrol(&world.bearer(), None)).unwrap();
+        block_on(app.enrol(&Request::of(&world.bearer()), None)).unwrap();
         let settings = world.settings.borrow().clone();
         world
             .settings
             .borrow_mut()
-            .insert("user_id_template", "{tid}.{sub}".to_owned());
+            .insert("user_id_template", "{tid}_{oid}".to_owned());
         let confirmation = changed(sweep(&world.app())).confirmation;
         world
             .settings
@@ -182,13 +193,13 @@ mod tests {
         sweep(&world.app()).unwrap();
         *world.settings.borrow_mut() = settings;
         world.advance(61);
-        changed(block_on(app.show(&world.bearer())));
+        changed(block_on(app.show(&Request::of(&world.bearer()))));
     }
 
     #[test]
     fn a_damaged_fingerprint_is_told_and_kept() {
         let world = World::new();
-        block_on(world.app().enrol(&world.bearer(), None)).unwrap();
+        block_on(world.app().enrol(&Request::of(&world.bearer()), None)).unwrap();
         let key = world.keys_of("settings.").remove(0);
         for (value, error) in [
             (r#"{"v":1,"seen":{}}"#, LedgerError::RecordDamaged),

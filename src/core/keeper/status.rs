@@ -7,17 +7,15 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::json;
 
 use crate::deadline::{Deadline, LONGEST};
 use crate::identity::{TenantId, User};
-use crate::journal::Journal as _;
+use crate::keeper::audit::{Action, Entry};
 use crate::keeper::report::SweepReport;
-use crate::keeper::{Keeper, KeeperError};
+use crate::keeper::{Keeper, KeeperError, Request};
 use crate::ledger::summary::{Due, Numbers, States, Summary, TenantSummary, increase};
 use crate::ledger::{Ledger, Remaining};
 use crate::port::Environment;
-use crate::secret::Bearer;
 use crate::vault::port::{Operator, Role, VaultPort};
 
 /// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (PLATFORMS.md,
@@ -94,13 +92,22 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// [`KeeperError`].
     pub async fn status(
         &self,
-        bearer: &Bearer,
+        request: &Request<'_>,
         asked: Option<&TenantId>,
     ) -> Result<Report, KeeperError> {
-        let Operator { policy, tenant } = self
-            .vault
-            .authorize_operator(bearer, Role::Read, asked, LONGEST)
-            .await?;
+        let mut entry = Entry::new(&self.env, Action::Status, request);
+        let report = self.report(request, asked, &mut entry).await;
+        entry.close(report)
+    }
+
+    async fn report(
+        &self,
+        request: &Request<'_>,
+        asked: Option<&TenantId>,
+        entry: &mut Entry<'_, E>,
+    ) -> Result<Report, KeeperError> {
+        let Operator { policy, tenant, .. } =
+            self.operator(request, entry, Role::Read, asked).await?;
         let ledger = self.open(&policy).await?;
         let state = self.sweep_state(&ledger).await?;
         let of_all = tenant.is_none() && asked.is_none();
@@ -136,24 +143,52 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// [`KeeperError`]. After any, call again.
     pub async fn remove_tenant(
         &self,
-        bearer: &Bearer,
+        request: &Request<'_>,
         tenant: &TenantId,
     ) -> Result<Removal, KeeperError> {
-        let operator = self
-            .vault
-            .authorize_operator(bearer, Role::Admin, Some(tenant), LONGEST)
-            .await?;
-        let ledger = self.open(&operator.policy).await?;
+        let mut entry = Entry::new(&self.env, Action::RemoveTenant, request);
+        let removal = self.remove_users(request, tenant, &mut entry).await;
+        entry.close(removal)
+    }
+
+    async fn remove_users(
+        &self,
+        request: &Request<'_>,
+        tenant: &TenantId,
+        entry: &mut Entry<'_, E>,
+    ) -> Result<Removal, KeeperError> {
+        let operator = self.operator(request, entry, Role::Admin, Some(tenant));
+        let ledger = self.open(&operator.await?.policy).await?;
         let until = Deadline::within(&self.env, REMOVAL_TIME);
         let mut removed = 0;
         let mut tell = |user: &User| {
             increase(&mut removed);
-            self.audit("user_removed", user);
+            entry.removed(user);
         };
-        let Remaining(remaining) = ledger.remove_tenant(tenant, until, &mut tell).await?;
-        let line = json!({"tenant": tenant.as_str(), "removed": removed, "remaining": remaining});
-        self.env.event("tenant_removed", line);
+        let left = ledger.remove_tenant(tenant, until, &mut tell).await;
+        let Remaining(remaining) = left?;
+        entry.removal(removed, remaining);
         Ok(Removal { removed, remaining })
+    }
+
+    /// An app with a role, to act on tenants as a whole.
+    async fn operator(
+        &self,
+        request: &Request<'_>,
+        entry: &mut Entry<'_, E>,
+        role: Role,
+        tenant: Option<&TenantId>,
+    ) -> Result<Operator, KeeperError> {
+        if let Some(tenant) = tenant {
+            entry.tenant(tenant);
+        }
+        let terms = entry.terms(LONGEST);
+        let operator = self
+            .vault
+            .authorize_operator(request.bearer, role, tenant, terms);
+        let operator = operator.await?;
+        entry.app(operator.app.as_ref());
+        Ok(operator)
     }
 }
 
@@ -277,6 +312,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use crate::secret::Bearer;
     use std::cell::RefCell;
     use std::rc::Rc;
 
@@ -322,7 +358,7 @@ mod tests {
         let app = world.app();
         for user in 0..3 {
             let bearer = world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"));
-            block_on(app.enrol(&bearer, None)).unwrap();
+            block_on(app.enrol(&Request::of(&bearer), None)).unwrap();
         }
         (world, app)
     }
@@ -331,7 +367,7 @@ mod tests {
         matches!(
             outcome,
             Err(KeeperError::Vault(VaultError::Caller(
-                CallerError::InsufficientScope(_)
+                CallerError::InsufficientScope(_) | CallerError::NotGranted(_)
             )))
         )
     }
@@ -396,8 +432,8 @@ mod tests {
     #[test]
     fn metrics_of_one_name_stand_together() {
         let (world, app) = enrolled();
-        block_on(app.enrol(&world.bearer_in(OTHER_TENANT, TENANT), None)).unwrap();
-        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
+        block_on(app.enrol(&Request::of(&world.bearer_in(OTHER_TENANT, TENANT)), None)).unwrap();
+        block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into())))).unwrap();
         let text = status(&world, &app).to_prometheus();
         assert_eq!(text.matches("behalf_tenant_users{").count(), 2);
         let mut types = Vec::new();
@@ -437,11 +473,11 @@ mod tests {
             claims["nbf"] = json!(world.now.get());
             claims["exp"] = json!(world.now.get() + 600);
         });
-        block_on(app.status(&operator, None)).unwrap()
+        block_on(app.status(&Request::of(&operator), None)).unwrap()
     }
 
     fn sweep(app: &App) -> SweepReport {
-        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap()
+        block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into())))).unwrap()
     }
 
     /// Of the one tenant: markers by key version, and since when others are unused.
@@ -527,7 +563,7 @@ mod tests {
                 *world.before_store.borrow_mut() = Some((0, Box::new(recover)));
             };
             *world.before_store.borrow_mut() = Some((step, Box::new(fail_once)));
-            let _ = block_on(app.sweep(&Bearer::new(SWEEP_KEY.into())));
+            let _ = block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into()))));
             *world.before_store.borrow_mut() = None;
             world.store_fails_after.set(None);
             for _ in 0..3 {
@@ -571,7 +607,7 @@ mod tests {
         world.disabled.set(None);
         assert_eq!(sweep(&app).resealed, 1);
         block_on(app.draw(
-            &world.bearer_of("00000000-0000-0000-0000-000000000000"),
+            &Request::of(&world.bearer_of("00000000-0000-0000-0000-000000000000")),
             None,
             None,
         ))
@@ -583,23 +619,31 @@ mod tests {
         let (_world, app) = enrolled();
         let tenant = TenantId::parse(TENANT).unwrap();
         let stranger = app_of(OTHER_TENANT, Role::Admin);
-        assert!(is_refused(block_on(app.remove_tenant(&stranger, &tenant))));
-        assert!(is_refused(block_on(app.status(&stranger, None))));
         assert!(is_refused(block_on(
-            app.remove_tenant(&app_of(TENANT, Role::Read), &tenant)
+            app.remove_tenant(&Request::of(&stranger), &tenant)
         )));
+        assert!(is_refused(block_on(
+            app.status(&Request::of(&stranger), None)
+        )));
+        assert!(is_refused(block_on(app.remove_tenant(
+            &Request::of(&app_of(TENANT, Role::Read)),
+            &tenant
+        ))));
         let user = bearer_of(TENANT, |claims| claims["roles"] = json!(["Behalf.Read"]));
         assert!(
-            is_refused(block_on(app.status(&user, None))),
+            is_refused(block_on(app.status(&Request::of(&user), None))),
             "a user's token has no app role"
         );
-        let report = block_on(app.status(&app_of(OTHER_TENANT, Role::Read), None)).unwrap();
+        let report =
+            block_on(app.status(&Request::of(&app_of(OTHER_TENANT, Role::Read)), None)).unwrap();
         assert_eq!(
             (report.users, report.tenants.len(), report.last_sweep),
             (0, 0, None)
         );
         let other = TenantId::parse(OTHER_TENANT).unwrap();
-        let removal = block_on(app.remove_tenant(&app_of(TENANT, Role::Admin), &other)).unwrap();
+        let removal =
+            block_on(app.remove_tenant(&Request::of(&app_of(TENANT, Role::Admin)), &other))
+                .unwrap();
         assert_eq!(
             removal,
             Removal {
@@ -618,20 +662,20 @@ mod tests {
                 TenantId::parse(TENANT).unwrap(),
             );
             world.store_fails_after.set(Some(step));
-            let outcome = block_on(app.remove_tenant(&admin, &tenant));
+            let outcome = block_on(app.remove_tenant(&Request::of(&admin), &tenant));
             world.store_fails_after.set(None);
             if outcome.is_err() && step > 0 {
-                let enrolment = block_on(app.enrol(&world.bearer(), None));
+                let enrolment = block_on(app.enrol(&Request::of(&world.bearer()), None));
                 assert_eq!(
                     enrolment,
                     Err(KeeperError::Ledger(LedgerError::TenantRemoved)),
                     "step {step}"
                 );
             }
-            let removal = block_on(app.remove_tenant(&admin, &tenant)).unwrap();
+            let removal = block_on(app.remove_tenant(&Request::of(&admin), &tenant)).unwrap();
             assert_eq!(removal.remaining, 0);
             assert!(world.keys_of("usr.").is_empty() && world.keys_of("bar.").is_empty());
-            block_on(app.enrol(&world.bearer(), None)).unwrap();
+            block_on(app.enrol(&Request::of(&world.bearer()), None)).unwrap();
         }
     }
 
@@ -645,10 +689,13 @@ mod tests {
                 step,
                 Box::new(move |_| {
                     let tenant = TenantId::parse(TENANT).unwrap();
-                    block_on(other.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
+                    block_on(
+                        other.remove_tenant(&Request::of(&app_of(TENANT, Role::Admin)), &tenant),
+                    )
+                    .unwrap();
                 }),
             ));
-            let outcome = block_on(app.enrol(&world.bearer(), None));
+            let outcome = block_on(app.enrol(&Request::of(&world.bearer()), None));
             let is_enrolled = !world.keys_of("usr.").is_empty();
             // A removal that ended before the head was written is before the enrolment.
             assert!(outcome.is_ok() || !is_enrolled, "step {step}: {outcome:?}");
@@ -668,12 +715,13 @@ mod tests {
             let (other, tenant, seen) = (app.clone(), tenant.clone(), outcomes.clone());
             let meanwhile = move |_: &World| {
                 let admin = app_of(TENANT, Role::Admin);
-                let removal = other.remove_tenant(&admin, &tenant);
-                seen.borrow_mut().push(block_on(removal).is_ok());
+                let removal = block_on(other.remove_tenant(&Request::of(&admin), &tenant));
+                seen.borrow_mut().push(removal.is_ok());
             };
             *world.before_store.borrow_mut() = Some((step, Box::new(meanwhile)));
             let tenant = TenantId::parse(OTHER_TENANT).unwrap();
-            block_on(app.remove_tenant(&app_of(TENANT, Role::Admin), &tenant)).unwrap();
+            block_on(app.remove_tenant(&Request::of(&app_of(TENANT, Role::Admin)), &tenant))
+                .unwrap();
         }
         let refused = outcomes.borrow().iter().filter(|is_ok| !**is_ok).count();
         assert_eq!(refused, 1, "{:?}", outcomes.borrow());

@@ -18,17 +18,17 @@ use crate::deadline::{Deadline, LONGEST};
 use crate::error::VaultError;
 use crate::identity::TenantId;
 use crate::journal::Journal as _;
+use crate::keeper::audit::{Action, Entry};
 use crate::keeper::course::{Asked, Course};
 use crate::keeper::holds::Holds;
 use crate::keeper::report::SweepReport;
 use crate::keeper::turns::Turns;
 use crate::keeper::verdict::{Verdict, Work};
 use crate::keeper::visit::Pass;
-use crate::keeper::{Keeper, KeeperError};
+use crate::keeper::{Keeper, KeeperError, Request};
 use crate::ledger::schedule::{Horizon, least_refresh_age};
 use crate::ledger::{Ledger, StoreError};
 use crate::port::Environment;
-use crate::secret::Bearer;
 use crate::vault::port::{SweepLimits, VaultPort};
 
 /// Seconds for which a sweep may go without a survey because nothing is due.
@@ -76,14 +76,15 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     ///
     /// # Errors
     /// [`KeeperError`] if it cannot begin. What fails for one record is counted, not returned.
-    pub async fn sweep(&self, bearer: &Bearer) -> Result<SweepReport, KeeperError> {
+    pub async fn sweep(&self, request: &Request<'_>) -> Result<SweepReport, KeeperError> {
+        let (start, started) = (self.env.elapsed(), self.env.now());
+        let entry = Entry::new(&self.env, Action::Sweep, request);
+        let terms = entry.terms(LONGEST_AUTHORIZATION);
+        let limits = self.vault.authorize_sweep(request.bearer, terms).await;
         let call = Call {
-            start: self.env.elapsed(),
-            started: self.env.now(),
-            limits: self
-                .vault
-                .authorize_sweep(bearer, LONGEST_AUTHORIZATION)
-                .await?,
+            start,
+            started,
+            limits: entry.close(limits.map_err(Into::into))?,
         };
         let ledger = &self.open(&call.limits.policy).await?;
         let mut state = self.sweep_state(ledger).await?;
@@ -106,7 +107,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
 
         // Nothing is deleted and nothing noted by a clock that nobody has confirmed in this sweep.
         let within = LONGEST_CONFIRMATION.min(call.part(4));
-        let confirmed = self.vault.confirm_clock(within).await;
+        let confirmed = self.vault.confirm_clock(within.into()).await;
         if let Some(error) = self.stops(&confirmed) {
             return Ok(self.stopped(error));
         }
@@ -184,7 +185,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 if within.is_zero() {
                     return None;
                 }
-                let answer = self.vault.newest_key_version(&tenant, within).await;
+                let answer = self.vault.newest_key_version(&tenant, within.into()).await;
                 Some((tenant, answer))
             })
             .buffer_unordered(call.concurrency())
@@ -420,6 +421,7 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use crate::secret::Bearer;
     use std::pin::pin;
     use std::rc::Rc;
     use std::task::{Context, Waker};
@@ -443,7 +445,7 @@ mod tests {
         let app = world.app();
         for user in 0..users {
             block_on(app.enrol(
-                &world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000")),
+                &Request::of(&world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"))),
                 None,
             ))
             .unwrap();
@@ -453,12 +455,12 @@ mod tests {
     }
 
     fn sweep(app: &App) -> SweepReport {
-        block_on(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap()
+        block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into())))).unwrap()
     }
 
     fn draw(world: &Shared, app: &App, user: u32) -> Result<(), KeeperError> {
         block_on(app.draw(
-            &world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000")),
+            &Request::of(&world.bearer_of(&format!("{user:08x}-0000-0000-0000-000000000000"))),
             None,
             None,
         ))
@@ -651,8 +653,10 @@ mod tests {
             .borrow_mut()
             .push_back((400, json!({"error": "interaction_required", "error_codes": [50_076], "claims": "{\"c\":1}"})));
         assert_eq!(sweep(&app).interaction_required, 1);
-        let view =
-            block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
+        let view = block_on(app.show(&Request::of(
+            &world.bearer_of("00000000-0000-0000-0000-000000000000"),
+        )))
+        .unwrap();
         assert_eq!(
             view.record.unwrap().status,
             Status::InteractionRequired(Interaction {
@@ -744,7 +748,7 @@ mod tests {
         for tenant in [TENANT, other] {
             for user in 0..3 {
                 let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                block_on(app.enrol(&world.bearer_in(tenant, &object), None)).unwrap();
+                block_on(app.enrol(&Request::of(&world.bearer_in(tenant, &object)), None)).unwrap();
             }
         }
         world
@@ -871,7 +875,8 @@ mod tests {
                 let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
                 for user in 0..5 {
                     let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                    block_on(app.enrol(&world.bearer_in(&tenant, &object), None)).unwrap();
+                    block_on(app.enrol(&Request::of(&world.bearer_in(&tenant, &object)), None))
+                        .unwrap();
                 }
             }
             world.advance(WEEK);
@@ -894,8 +899,10 @@ mod tests {
             .borrow_mut()
             .push_back((400, refused.clone()));
         assert_eq!(sweep(&app).organisation_required, 1);
-        let view =
-            block_on(app.show(&world.bearer_of("00000000-0000-0000-0000-000000000000"))).unwrap();
+        let view = block_on(app.show(&Request::of(
+            &world.bearer_of("00000000-0000-0000-0000-000000000000"),
+        )))
+        .unwrap();
         let reason = Reason {
             aadsts: Some(50_105),
             suberror: None,
@@ -931,7 +938,8 @@ mod tests {
                 let tenant = format!("{tenant:08x}-7777-7777-7777-777777777777");
                 for user in 0..3 {
                     let object = format!("{user:08x}-0000-0000-0000-000000000000");
-                    block_on(app.enrol(&world.bearer_in(&tenant, &object), None)).unwrap();
+                    block_on(app.enrol(&Request::of(&world.bearer_in(&tenant, &object)), None))
+                        .unwrap();
                 }
             }
             world.advance(WEEK);
@@ -1083,7 +1091,11 @@ mod tests {
                 .chain((1..=others).flat_map(|number| (0..5).map(move |user| (number, user))));
             for (number, user) in users {
                 let object = format!("{user:08}-0000-0000-0000-000000000000");
-                block_on(app.enrol(&world.bearer_in(&tenant(number), &object), None)).unwrap();
+                block_on(app.enrol(
+                    &Request::of(&world.bearer_in(&tenant(number), &object)),
+                    None,
+                ))
+                .unwrap();
             }
             world.advance(WEEK);
             // One that remembers no key.
@@ -1093,7 +1105,8 @@ mod tests {
             };
             *world.held.borrow_mut() = Some((system, tenant(0)));
             let key = Bearer::new(SWEEP_KEY.into());
-            let mut sweep = pin!(app.sweep(&key));
+            let request = Request::of(&key);
+            let mut sweep = pin!(app.sweep(&request));
             // As long as a few of its answers take, were they waited for one by one.
             for _ in 0..1000 {
                 let mut context = Context::from_waker(Waker::noop());
@@ -1193,7 +1206,7 @@ mod tests {
             let (world, app) = enrolled(1);
             world.advance(WEEK);
             world.store_fails_after.set(Some(step));
-            let _ = block_on(app.sweep(&Bearer::new(SWEEP_KEY.into())));
+            let _ = block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into()))));
             world.store_fails_after.set(None);
             assert!(!world.keys_of("due.").is_empty(), "step {step}");
             draw(&world, &app, 0).unwrap();
@@ -1228,7 +1241,7 @@ mod tests {
     fn a_stranger_does_not_sweep() {
         let (world, app) = enrolled(1);
         world.advance(WEEK);
-        let error = block_on(app.sweep(&Bearer::new("x".repeat(40)))).unwrap_err();
+        let error = block_on(app.sweep(&Request::of(&Bearer::new("x".repeat(40))))).unwrap_err();
         assert!(matches!(error, KeeperError::Vault(VaultError::Caller(_))));
         assert_eq!(world.take_calls(), Vec::<String>::new());
         drop(Rc::clone(&world));

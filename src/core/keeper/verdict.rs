@@ -80,7 +80,8 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
             | CallerError::TenantNotOnboarded(_)
             | CallerError::AccountNotSupported(_)
             | CallerError::InsufficientScope(_)
-            | CallerError::ScopeNotGranted
+            | CallerError::NotGranted(_)
+            | CallerError::UserRoutesOff
             | CallerError::InvalidScope(_)
             | CallerError::SweepNotAuthorized,
         ) => of_record(put_off(true, None)),
@@ -133,7 +134,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::error::{
-        AccountKind, Interaction, OrganisationError, Reason, Suberror, TokenDefect,
+        AccountKind, Interaction, NotGranted, OrganisationError, Reason, Suberror, TokenDefect,
     };
 
     const REASON: Reason = Reason {
@@ -159,11 +160,12 @@ pub(crate) mod tests {
                 CallerError::InvalidToken(_) => 1,
                 CallerError::TenantNotAllowed => 2,
                 CallerError::InsufficientScope(_) => 3,
-                CallerError::ScopeNotGranted => 4,
+                CallerError::NotGranted(_) => 4,
                 CallerError::InvalidScope(_) => 5,
                 CallerError::SweepNotAuthorized => 6,
                 CallerError::AccountNotSupported(_) => 26 + 16,
                 CallerError::TenantNotOnboarded(_) => 26 + 17,
+                CallerError::UserRoutesOff => 26 + 18,
             },
             VaultError::User(UserError::InteractionRequired(_)) => 7,
             VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
@@ -203,7 +205,7 @@ pub(crate) mod tests {
             }
         }
     }
-    const KINDS: usize = 26 + 16 + 2;
+    const KINDS: usize = 26 + 16 + 3;
 
     /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -235,7 +237,13 @@ pub(crate) mod tests {
                     CallerError::AccountNotSupported(AccountKind::Personal).into(),
                     CallerError::TenantNotOnboarded(name()).into(),
                     CallerError::InsufficientScope("x".into()).into(),
-                    CallerError::ScopeNotGranted.into(),
+                    NotGranted {
+                        client: None,
+                        user: None,
+                        missing: "x".into(),
+                    }
+                    .into(),
+                    CallerError::UserRoutesOff.into(),
                     CallerError::InvalidScope(REASON).into(),
                     CallerError::SweepNotAuthorized.into(),
                 ],

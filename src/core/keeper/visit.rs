@@ -7,6 +7,7 @@ use crate::error::VaultError;
 use crate::identity::{KeyVersion, Nonce, User};
 use crate::journal::Journal as _;
 use crate::keeper::Keeper;
+use crate::keeper::audit::Event;
 use crate::keeper::holds::{Hold, Holds};
 use crate::keeper::rules::Rules;
 use crate::keeper::verdict::{Verdict, Work};
@@ -129,7 +130,11 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             return Ok(Visited::of(held(hold, visit, &record)));
         }
         let within = pass.until.left(&self.env);
-        let error = match self.vault.refresh(&stored(&visit, &record), within).await {
+        let error = match self
+            .vault
+            .refresh(&stored(&visit, &record), within.into())
+            .await
+        {
             Ok(sealed) => {
                 let new = self.refreshed(&visit.user, &record, sealed, pass.policy);
                 let tried = record.key_version.clone();
@@ -191,7 +196,11 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             return Ok(Visited::of(held(hold, visit, &record)));
         }
         let within = pass.until.left(&self.env);
-        let error = match self.vault.reseal(&stored(&visit, &record), within).await {
+        let error = match self
+            .vault
+            .reseal(&stored(&visit, &record), within.into())
+            .await
+        {
             Ok(Some(sealed)) => {
                 let new = Record {
                     sealed: sealed.token,
@@ -243,7 +252,8 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let is_expired = record.refreshed_at.saturating_add(RETENTION) <= now;
         if is_expired && (pass.is_clock_confirmed || !pass.rules.needs_clock) {
             pass.ledger.expire(&visit).await?;
-            self.audit("refresh_token_expired", &visit.user);
+            let event = Event::RefreshTokenExpired.name();
+            self.env.about(event, &visit.user, json!({}));
             return Ok(Next::Nothing(Outcome::Expired));
         }
         let outcome = match status {
@@ -251,18 +261,12 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             Status::OrganisationRequired(_) => Outcome::OrganisationRequired,
             Status::Quarantined(_) | Status::Active => Outcome::Quarantined,
         };
-        let time = turn_again_at(now, record.refreshed_at, &self.env);
         if record.status == *status {
             // What is known already is not written again.
+            let time = turn_again_at(now, record.refreshed_at, &self.env);
             return Ok(reschedule(visit, time, State::of(&record), outcome));
         }
-        let new = Record {
-            status: status.clone(),
-            write: Nonce::for_write(&self.env),
-            due_at: time,
-            // The token and its generation stay.
-            ..(*record).clone()
-        };
+        let new = self.turned(&record, status.clone());
         Ok(replace(visit, record, new, outcome))
     }
 

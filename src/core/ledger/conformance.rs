@@ -121,6 +121,7 @@ impl<L: Ledger> Scene<L> {
             sealed: "sealed".into(),
             key_version: key_version(version),
             scope: "scope".into(),
+            enrolled_by: None,
             status: Status::Active,
             generation: 1,
             write: Nonce::for_write(&self.world),

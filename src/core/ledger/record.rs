@@ -17,7 +17,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Interaction, OrganisationError, Reason, Suberror};
-use crate::identity::{KeyVersion, Nonce, TenantId};
+use crate::identity::{Guid, KeyVersion, Nonce, TenantId};
 use crate::json::object;
 
 /// The version of everything that is stored as JSON.
@@ -40,6 +40,8 @@ pub struct Record {
     pub key_version: KeyVersion,
     /// The scope drawn at enrolment.
     pub scope: String,
+    /// Client id of the app that enrolled the user; none: its token did not say, or 0.2.0 or before wrote this.
+    pub enrolled_by: Option<Guid>,
     /// The state.
     pub status: Status,
     /// Counts the refresh tokens that this enrolment has had.
@@ -108,6 +110,7 @@ impl Record {
             sealed: self.sealed.clone(),
             key_version: self.key_version.as_str().into(),
             scope: self.scope.clone(),
+            enrolled_by: self.enrolled_by.as_ref().map(|app| app.as_str().into()),
             status: match self.status {
                 Status::Active => RawStatus::Active,
                 // 0.1.0 knows no third party whose turn it could be.
@@ -152,6 +155,10 @@ impl Record {
         if raw.due_at > LATEST {
             return Err(Unreadable::Damaged);
         }
+        let enrolled_by = match raw.enrolled_by.as_deref().map(Guid::parse) {
+            Some(None) => return Err(Unreadable::Damaged),
+            app => app.flatten(),
+        };
         let reason = Reason {
             aadsts: raw.aadsts,
             suberror: raw.suberror.as_deref().and_then(Suberror::parse),
@@ -172,6 +179,7 @@ impl Record {
             sealed: raw.sealed,
             key_version,
             scope: raw.scope,
+            enrolled_by,
             status,
             generation: raw.generation,
             write,
@@ -210,6 +218,9 @@ struct RawRecord {
     sealed: String,
     key_version: String,
     scope: String,
+    /// Left out where it is not known, and not known to 0.1.0, which passes over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    enrolled_by: Option<String>,
     status: RawStatus,
     /// Members from here to `suberror` are those of the status, and left out where they say nothing. The last three are
     /// not known to 0.1.0, which passes over them.
@@ -246,6 +257,7 @@ mod tests {
             sealed: "a..b.c.d".into(),
             key_version: KeyVersion::parse(&"0f".repeat(16)).unwrap(),
             scope: "https://graph.microsoft.com/.default".into(),
+            enrolled_by: None,
             status,
             generation: 3,
             write: Nonce::parse("w").unwrap(),

@@ -13,7 +13,7 @@ use crate::simulation::history::{Act, Operation};
 use crate::simulation::key_vault::KeyVault;
 use crate::simulation::mutation::{Mutation, Notes};
 use crate::simulation::users::OTHER_TENANT;
-use crate::simulation::world::{SWEEP_KEY, turn};
+use crate::simulation::world::{GRANTS, SWEEP_KEY, turn};
 use crate::vault::samples::{NOW, TENANT, Values, least};
 
 pub(super) const HOUR: u64 = 3600;
@@ -71,6 +71,7 @@ impl Outside {
         settings.insert("sweep_key", SWEEP_KEY.to_owned());
         settings.insert("key_vault_tenant", TENANT.to_owned());
         settings.insert("operator_tenant", TENANT.to_owned());
+        settings.insert("grants", GRANTS.to_owned());
         Rc::new(Self {
             chance: Chance::new(seed),
             step: Cell::default(),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::error::{StoredError, VaultError};
 use crate::identity::TenantId;
-use crate::keeper::KeeperError;
+use crate::keeper::{KeeperError, Request};
 use crate::ledger::LedgerError;
 use crate::secret::Bearer;
 use crate::simulation::history::{End, Operation, View};
@@ -31,32 +31,40 @@ pub(super) async fn ask(
     }
     let outcome = match operation {
         Operation::Enrol => app
-            .enrol(&bearer(user), None)
+            .enrol(&Request::of(&bearer(user)), None)
             .await
             .map(|_| End::Acknowledged),
-        Operation::Draw => app.draw(&bearer(user), None, None).await.map(|issued| {
-            let lineage = issued
-                .access_token
-                .expose()
-                .strip_prefix("at-canary-")
-                .unwrap();
-            End::Saw(View::Has(lineage.parse().unwrap()))
-        }),
+        Operation::Draw => app
+            .draw(&Request::of(&bearer(user)), None, None)
+            .await
+            .map(|issued| {
+                let lineage = issued
+                    .access_token
+                    .expose()
+                    .strip_prefix("at-canary-")
+                    .unwrap();
+                End::Saw(View::Has(lineage.parse().unwrap()))
+            }),
         Operation::RemoveToken => app
-            .remove_refresh_token(&bearer(user))
+            .remove_refresh_token(&Request::of(&bearer(user)))
             .await
             .map(|()| End::Acknowledged),
-        Operation::Remove => app.remove(&bearer(user)).await.map(|()| End::Acknowledged),
+        Operation::Remove => app
+            .remove(&Request::of(&bearer(user)))
+            .await
+            .map(|()| End::Acknowledged),
         Operation::RemoveTenant => {
             let tenant = TenantId::parse(TENANTS[TENANT_OF[user]]).unwrap();
-            let removal = app.remove_tenant(&bearer(OPERATOR), &tenant).await;
+            let removal = app
+                .remove_tenant(&Request::of(&bearer(OPERATOR)), &tenant)
+                .await;
             removal.map(|removal| match removal.remaining {
                 0 => End::Acknowledged,
                 _ => End::Failed,
             })
         }
         Operation::Sweep => app
-            .sweep(&Bearer::new(SWEEP_KEY.to_owned()))
+            .sweep(&Request::of(&Bearer::new(SWEEP_KEY.to_owned())))
             .await
             .map(|_| End::Acknowledged),
     };

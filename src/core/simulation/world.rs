@@ -23,6 +23,11 @@ use crate::secret::Bearer;
 use crate::vault::samples::{NOW, TENANT, USER, Values, claims, jwks_of, least, sign};
 use crate::{Keeper, Vault};
 
+/// Grants of the app that callers' tokens are from, for everything at one resource.
+pub(crate) const GRANTS: &str = r#"[
+    {"client": "33333333-3333-3333-3333-333333333333", "callers": "delegated", "resource": "https://graph.microsoft.com", "scopes": ["*"]},
+    {"client": "33333333-3333-3333-3333-333333333333", "callers": "app", "resource": "https://graph.microsoft.com", "scopes": ["*"]}
+]"#;
 pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
 
 /// Everything outside.
@@ -87,6 +92,7 @@ pub(crate) struct World {
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
     counter: Cell<u64>,
+    tokens: Cell<u64>,
 }
 
 /// A world, as the ports take it.
@@ -99,6 +105,7 @@ impl World {
     pub(crate) fn new() -> Shared {
         let mut settings = least();
         settings.insert("sweep_key", SWEEP_KEY.to_owned());
+        settings.insert("grants", GRANTS.to_owned());
         Rc::new(Self {
             now: NOW.into(),
             settings: settings.into(),
@@ -133,6 +140,7 @@ impl World {
             refused: RefCell::default(),
             listings: Cell::default(),
             counter: Cell::default(),
+            tokens: Cell::default(),
         })
     }
 
@@ -217,6 +225,11 @@ impl World {
         self.counter.get()
     }
 
+    fn next_token(&self) -> u64 {
+        self.tokens.set(self.tokens.get() + 1);
+        self.tokens.get()
+    }
+
     fn store_operation(&self) -> Result<(), StoreError> {
         let due = {
             let mut before = self.before_store.borrow_mut();
@@ -275,7 +288,7 @@ impl World {
         if let Some(answer) = self.entra_answers.borrow_mut().pop_front() {
             return answer;
         }
-        let number = self.next();
+        let number = self.next_token();
         (
             200,
             json!({

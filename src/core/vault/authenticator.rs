@@ -6,20 +6,24 @@
 //!
 //! 1. [`claims::Claims::accept_user`], [`claims::Claims::accept_app`]: tenant, audience, times, scope or role.
 //! 2. [`token::Unverified::verify`]: signature and issuer, with a signing key.
+//!
+//! What a caller who is known may not do is decided after that, so that the log can say who it was:
+//! [`claims::Claims::reaches`], and the grants.
 
 pub mod claims;
 pub mod signing_keys;
 pub mod token;
 
-use crate::error::{CallerError, TokenDefect, VaultError};
-use crate::identity::{TenantId, User, UserId};
+use crate::error::{CallerError, NotGranted, TokenDefect, VaultError};
+use crate::identity::{Guid, TenantId, User, UserId, UserName};
 use crate::secret::Bearer;
 use crate::vault::authenticator::claims::Claims;
 use crate::vault::authenticator::signing_keys::{FRESH, SigningKeySource};
 use crate::vault::authenticator::token::Unverified;
 use crate::vault::cache::Cache;
 use crate::vault::context::{Context, Environment};
-use crate::vault::port::Role;
+use crate::vault::grants::{App, Missing};
+use crate::vault::port::{Role, Subject};
 
 /// Role of an app that may sweep.
 const SWEEP_ROLE: &str = "Behalf.Sweep";
@@ -33,6 +37,16 @@ pub(crate) struct Authenticator {
     signing_keys: SigningKeySource,
     /// By SHA-256 of the token.
     verified: Cache<[u8; 32], Verified>,
+}
+
+/// Who calls, and about whom.
+pub(crate) struct Known {
+    /// The app that sent the token.
+    pub(crate) app: App,
+    /// The user that the call is about.
+    pub(crate) user_id: UserId,
+    /// The same, as storage knows it.
+    pub(crate) user: User,
 }
 
 /// A token that was verified, and by which signing key.
@@ -51,28 +65,68 @@ impl Authenticator {
         }
     }
 
-    /// The user that a token speaks for.
+    /// Who calls, about a user: the one that the token speaks for, or one that an app with this role names.
     ///
     /// # Errors
     /// [`CallerError`]; [`VaultError::Upstream`] if signing keys are needed and cannot be had.
+    pub(crate) async fn caller<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        bearer: &Bearer,
+        subject: &Subject,
+        role: Role,
+    ) -> Result<Known, VaultError> {
+        match subject {
+            Subject::Me => self.user(context, bearer).await,
+            Subject::User(name) => self.app(context, bearer, name, role).await,
+        }
+    }
+
+    /// A user, by a token of its own.
+    ///
+    /// # Errors
+    /// As [`Self::caller`].
     pub(crate) async fn user<E: Environment>(
         &self,
         context: &Context<'_, E>,
         bearer: &Bearer,
-    ) -> Result<(UserId, User), VaultError> {
+    ) -> Result<Known, VaultError> {
         let now = context.now();
         let accept = |claims: &Claims| claims.accept_user(context, now);
         let claims = self.authenticate(context, bearer, accept).await?;
         let user_id = context.user_id.user_id(&claims.subject);
-        let id = user_id.storage_id(context.pseudonym_key.as_ref());
-        let tenant = claims.subject.tenant;
-        Ok((user_id, User { tenant, id }))
+        Ok(Known::new(
+            context,
+            &claims,
+            user_id,
+            claims.subject.tenant.clone(),
+        ))
+    }
+
+    async fn app<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        bearer: &Bearer,
+        name: &UserName,
+        role: Role,
+    ) -> Result<Known, VaultError> {
+        // Where it is on, the template has nothing that only a token tells.
+        let user_id = context.user_id.user_id_of(name);
+        let user_id = user_id.filter(|_| context.user_routes);
+        let user_id = user_id.ok_or(CallerError::UserRoutesOff)?;
+        let now = context.now();
+        let accept = |claims: &Claims| claims.accept_app(role.name(), context, now);
+        let claims = self.authenticate(context, bearer, accept).await?;
+        let known = Known::new(context, &claims, user_id, name.tenant.clone());
+        let reaches = claims.reaches(role.name(), Some(&name.tenant), context);
+        reaches.map_err(|missing| known.refused(missing))?;
+        Ok(known)
     }
 
     /// Whoever may sweep: by the sweep key, or as an app of the operator tenant.
     ///
     /// # Errors
-    /// As [`Self::user`].
+    /// As [`Self::caller`].
     pub(crate) async fn sweeper<E: Environment>(
         &self,
         context: &Context<'_, E>,
@@ -91,30 +145,33 @@ impl Authenticator {
             return Err(CallerError::SweepNotAuthorized.into());
         }
         let now = context.now();
-        let accept = |claims: &Claims| claims.accept_app(SWEEP_ROLE, None, context, now);
-        self.authenticate(context, bearer, accept).await.map(drop)
+        let accept = |claims: &Claims| claims.accept_app(SWEEP_ROLE, context, now);
+        let claims = self.authenticate(context, bearer, accept).await?;
+        let reaches = claims.reaches(SWEEP_ROLE, None, context);
+        Ok(reaches.map_err(|missing| refused(claims.app().client, missing))?)
     }
 
-    /// An app with a role, to act on a tenant; without one it means all that it may act on. The one tenant that it may
-    /// act on; none: all.
+    /// An app with a role, to act on a tenant; without one it means all that it may act on. Its client id, and the one
+    /// tenant that it may act on; none: all.
     ///
     /// # Errors
-    /// As [`Self::user`].
+    /// As [`Self::caller`].
     pub(crate) async fn operator<E: Environment>(
         &self,
         context: &Context<'_, E>,
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
-    ) -> Result<Option<TenantId>, VaultError> {
+    ) -> Result<(Option<Guid>, Option<TenantId>), VaultError> {
         let now = context.now();
-        let accept = |claims: &Claims| {
-            let tenant = tenant.unwrap_or(&claims.subject.tenant);
-            claims.accept_app(role.name(), Some(tenant), context, now)
-        };
+        let accept = |claims: &Claims| claims.accept_app(role.name(), context, now);
         let claims = self.authenticate(context, bearer, accept).await?;
-        let own = claims.subject.tenant;
-        Ok((context.operator_tenant.as_ref() != Some(&own)).then_some(own))
+        let asked = tenant.unwrap_or(&claims.subject.tenant);
+        let reaches = claims.reaches(role.name(), Some(asked), context);
+        let App { client, tenant, .. } = claims.app();
+        reaches.map_err(|missing| refused(client.clone(), missing))?;
+        let reach = (context.operator_tenant.as_ref() != Some(&tenant)).then_some(tenant);
+        Ok((client, reach))
     }
 
     /// Asks for the signing keys now, however old the known ones are. Whether the answer had a date.
@@ -161,6 +218,38 @@ impl Authenticator {
     }
 }
 
+impl Known {
+    fn new<E>(
+        context: &Context<'_, E>,
+        claims: &Claims,
+        user_id: UserId,
+        tenant: TenantId,
+    ) -> Self {
+        let id = user_id.storage_id(context.pseudonym_key.as_ref());
+        Self {
+            app: claims.app(),
+            user_id,
+            user: User { tenant, id },
+        }
+    }
+
+    /// The caller may not have what it wants of the user.
+    pub(crate) fn refused(&self, missing: Missing) -> NotGranted {
+        NotGranted {
+            user: Some(self.user.clone()),
+            ..refused(self.app.client.clone(), missing)
+        }
+    }
+}
+
+fn refused(client: Option<Guid>, Missing(missing): Missing) -> NotGranted {
+    NotGranted {
+        client,
+        user: None,
+        missing,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
@@ -191,8 +280,8 @@ mod tests {
         }
 
         fn identify(&self, bearer: &Bearer) -> Result<User, VaultError> {
-            let user = block_on(self.authenticator.user(&self.bench.context(), bearer));
-            user.map(|(_, user)| user)
+            let known = block_on(self.authenticator.user(&self.bench.context(), bearer));
+            known.map(|known| known.user)
         }
 
         fn sweep(&self, bearer: &Bearer) -> Result<(), VaultError> {

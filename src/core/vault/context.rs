@@ -1,17 +1,25 @@
 //! What one call of the vault has at hand.
 
+use std::cell::OnceCell;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use serde_json::{Value, json};
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, LONGEST};
 use crate::error::{System, VaultError};
+use crate::identity::Guid;
 use crate::port::{Clock, Config, Http, HttpError, Log, Random, SecretBody, Timer};
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::outbound::{Repeat, send};
+use crate::vault::port::Terms;
 use crate::vault::settings::Settings;
+
+/// What Entra ID's logs know a request by, so that its support can find it.
+const ENTRA_REQUEST_ID: HeaderName = HeaderName::from_static("client-request-id");
+/// The same of Key Vault (<https://learn.microsoft.com/rest/api/keyvault>).
+const KEY_VAULT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
 /// What a vault needs of the world.
 pub trait Environment: Http + Clock + Timer + Random + Config + Log {}
@@ -26,6 +34,7 @@ pub(crate) struct Context<'a, E> {
     pub(crate) deadline: Deadline,
     settings: Rc<Settings>,
     clock_check: &'a ClockCheck,
+    correlation_id: OnceCell<Guid>,
 }
 
 impl<E> Deref for Context<'_, E> {
@@ -42,13 +51,17 @@ impl<'a, E: Environment> Context<'a, E> {
         env: &'a E,
         clock_check: &'a ClockCheck,
         settings: Rc<Settings>,
-        deadline: Deadline,
+        terms: Terms,
     ) -> Self {
+        let correlation_id = terms
+            .correlation_id
+            .map_or_else(OnceCell::new, OnceCell::from);
         Self {
             env,
-            deadline,
+            deadline: Deadline::within(env, terms.within.min(LONGEST)),
             settings,
             clock_check,
+            correlation_id,
         }
     }
 
@@ -62,8 +75,13 @@ impl<'a, E: Environment> Context<'a, E> {
         self.env.elapsed().as_secs()
     }
 
-    /// Writes a line for the operator.
-    pub(crate) fn log(&self, line: &Value) {
+    /// Writes a line for the operator, with what others know the requests of this call by.
+    pub(crate) fn log(&self, mut line: Value) {
+        if let Some(id) = self.correlation_id.get()
+            && let Some(line) = line.as_object_mut()
+        {
+            line.insert("correlation_id".into(), id.as_str().into());
+        }
         self.env.line(&line.to_string());
     }
 
@@ -73,10 +91,21 @@ impl<'a, E: Environment> Context<'a, E> {
     /// [`VaultError::Upstream`]; the setting that names an address which the host does not allow.
     pub(crate) async fn send(
         &self,
-        request: Request<SecretBody>,
+        mut request: Request<SecretBody>,
         longest: usize,
         system: System,
     ) -> Result<Response<SecretBody>, VaultError> {
+        let name = match system {
+            System::Entra => Some(ENTRA_REQUEST_ID),
+            System::KeyVault => Some(KEY_VAULT_REQUEST_ID),
+            System::SigningKeys | System::ManagedIdentity => None,
+        };
+        if let Some(name) = name {
+            let id = self.correlation_id.get_or_init(|| Guid::random(self.env));
+            if let Ok(id) = HeaderValue::try_from(id.as_str()) {
+                request.headers_mut().insert(name, id);
+            }
+        }
         let (repeat, setting) = match system {
             System::Entra | System::SigningKeys => (Repeat::Outage, "authority"),
             System::KeyVault => (Repeat::Outage, "key_vault_url"),
@@ -85,7 +114,7 @@ impl<'a, E: Environment> Context<'a, E> {
         let sent = send(self.env, request, longest, self.deadline, repeat).await;
         let response = sent.map_err(|error| {
             self.log(
-                &json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}),
+                json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}),
             );
             match error {
                 HttpError::Denied => VaultError::setting(
@@ -105,7 +134,6 @@ impl<'a, E: Environment> Context<'a, E> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::deadline::LONGEST;
     use crate::simulation::world::Shared;
 
     /// What a part of the vault is tried with: a world, and calls in it.
@@ -125,8 +153,7 @@ pub(crate) mod tests {
         /// A call that begins now, by the settings that the world has now.
         pub(crate) fn context(&self) -> Context<'_, Shared> {
             let settings = Rc::new(Settings::read(&self.world).unwrap());
-            let deadline = Deadline::within(&self.world, LONGEST);
-            Context::new(&self.world, &self.clock_check, settings, deadline)
+            Context::new(&self.world, &self.clock_check, settings, LONGEST.into())
         }
     }
 }

@@ -245,7 +245,7 @@ impl KeyRing {
         let known = known.as_ref().or(context.key_vault_tenant.as_ref());
         if known.is_some_and(|known| known != tenant) {
             context.log(
-                &json!({"event": "key_vault_moved", "tenant": tenant.as_str(), "reason": "Key Vault is in another tenant than it was, or than the setting `key_vault_tenant` says"}),
+                json!({"event": "key_vault_moved", "tenant": tenant.as_str(), "reason": "Key Vault is in another tenant than it was, or than the setting `key_vault_tenant` says"}),
             );
         }
     }

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use crate::deadline::LONGEST;
 use crate::error::VaultError;
-use crate::identity::{Fingerprint, KeyVersion, Nonce, TenantId, User};
+use crate::identity::{Fingerprint, Guid, KeyVersion, Nonce, TenantId, User, UserName};
 use crate::secret::{AccessToken, Bearer};
 
 /// The settings that storage needs: `vault.policy` of the WIT.
@@ -21,6 +22,63 @@ pub struct Policy {
     pub fingerprint: Fingerprint,
     /// The setting `confirmed_settings`; none: it is empty.
     pub confirmed_settings: Option<String>,
+    /// Origins whose pages may read answers to their users.
+    pub cors_origins: Vec<String>,
+}
+
+/// The user whom a call is about: `vault.subject` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// The one whom the caller's token was issued for.
+    Me,
+    /// One who is away, named by an app with a role.
+    User(UserName),
+}
+
+/// What a caller wants of a user: `vault.purpose` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To see what is stored, or to remove it.
+    Manage,
+    /// To draw access tokens of these scopes; none: those of the enrolment.
+    Draw(Option<String>),
+}
+
+/// Who calls, and about whom: `vault.caller` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Client id of the app that sent the token; none: the token does not say.
+    pub app: Option<Guid>,
+    /// The rule that lets it draw; none: it does not want to.
+    pub rule: Option<String>,
+    /// The user.
+    pub user: User,
+    /// What storage needs to know.
+    pub policy: Policy,
+}
+
+/// How a call is made: `vault.terms` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// How long the answer may take.
+    pub within: Duration,
+    /// What Entra ID and Key Vault know its requests by; none: a new one.
+    pub correlation_id: Option<Guid>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        LONGEST.into()
+    }
+}
+
+impl From<Duration> for Terms {
+    fn from(within: Duration) -> Self {
+        Self {
+            within,
+            correlation_id: None,
+        }
+    }
 }
 
 /// A refresh token under encryption: `vault.sealed-token` of the WIT.
@@ -35,6 +93,8 @@ pub struct SealedToken {
 /// A new enrolment: `vault.enrolment` of the WIT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Enrolment {
+    /// Client id of the app that sent the token; none: the token does not say.
+    pub app: Option<Guid>,
     /// The user who enrolled.
     pub user: User,
     /// What storage needs to know.
@@ -78,6 +138,8 @@ pub struct Issued {
     pub expires_in: u32,
     /// The scopes granted.
     pub scope: String,
+    /// The rule of the setting `grants` that lets the caller have it.
+    pub rule: String,
     /// The refresh token's successor.
     pub replacement: Option<SealedToken>,
 }
@@ -100,6 +162,8 @@ pub enum Role {
     Read,
     /// `Behalf.Admin`.
     Admin,
+    /// `Behalf.Act`.
+    Act,
 }
 
 impl Role {
@@ -109,6 +173,7 @@ impl Role {
         match self {
             Self::Read => "Behalf.Read",
             Self::Admin => "Behalf.Admin",
+            Self::Act => "Behalf.Act",
         }
     }
 }
@@ -116,6 +181,8 @@ impl Role {
 /// What an app with a role may act on: `vault.operator` of the WIT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Operator {
+    /// Client id of the app; none: its token does not say.
+    pub app: Option<Guid>,
     /// What storage needs to know.
     pub policy: Policy,
     /// The one tenant that it may act on; none: all.
@@ -124,61 +191,60 @@ pub struct Operator {
 
 /// The vault as its user sees it: interface `vault` of the WIT, which says what each function does.
 ///
-/// `within` is how long the answer may take; after that it is [`VaultError::Upstream`]. It is never more than
-/// [`crate::deadline::LONGEST`].
+/// The time that [`Terms`] give is never more than [`crate::deadline::LONGEST`]; what is not there by then is
+/// [`VaultError::Upstream`].
 ///
 /// [`crate::Vault`] is one; in `src/http` it is the composed component.
 pub trait VaultPort {
     /// `check-settings`.
-    fn check_settings(&self) -> Result<(), VaultError>;
+    fn check_settings(&self) -> Result<Policy, VaultError>;
     /// `identify`.
     async fn identify(
         &self,
         bearer: &Bearer,
-        within: Duration,
-    ) -> Result<(User, Policy), VaultError>;
+        subject: &Subject,
+        purpose: &Purpose,
+        terms: Terms,
+    ) -> Result<Caller, VaultError>;
     /// `enrol`.
     async fn enrol(
         &self,
         bearer: &Bearer,
         nonce: &Nonce,
         scope: Option<&str>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Enrolment, VaultError>;
     /// `access-token`.
     async fn access_token(
         &self,
         bearer: &Bearer,
+        subject: &Subject,
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Issued, VaultError>;
     /// `refresh`.
-    async fn refresh(
-        &self,
-        stored: &StoredToken,
-        within: Duration,
-    ) -> Result<SealedToken, VaultError>;
+    async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError>;
     /// `reseal`.
     async fn reseal(
         &self,
         stored: &StoredToken,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Option<SealedToken>, VaultError>;
     /// `newest-key-version`.
     async fn newest_key_version(
         &self,
         tenant: &TenantId,
-        within: Duration,
+        terms: Terms,
     ) -> Result<KeyVersion, VaultError>;
     /// `confirm-clock`.
-    async fn confirm_clock(&self, within: Duration) -> Result<(), VaultError>;
+    async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError>;
     /// `authorize-sweep`.
     async fn authorize_sweep(
         &self,
         bearer: &Bearer,
-        within: Duration,
+        terms: Terms,
     ) -> Result<SweepLimits, VaultError>;
     /// `authorize-operator`.
     async fn authorize_operator(
@@ -186,6 +252,6 @@ pub trait VaultPort {
         bearer: &Bearer,
         role: Role,
         tenant: Option<&TenantId>,
-        within: Duration,
+        terms: Terms,
     ) -> Result<Operator, VaultError>;
 }

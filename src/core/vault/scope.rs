@@ -2,17 +2,18 @@
 
 use crate::error::{CallerError, Reason};
 
+/// Longest list of scopes that is taken from a caller, in bytes: it is sent on, logged, and kept.
+const LONGEST: usize = 2048;
+
 /// Scopes of one resource, each written in full: `{resource}/{permission}`.
 ///
 /// ```
-/// use behalf_core::error::CallerError;
 /// use behalf_core::vault::scope::Scope;
 ///
-/// let setting = Scope::parse("https://graph.microsoft.com/.default").unwrap();
-/// let asked = setting.granted("https://graph.microsoft.com/User.Read").unwrap();
-/// assert_eq!(asked.as_str(), "https://graph.microsoft.com/User.Read");
-/// let elsewhere = setting.granted("https://vault.azure.net/.default");
-/// assert_eq!(elsewhere, Err(CallerError::ScopeNotGranted));
+/// let scope = Scope::parse("https://graph.microsoft.com/User.Read https://graph.microsoft.com/Mail.Read").unwrap();
+/// assert_eq!(scope.resource(), "https://graph.microsoft.com");
+/// assert_eq!(scope.permissions().collect::<Vec<_>>(), ["User.Read", "Mail.Read"]);
+/// assert_eq!(Scope::parse("https://graph.microsoft.com/User.Read https://vault.azure.net/user_impersonation"), None);
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scope {
@@ -27,10 +28,8 @@ impl Scope {
     pub fn parse(text: &str) -> Option<Self> {
         let mut resources = text.split_ascii_whitespace().map(|scope| {
             let (resource, permission) = scope.rsplit_once('/')?;
-            let printable = scope
-                .bytes()
-                .all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\');
-            (printable && !resource.is_empty() && !permission.is_empty()).then_some(resource)
+            (is_printable(scope) && !resource.is_empty() && !permission.is_empty())
+                .then_some(resource)
         });
         let resource = resources.next()??;
         resources
@@ -41,43 +40,49 @@ impl Scope {
             })
     }
 
+    /// Reads what a caller asks for.
+    ///
+    /// # Errors
+    /// [`CallerError::InvalidScope`], also for what Entra ID would refuse anyhow.
+    pub fn asked(text: &str) -> Result<Self, CallerError> {
+        Some(text)
+            .filter(|text| text.len() <= LONGEST)
+            .and_then(Self::parse)
+            .filter(|scope| !scope.mixes_default())
+            .ok_or(CallerError::InvalidScope(Reason::default()))
+    }
+
     /// The scopes, separated by single spaces.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
+    /// The resource that all of them are of, as the first has it.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        &self.resource
+    }
+
+    /// The permissions, without the resource.
+    pub fn permissions(&self) -> impl Iterator<Item = &str> {
+        let scopes = self.text.split(' ');
+        scopes.filter_map(|scope| Some(scope.rsplit_once('/')?.1))
+    }
+
     /// Whether `.default`, which stands for all permissions of the resource, is among others: Entra ID refuses that.
     #[must_use]
     pub fn mixes_default(&self) -> bool {
-        let mut scopes = self.text.split(' ');
-        let is_default = |scope: &str| scope.to_ascii_lowercase().ends_with("/.default");
-        scopes.clone().nth(1).is_some() && scopes.any(is_default)
+        let mut permissions = self.permissions();
+        permissions.any(|name| name.eq_ignore_ascii_case(".default"))
+            && self.permissions().nth(1).is_some()
     }
+}
 
-    /// Whether both are of the same resource.
-    #[must_use]
-    pub fn same_resource(&self, other: &Self) -> bool {
-        self.resource.eq_ignore_ascii_case(&other.resource)
-    }
-
-    /// What was asked for, if it may be drawn. Until there are grants that is the resource of this scope, which is the
-    /// setting `scope`, whichever of its permissions: a refresh token is bound to user and client and good for every
-    /// resource that the user consented to, so this is what stands between a caller and all the others.
-    ///
-    /// # Errors
-    /// [`CallerError::ScopeNotGranted`]; [`CallerError::InvalidScope`] if Entra ID would refuse it anyhow.
-    pub fn granted(&self, asked: &str) -> Result<Self, CallerError> {
-        let asked = Self::parse(asked).ok_or(CallerError::ScopeNotGranted)?;
-        if asked.mixes_default() {
-            return Err(CallerError::InvalidScope(Reason::default()));
-        }
-        if asked.same_resource(self) {
-            Ok(asked)
-        } else {
-            Err(CallerError::ScopeNotGranted)
-        }
-    }
+/// Whether a text can stand in a scope (RFC 6749 §3.3), and so in a header and a line of the log.
+pub(crate) fn is_printable(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    !text.is_empty() && bytes.all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
 }
 
 #[cfg(test)]
@@ -86,32 +91,39 @@ mod tests {
 
     #[test]
     fn a_scope_has_one_resource_and_is_written_in_full() {
-        let scope = |text| Scope::parse(text);
-        let graph = scope("https://graph.microsoft.com/.default").unwrap();
-        assert!(
-            graph.same_resource(
-                &scope(
-                    " https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read "
-                )
-                .unwrap()
-            )
+        let scope = Scope::parse(
+            " https://Graph.microsoft.com/User.Read  https://graph.microsoft.com/Mail.Read ",
+        )
+        .unwrap();
+        assert_eq!(scope.resource(), "https://Graph.microsoft.com");
+        assert_eq!(
+            scope.as_str(),
+            "https://Graph.microsoft.com/User.Read https://graph.microsoft.com/Mail.Read"
         );
-        assert!(
-            !graph.same_resource(
-                &scope("https://graph.microsoft.com.evil.example/.default").unwrap()
-            )
-        );
-        assert!(!graph.same_resource(&scope("api://x/.default").unwrap()));
         for text in [
             "",
             "User.Read",
             "offline_access",
             "https://a/x https://b/y",
+            "https://a/x https://a.evil.example/x",
             "https://a/",
             "/x",
             "https://a/x\u{e9}",
+            "https://a/\"x\"",
         ] {
-            assert_eq!(scope(text), None, "{text}");
+            assert_eq!(Scope::parse(text), None, "{text}");
+            assert!(Scope::asked(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_entra_id_would_refuse_is_not_asked_for() {
+        let refused = Err(CallerError::InvalidScope(Reason::default()));
+        let mixed = "https://a/.default https://a/x";
+        assert!(Scope::parse(mixed).is_some());
+        assert_eq!(Scope::asked(mixed), refused);
+        let long = format!("https://a/{}", "x".repeat(LONGEST));
+        assert_eq!(Scope::asked(&long), refused);
+        assert!(Scope::asked("https://a/.default").is_ok());
     }
 }

@@ -15,6 +15,7 @@ use crate::identity::{
 use crate::port::{Config, trimmed};
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
 use crate::vault::credential::{Certificate, Credential};
+use crate::vault::grants::Grants;
 use crate::vault::issuer::{IssuerTemplate, is_external};
 use crate::vault::managed_identity::IdentityEndpoint;
 use crate::vault::port::Policy;
@@ -59,8 +60,14 @@ pub struct Settings {
     pub secret_id: SecretTemplate,
     /// `scope`, without `offline_access`.
     pub scope: Scope,
+    /// `grants`.
+    pub grants: Grants,
     /// `operator_tenant`.
     pub operator_tenant: Option<TenantId>,
+    /// `user_routes`: whether apps with a role may name users.
+    pub user_routes: bool,
+    /// `cors_origins`, each as browsers write it.
+    pub cors_origins: Vec<String>,
     /// `pseudonym_key`.
     pub pseudonym_key: Option<PseudonymKey>,
     /// Of `client_id`, the two templates and `pseudonym_key`.
@@ -116,6 +123,7 @@ impl Settings {
             refresh_after_seconds: self.refresh_after_seconds,
             fingerprint: self.fingerprint.clone(),
             confirmed_settings: self.confirmed_settings.clone(),
+            cors_origins: self.cors_origins.clone(),
         }
     }
 
@@ -141,7 +149,10 @@ impl Settings {
             user_id: read.template("user_id_template", UserTemplate::parse),
             secret_id: read.template("secret_id_template", SecretTemplate::parse),
             scope: read.scope(),
+            grants: read.grants(),
             operator_tenant: read.tenant("operator_tenant"),
+            user_routes: read.user_routes(user_id.as_ref().ok()),
+            cors_origins: read.cors_origins(),
             pseudonym_key: read.pseudonym_key(),
             fingerprint: match (&client_id, &user_id, &secret_id, &pseudonym_key) {
                 (Ok(client_id), Ok(user_id), Ok(secret_id), Ok(key)) => {
@@ -486,6 +497,40 @@ impl<C: Config> Reader<'_, C> {
         self.expect(name, scope, expected)
     }
 
+    fn grants(&self) -> Result<Grants, Noted> {
+        Grants::parse(&self.text("grants")?).or_else(|faults| {
+            self.faults.borrow_mut().extend(faults);
+            Err(Noted)
+        })
+    }
+
+    /// Apps name users by their object ids, from which the id of one that is made of `{sub}` cannot be told.
+    fn user_routes(&self, user_id: Option<&UserTemplate>) -> Result<bool, Noted> {
+        let name = "user_routes";
+        match (self.text(name)?.as_str(), user_id) {
+            ("on", Some(template)) if template.has_sub() => self.fault(
+                name,
+                "must be off, because `user_id_template` has {sub}: apps name users by their object ids",
+            ),
+            ("on", _) => Ok(true),
+            ("off", _) => Ok(false),
+            (_, _) => self.fault(name, "must be on or off"),
+        }
+    }
+
+    fn cors_origins(&self) -> Result<Vec<String>, Noted> {
+        let name = "cors_origins";
+        let origin = |text: &String| {
+            let url = Url::parse(text).ok().filter(is_confidential)?;
+            let is_one = !text.contains('*');
+            let origin = url.origin().ascii_serialization();
+            (is_one && origin == text.trim_end_matches('/').to_ascii_lowercase()).then_some(origin)
+        };
+        let origins = self.list(name)?.iter().map(origin).collect();
+        let expected = "must list origins separated by commas, like https://app.example.com (http:// on loopback); `*` is none";
+        self.expect(name, origins, expected)
+    }
+
     fn pseudonym_key(&self) -> Result<Option<PseudonymKey>, Noted> {
         let key = Some(self.text("pseudonym_key")?);
         Ok(key.filter(|key| !key.is_empty()).map(PseudonymKey::new))
@@ -549,6 +594,8 @@ fn default(name: &str) -> &'static str {
         "user_id_template" => "{tid}.{oid}",
         "secret_id_template" => "obo-{tid}",
         "scope" => "https://graph.microsoft.com/.default",
+        "grants" => "[]",
+        "user_routes" => "on",
         "key_cache_seconds" => "3600",
         "key_latest_seconds" => "300",
         "key_grace_seconds" => "0",
@@ -635,6 +682,16 @@ mod tests {
             ("identity_endpoint", "token"),
             ("client_capabilities", "cp1;cp2"),
             ("required_scope", ""),
+            ("grants", "{}"),
+            ("grants", "[{}"),
+            ("user_routes", ""),
+            ("user_routes", "yes"),
+            ("cors_origins", "*"),
+            ("cors_origins", "null"),
+            ("cors_origins", "https://*.example.com"),
+            ("cors_origins", "https://app.example.com/path"),
+            ("cors_origins", "https://app.example.com, app.example.org"),
+            ("cors_origins", "http://app.example.com"),
             ("issuers", "https://login.microsoftonline.com/common/v2.0"),
             ("issuers", "https://{tid}.ciamlogin.com/{tid}/v2.0"),
             ("issuers", "https://contoso.b2clogin.com/{tid}/v2.0/"),

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::*;
 use crate::error::*;
-use crate::identity::Guid;
-use crate::simulation::world::{Shared, World};
+use crate::identity::{Guid, User};
+use crate::simulation::world::{GRANTS, Shared, World};
 use crate::vault::samples::{self, CERTIFICATE, FIRST_KEY, OTHER_USER, PRIVATE_KEY, TENANT};
 
 mod credentials;
@@ -27,7 +27,7 @@ fn nonce() -> Nonce {
 }
 
 fn enrolled(vault: &Vault<Shared>, world: &Shared) -> (User, SealedToken) {
-    let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap();
+    let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap();
     (enrolment.user, enrolment.sealed)
 }
 
@@ -37,7 +37,7 @@ fn draw(
     token: &str,
     draw: Draw,
 ) -> Result<Issued, VaultError> {
-    block_on(vault.access_token(bearer, &nonce(), token, draw, LONGEST))
+    block_on(vault.access_token(bearer, &Subject::Me, &nonce(), token, draw, LONGEST.into()))
 }
 
 /// A caller's token like the user's, with other claims.

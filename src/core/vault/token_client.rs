@@ -239,7 +239,7 @@ async fn ask<E: Environment>(
     let response = context.send(request, LONGEST_ANSWER, System::Entra).await?;
     let answer = read_token_response(&response, grant, context.now());
     if let Err(refusal) = &answer {
-        context.log(&json!({
+        context.log(json!({
             "event": "entra_refused", "grant": grant.name(), "tenant": tenant.as_str(),
             "status": response.status().as_u16(), "aadsts": refusal.reason.aadsts,
             "suberror": refusal.reason.suberror.map(Suberror::as_str), "trace_id": refusal.trace_id,

@@ -6,8 +6,11 @@
 //! directions, for each. Every pattern in it is exhaustive: a case or a field that either side has and the table has
 //! not does not compile.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
+use crate::deadline::LONGEST;
 use crate::error::Suberror;
 use crate::identity::{Fingerprint, KeyVersion, Nonce, StorageId, TenantId};
 use crate::secret::AccessToken;
@@ -93,6 +96,19 @@ impl WitValue<String> for AccessToken {
 
     fn from_wit(twin: String) -> Result<Self, Malformed> {
         Ok(Self::new(twin))
+    }
+}
+
+/// Milliseconds; none: as long as a call may take.
+impl WitValue<Option<u32>> for Duration {
+    fn into_wit(self) -> Option<u32> {
+        u32::try_from(self.as_millis()).ok()
+    }
+
+    fn from_wit(twin: Option<u32>) -> Result<Self, Malformed> {
+        Ok(twin.map_or(LONGEST, |milliseconds| {
+            Self::from_millis(milliseconds.into())
+        }))
     }
 }
 
@@ -282,10 +298,12 @@ macro_rules! vault_twins {
                 TenantNotOnboarded(secret),
                 AccountNotSupported(kind),
                 InsufficientScope(lacking),
-                ScopeNotGranted,
+                NotGranted(grant),
                 InvalidScope(reason),
                 SweepNotAuthorized,
+                UserRoutesOff,
             }
+            record $crate::error::NotGranted = NotGranted { client, user, missing }
             variant $crate::error::AccountKind = AccountKind { Personal, External }
             variant $crate::error::TokenDefect = TokenDefect {
                 Missing,
@@ -343,42 +361,30 @@ macro_rules! vault_twins {
                 refresh_after_seconds,
                 fingerprint,
                 confirmed_settings,
+                cors_origins,
             }
+            record $crate::vault::port::Terms = Terms { within, correlation_id }
+            record $crate::identity::UserName = UserName { tenant, object }
+            variant $crate::vault::port::Subject = Subject { Me, User(name) }
+            variant $crate::vault::port::Purpose = Purpose { Manage, Draw(scope) }
+            record $crate::vault::port::Caller = Caller { app, rule, user, policy }
             record $crate::vault::port::SealedToken = SealedToken { token, key_version }
-            record $crate::vault::port::Enrolment = Enrolment { user, policy, sealed, scope }
+            record $crate::vault::port::Enrolment = Enrolment { app, user, policy, sealed, scope }
             record $crate::vault::port::Draw = Draw { scope, claims, replace }
             record $crate::vault::port::Issued = Issued {
                 access_token,
                 token_type,
                 expires_in,
                 scope,
+                rule,
                 replacement,
             }
             record $crate::vault::port::SweepLimits = SweepLimits { policy, seconds, concurrency }
-            variant $crate::vault::port::Role = Role { Read, Admin }
-            record $crate::vault::port::Operator = Operator { policy, tenant }
+            variant $crate::vault::port::Role = Role { Read, Admin, Act }
+            record $crate::vault::port::Operator = Operator { app, policy, tenant }
         }
 
-        // Three that have another shape on either side.
-        impl $crate::vault::wit::WitValue<$wit::Caller>
-            for ($crate::identity::User, $crate::vault::port::Policy)
-        {
-            fn into_wit(self) -> $wit::Caller {
-                use $crate::vault::wit::WitValue;
-                let (user, policy) = self;
-                $wit::Caller {
-                    user: user.into_wit(),
-                    policy: policy.into_wit(),
-                }
-            }
-
-            fn from_wit(twin: $wit::Caller) -> Result<Self, $crate::vault::wit::Malformed> {
-                use $crate::vault::wit::WitValue;
-                let $wit::Caller { user, policy } = twin;
-                Ok((WitValue::from_wit(user)?, WitValue::from_wit(policy)?))
-            }
-        }
-
+        // Two that have another shape on either side.
         impl $crate::vault::wit::WitValue<$wit::StoredToken> for $crate::vault::port::StoredToken {
             fn into_wit(self) -> $wit::StoredToken {
                 use $crate::vault::wit::WitValue;

@@ -18,7 +18,7 @@ use http_body_util::BodyExt as _;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use runtime_tests::emulators::{Emulators, OTHER_USER, Options, TENANT};
+use runtime_tests::emulators::{Emulators, OTHER_USER, Options, TENANT, USER};
 use runtime_tests::peers;
 use wac_graph::types::Package;
 use wac_graph::{CompositionGraph, EncodeOptions};
@@ -139,6 +139,21 @@ async fn one_life(composed: &[u8], settings_from_host: bool) -> Vec<String> {
     assert_eq!(asked, Vec::<String>::new(), "Entra ID is not asked");
     let second = call!(call_draw, bearer.clone()).unwrap();
     assert_ne!(first, second);
+
+    // While the user is away a job draws with a token of its own; without its role it does not.
+    let draw_for = |roles: &[&str], object: &str| {
+        let job = emulators.caller().app(roles).mint();
+        (job, TENANT.to_owned(), object.to_owned())
+    };
+    let (job, tenant, user) = draw_for(&["Behalf.Act"], USER);
+    let third = call!(call_draw_for, job, tenant, user).unwrap();
+    assert!(emulators.secrets().contains(&third), "Entra ID issued it");
+    let (job, tenant, user) = draw_for(&["Behalf.Act"], OTHER_USER);
+    let error = call!(call_draw_for, job, tenant, user).unwrap_err();
+    assert_eq!(error, "not enrolled");
+    let (job, tenant, user) = draw_for(&["Behalf.Read"], USER);
+    let error = call!(call_draw_for, job, tenant, user).unwrap_err();
+    assert!(error.contains("Behalf.Act"), "{error}");
 
     // Another user has no record, and a token that is none gets none.
     let other = emulators.caller().user(OTHER_USER).mint();

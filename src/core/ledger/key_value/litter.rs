@@ -150,6 +150,7 @@ mod tests {
 
     use super::*;
     use crate::keeper::KeeperError;
+    use crate::keeper::Request;
     use crate::ledger::key_value::layout::Layout;
     use crate::ledger::schedule::DAILY;
     use crate::secret::Bearer;
@@ -159,7 +160,7 @@ mod tests {
     fn enrolled() -> (Shared, App, Litter) {
         let world = World::new();
         let app = world.app();
-        block_on(app.enrol(&world.bearer(), None)).unwrap();
+        block_on(app.enrol(&Request::of(&world.bearer()), None)).unwrap();
         world.advance(3 * DAILY);
         let key = world.keys_of("rec.").remove(0);
         let (id, nonce) = Layout::new("").read_private("rec", &key).unwrap();
@@ -187,11 +188,11 @@ mod tests {
         assert_eq!(clear(&world, &litter), 0);
         assert!(rows.keys().all(|key| world.rows.borrow().contains_key(key)));
         // Its token is removed: the removal says whose it is.
-        block_on(app.remove_refresh_token(&world.bearer())).unwrap();
+        block_on(app.remove_refresh_token(&Request::of(&world.bearer()))).unwrap();
         let off = world.keys_of("off.").remove(0);
         clear(&world, &litter);
         assert!(world.rows.borrow().contains_key(&off), "the head names it");
-        let drawn = block_on(app.draw(&world.bearer(), None, None)).map(drop);
+        let drawn = block_on(app.draw(&Request::of(&world.bearer()), None, None)).map(drop);
         assert_eq!(drawn, Err(KeeperError::Ledger(LedgerError::NoRefreshToken)));
         // The user is gone.
         let head = world.keys_of("usr.").remove(0);
@@ -223,7 +224,7 @@ mod tests {
         let (world, app, litter) = enrolled();
         let off = Layout::new("").off(&litter.id, &litter.nonce);
         let sweep = || {
-            let report = block_on(app.sweep(&Bearer::new(SWEEP_KEY.into())));
+            let report = block_on(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into()))));
             report.map(|report| report.cleared)
         };
         world

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Response;
 
 use crate::doorbell::{Doorbell, DoorbellError, Next};
+use crate::keeper::Request;
 use crate::keeper::report::SweepReport;
 use crate::ledger::key_value::layout::Layout;
 use crate::ledger::record::Record;
@@ -36,7 +37,9 @@ impl World {
                 let key = Layout::new("").sweep_state();
                 self.rows.borrow_mut().remove(&key);
             }
-            let report = self.run(app.sweep(&Bearer::new(SWEEP_KEY.into()))).unwrap();
+            let report = self
+                .run(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into()))))
+                .unwrap();
             let took = self.elapsed.get().saturating_sub(call);
             if took > Duration::from_secs(SWEEP_SECONDS) {
                 violations.push(format!("a call took {took:?}"));

@@ -143,6 +143,7 @@ impl World {
             sealed: sealed.token,
             key_version: sealed.key_version,
             scope: payload.scope,
+            enrolled_by: None,
             status: Status::Active,
             generation: 1,
             write: Nonce::for_write(self),

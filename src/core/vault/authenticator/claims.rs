@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::error::{CallerError, TokenDefect};
 use crate::identity::{Guid, Subject, TenantId};
+use crate::vault::grants::{App, Callers, Missing};
 use crate::vault::settings::Settings;
 
 /// Clock skew allowed, in seconds (the default of Microsoft's own libraries).
@@ -15,7 +16,9 @@ pub struct Claims {
     /// Who it is about.
     pub subject: Subject,
     /// Client id of the application that got it: `azp` of a v2 token, `appid` of a v1 token. None if it has neither.
-    pub client: Option<Guid>,
+    client: Option<Guid>,
+    /// Whether that proved who it is: `azpacr`, `appidacr`.
+    is_confidential: bool,
     is_apps_own: bool,
     pub(super) issuer: String,
     audience: String,
@@ -42,27 +45,59 @@ impl Claims {
         }
     }
 
-    /// Accepts an app's own token with a role, to act on `tenant`; none: on all. A role acts on the token's own tenant,
-    /// and on others only from the operator tenant: anyone's administrator can assign any role in his own tenant.
+    /// Accepts an app's own token with a role. On which tenants the role acts is [`Self::reaches`].
     ///
     /// # Errors
     /// [`CallerError`].
-    pub fn accept_app(
-        &self,
-        role: &str,
-        tenant: Option<&TenantId>,
-        settings: &Settings,
-        now: u64,
-    ) -> Result<(), CallerError> {
-        let own = &self.subject.tenant;
-        let is_operators = settings.operator_tenant.as_ref() == Some(own);
-        self.accept(is_operators || settings.tenants.allow(own), settings, now)?;
-        let reaches = is_operators || tenant == Some(own);
-        if reaches && self.is_apps_own && self.roles.iter().any(|held| held == role) {
+    pub fn accept_app(&self, role: &str, settings: &Settings, now: u64) -> Result<(), CallerError> {
+        let is_tenant_allowed =
+            self.is_operators(settings) || settings.tenants.allow(&self.subject.tenant);
+        self.accept(is_tenant_allowed, settings, now)?;
+        if self.is_apps_own && self.roles.iter().any(|held| held == role) {
             Ok(())
         } else {
             Err(CallerError::InsufficientScope(role.into()))
         }
+    }
+
+    /// A role acts on the token's own tenant, and on others only from the operator tenant: anyone's administrator can
+    /// assign any role in his own tenant. None stands for all tenants.
+    ///
+    /// # Errors
+    /// [`Missing`].
+    pub fn reaches(
+        &self,
+        role: &str,
+        tenant: Option<&TenantId>,
+        settings: &Settings,
+    ) -> Result<(), Missing> {
+        let own = &self.subject.tenant;
+        if self.is_operators(settings) || tenant == Some(own) {
+            return Ok(());
+        }
+        let other = tenant.map_or("all tenants", Guid::as_str);
+        Err(Missing(format!(
+            "the role {role} of an app of tenant {own} acts on that tenant alone; for {other} its tenant has to be the setting `operator_tenant`"
+        )))
+    }
+
+    /// The app that sent it.
+    #[must_use]
+    pub fn app(&self) -> App {
+        App {
+            client: self.client.clone(),
+            is_confidential: self.is_confidential,
+            callers: if self.is_apps_own {
+                Callers::App
+            } else {
+                Callers::Delegated
+            },
+            tenant: self.subject.tenant.clone(),
+        }
+    }
+
+    fn is_operators(&self, settings: &Settings) -> bool {
+        settings.operator_tenant.as_ref() == Some(&self.subject.tenant)
     }
 
     /// Until when the token is good, in Unix seconds, skew included.
@@ -105,12 +140,15 @@ impl Claims {
             && raw
                 .idtyp
                 .map_or(raw.sub == raw.oid, |kind| kind.eq_ignore_ascii_case("app"));
-        let client = match raw.azp.or(raw.appid) {
-            Some(client) => Some(Guid::parse(&client)?),
-            None => None,
+        let (client, method) = match (raw.azp, raw.appid) {
+            (Some(client), _) => (Some(Guid::parse(&client)?), raw.azpacr),
+            (None, Some(client)) => (Some(Guid::parse(&client)?), raw.appidacr),
+            (None, None) => (None, None),
         };
         Some(Self {
             client,
+            // A secret; a certificate or another assertion. 0 is none.
+            is_confidential: matches!(method.as_deref(), Some("1" | "2")),
             is_apps_own,
             subject: Subject {
                 tenant: Guid::parse(&raw.tid)?,
@@ -142,7 +180,9 @@ struct RawClaims {
     oid: String,
     sub: String,
     azp: Option<String>,
+    azpacr: Option<String>,
     appid: Option<String>,
+    appidacr: Option<String>,
     idtyp: Option<String>,
     scp: Option<String>,
     #[serde(default)]
@@ -154,48 +194,80 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::vault::samples::{NOW, TENANT, claims_with, least};
+    use crate::vault::samples::{NOW, TENANT, claims, claims_with, least, with};
+
+    fn read(claims: &Value) -> Claims {
+        Claims::parse(claims.to_string().as_bytes()).unwrap()
+    }
 
     #[test]
-    fn a_role_counts_for_an_app_of_the_operator_tenant_alone() {
-        let settings = |operator: &str| {
-            let mut values = least();
-            values.insert("operator_tenant", operator.to_owned());
-            Settings::read(&values).unwrap()
-        };
-        let read = |claims: Value| Claims::parse(claims.to_string().as_bytes()).unwrap();
+    fn a_role_counts_for_an_app_and_for_no_user() {
+        let settings = Settings::read(&least()).unwrap();
+        let accept = |claims: &Value, role| read(claims).accept_app(role, &settings, NOW);
         let mut app = claims_with("roles", json!(["Behalf.Sweep"]));
         app.as_object_mut().unwrap().remove("scp");
         // A user's ID token for this app: no scopes, but roles that were assigned to the user.
         let id_token = app.clone();
         let mut said = app.clone();
         said["idtyp"] = json!("app");
-        assert_eq!(
-            read(said).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
-            Ok(())
-        );
+        assert_eq!(accept(&said, "Behalf.Sweep"), Ok(()));
         app["sub"] = app["oid"].clone();
         let mut users = app.clone();
         users["idtyp"] = json!("user");
         let delegated = claims_with("roles", json!(["Behalf.Sweep"]));
-        assert_eq!(
-            read(app.clone()).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
-            Ok(())
-        );
+        assert_eq!(accept(&app, "Behalf.Sweep"), Ok(()));
         let refused = Err(CallerError::InsufficientScope("Behalf.Sweep".into()));
-        assert_eq!(
-            read(app.clone()).accept_app("Behalf.Sweep", None, &settings(""), NOW),
-            refused
-        );
         for claims in [delegated, id_token, users] {
-            assert_eq!(
-                read(claims).accept_app("Behalf.Sweep", None, &settings(TENANT), NOW),
-                refused
-            );
+            assert_eq!(accept(&claims, "Behalf.Sweep"), refused);
         }
         assert_eq!(
-            read(app).accept_app("Behalf.Read", None, &settings(TENANT), NOW),
+            accept(&app, "Behalf.Read"),
             Err(CallerError::InsufficientScope("Behalf.Read".into()))
         );
+    }
+
+    #[test]
+    fn a_role_acts_on_its_own_tenant_and_on_others_from_the_operator_tenant() {
+        let other = Guid::parse("77777777-7777-7777-7777-777777777777").unwrap();
+        let own = Guid::parse(TENANT).unwrap();
+        for (operator, reached) in [("", [true, false, false]), (TENANT, [true; 3])] {
+            let settings = Settings::read(&with(&[("operator_tenant", operator)])).unwrap();
+            let tenants = [Some(&own), Some(&other), None];
+            let reaches = tenants.map(|tenant| {
+                let reached = read(&claims()).reaches("Behalf.Act", tenant, &settings);
+                reached.is_ok()
+            });
+            assert_eq!(reaches, reached, "{operator}");
+        }
+    }
+
+    #[test]
+    fn an_app_is_confidential_if_it_proved_who_it_is() {
+        const APP: &str = "33333333-3333-3333-3333-333333333333";
+        for (v2, v1, confidential) in [
+            (json!({"azp": APP, "azpacr": "1"}), json!({}), true),
+            (json!({"azp": APP, "azpacr": "2"}), json!({}), true),
+            (json!({}), json!({"appid": APP, "appidacr": "1"}), true),
+            (json!({"azp": APP, "azpacr": "0"}), json!({}), false),
+            (json!({"azp": APP, "azpacr": ""}), json!({}), false),
+            (json!({"azp": APP, "azpacr": "3"}), json!({}), false),
+            (json!({"azp": APP}), json!({}), false),
+            // Neither vouches for the other.
+            (json!({"azp": APP}), json!({"appidacr": "1"}), false),
+            (json!({"azpacr": "1"}), json!({"appid": APP}), false),
+            (json!({"azpacr": "1"}), json!({}), false),
+        ] {
+            let mut all = claims();
+            let members = all.as_object_mut().unwrap();
+            members.remove("azp");
+            members.remove("azpacr");
+            for more in [&v2, &v1] {
+                members.extend(more.as_object().unwrap().clone());
+            }
+            let app = read(&all).app();
+            assert_eq!(app.is_confidential, confidential, "{v2} {v1}");
+            let is_named = v2.get("azp").or(v1.get("appid")).is_some();
+            assert_eq!(app.client.is_some(), is_named, "{v2} {v1}");
+        }
     }
 }

@@ -195,13 +195,14 @@ mod tests {
         assert_eq!(user.subject.tenant.as_str(), TENANT);
         assert_eq!(user.subject.object.as_str(), USER);
         let client = "33333333-3333-3333-3333-333333333333";
-        assert_eq!(user.client, Guid::parse(client));
+        assert_eq!(user.app().client, Guid::parse(client));
         let mut v1 = claims_with("iss", json!(format!("https://sts.windows.net/{TENANT}/")));
         v1["aud"] = json!(format!("api://{CLIENT}"));
         v1["ver"] = json!("1.0");
         v1["appid"] = v1["azp"].take();
+        v1["appidacr"] = v1["azpacr"].take();
         let user = check(&header(), &v1, template()).unwrap();
-        assert_eq!(user.client, Guid::parse(client));
+        assert_eq!(user.app().client, Guid::parse(client));
         check(&header(), &claims(), Value::Null).unwrap();
     }
 

@@ -136,12 +136,12 @@ fn a_wrong_credential_is_named_with_its_number_and_made_anew() {
         json!({"error": "invalid_request", "error_description": "Identity not found"}),
     ));
     assert_eq!(
-        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
         credential_refused("managed_identity_client_id", None)
     );
     world.down.borrow_mut().push("identity");
     assert_eq!(
-        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
         VaultError::upstream(System::ManagedIdentity)
     );
 }
@@ -166,7 +166,14 @@ fn an_assertion_is_made_once_at_a_time_and_kept_for_every_tenant() {
             (draw, nonce())
         });
         let draws = draws.iter().map(|(draw, nonce)| {
-            vault.access_token(&bearer, nonce, &sealed.token, draw.clone(), LONGEST)
+            vault.access_token(
+                &bearer,
+                &Subject::Me,
+                nonce,
+                &sealed.token,
+                draw.clone(),
+                LONGEST.into(),
+            )
         });
         for drawn in block_on(join_all(draws)) {
             drawn.unwrap();
@@ -181,7 +188,7 @@ fn an_assertion_is_made_once_at_a_time_and_kept_for_every_tenant() {
         let tenant = |number: u32| format!("{number:08x}-7777-7777-7777-777777777777");
         let draw_of = |number| {
             let bearer = world.bearer_in(&tenant(number), OTHER_USER);
-            block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
+            block_on(vault.enrol(&bearer, &nonce(), None, LONGEST.into())).unwrap();
         };
         (0..300).for_each(draw_of);
         world.proofs.take();

@@ -46,10 +46,11 @@ fn a_token_of_another_enrolment_does_not_open() {
     let other = Nonce::parse("1793606000other").unwrap();
     let error = block_on(vault.access_token(
         &world.bearer(),
+        &Subject::Me,
         &other,
         &sealed.token,
         Draw::default(),
-        LONGEST,
+        LONGEST.into(),
     ))
     .unwrap_err();
     assert_eq!(error, StoredError::NotBound.into());
@@ -59,7 +60,7 @@ fn a_token_of_another_enrolment_does_not_open() {
         token: sealed.token,
     };
     assert_eq!(
-        block_on(vault.refresh(&stored, LONGEST)).unwrap_err(),
+        block_on(vault.refresh(&stored, LONGEST.into())).unwrap_err(),
         StoredError::NotBound.into()
     );
 }
@@ -71,7 +72,9 @@ fn a_token_moved_to_another_users_record_is_not_refreshed() {
     let (user, sealed) = enrolled(&vault, &world);
     world.rotate();
     world.advance(301);
-    let (other, _) = block_on(vault.identify(&world.bearer_of(OTHER_USER), LONGEST)).unwrap();
+    let bearer = world.bearer_of(OTHER_USER);
+    let caller = vault.identify(&bearer, &Subject::Me, &Purpose::Manage, LONGEST.into());
+    let other = block_on(caller).unwrap().user;
     world.take_calls();
     let moved = StoredToken {
         user: other,
@@ -79,11 +82,11 @@ fn a_token_moved_to_another_users_record_is_not_refreshed() {
         token: sealed.token.clone(),
     };
     assert_eq!(
-        block_on(vault.refresh(&moved, LONGEST)).unwrap_err(),
+        block_on(vault.refresh(&moved, LONGEST.into())).unwrap_err(),
         StoredError::NotBound.into()
     );
     assert_eq!(
-        block_on(vault.reseal(&moved, LONGEST)).unwrap_err(),
+        block_on(vault.reseal(&moved, LONGEST.into())).unwrap_err(),
         StoredError::NotBound.into()
     );
     let tenant = Guid::parse(OTHER_USER).unwrap();
@@ -93,7 +96,7 @@ fn a_token_moved_to_another_users_record_is_not_refreshed() {
         token: sealed.token,
     };
     assert_eq!(
-        block_on(vault.refresh(&foreign, LONGEST)).unwrap_err(),
+        block_on(vault.refresh(&foreign, LONGEST.into())).unwrap_err(),
         CallerError::TenantNotAllowed.into()
     );
     assert!(
@@ -104,29 +107,34 @@ fn a_token_moved_to_another_users_record_is_not_refreshed() {
 }
 
 #[test]
-fn only_the_configured_resource_may_be_drawn() {
+fn a_scope_is_of_one_resource_in_full_and_granted() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
     let (_, sealed) = enrolled(&vault, &world);
     world.take_calls();
-    for scope in [
-        "https://vault.azure.net/.default",
-        "User.Read",
-        "https://graph.microsoft.com/User.Read https://vault.azure.net/x",
-        "",
+    for (scope, is_scope) in [
+        ("https://vault.azure.net/.default", true),
+        ("User.Read", false),
+        (
+            "https://graph.microsoft.com/User.Read https://vault.azure.net/x",
+            false,
+        ),
+        ("", false),
     ] {
+        let is_expected = |error: &VaultError| match error {
+            VaultError::Caller(CallerError::NotGranted(_)) => is_scope,
+            VaultError::Caller(CallerError::InvalidScope(_)) => !is_scope,
+            _ => false,
+        };
         let asked = Draw {
             scope: Some(scope.into()),
             ..Draw::default()
         };
-        assert_eq!(
-            draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err(),
-            CallerError::ScopeNotGranted.into(),
-            "{scope}"
-        );
-        let error =
-            block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST)).unwrap_err();
-        assert_eq!(error, CallerError::ScopeNotGranted.into(), "{scope}");
+        let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
+        assert!(is_expected(&error), "{scope}: {error:?}");
+        let error = block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST.into()))
+            .unwrap_err();
+        assert!(is_expected(&error), "{scope}: {error:?}");
     }
     assert_eq!(world.take_calls(), Vec::<String>::new());
     let asked = Draw {
@@ -193,19 +201,18 @@ fn a_draw_without_scope_has_the_scope_of_the_enrolment() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
     let mail = "https://graph.microsoft.com/Mail.Read";
-    let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), Some(mail), LONGEST)).unwrap();
+    let enrolment =
+        block_on(vault.enrol(&world.bearer(), &nonce(), Some(mail), LONGEST.into())).unwrap();
     let token = enrolment.sealed.token;
     let issued = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap();
     assert_eq!(issued.scope, format!("{mail} offline_access"));
     // What may be drawn is what the settings say now.
-    let other = ("scope", "https://vault.azure.net/.default".to_owned());
-    world.settings.borrow_mut().extend([other]);
+    let another = GRANTS.replace(r#"["*"]"#, r#"["User.Read"]"#);
+    world.settings.borrow_mut().extend([("grants", another)]);
     world.advance(settings::source::FRESH);
     world.take_calls();
-    assert_eq!(
-        draw(&vault, &world.bearer(), &token, Draw::default()).unwrap_err(),
-        CallerError::ScopeNotGranted.into()
-    );
+    let error = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap_err();
+    assert!(error.to_string().contains("Mail.Read"), "{error}");
     assert_eq!(world.take_calls(), Vec::<String>::new());
 }
 
@@ -236,7 +243,7 @@ fn without_a_key_entra_is_not_asked() {
     let world = World::new();
     world.keys.borrow_mut().clear();
     let vault = Vault::new(Rc::clone(&world));
-    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err();
     assert_eq!(
         error,
         CallerError::TenantNotOnboarded(format!("obo-{TENANT}")).into()
@@ -255,15 +262,17 @@ fn a_reseal_moves_to_the_newest_key_without_entra() {
         token: sealed.token,
     };
     world.down.borrow_mut().push("entra");
-    assert_eq!(block_on(vault.reseal(&stored, LONGEST)), Ok(None));
+    assert_eq!(block_on(vault.reseal(&stored, LONGEST.into())), Ok(None));
     world.rotate();
     assert_eq!(
-        block_on(vault.newest_key_version(&user.tenant, LONGEST))
+        block_on(vault.newest_key_version(&user.tenant, LONGEST.into()))
             .unwrap()
             .as_str(),
         World::version(1)
     );
-    let resealed = block_on(vault.reseal(&stored, LONGEST)).unwrap().unwrap();
+    let resealed = block_on(vault.reseal(&stored, LONGEST.into()))
+        .unwrap()
+        .unwrap();
     assert_eq!(resealed.key_version.as_str(), World::version(1));
     world.down.borrow_mut().clear();
     draw(&vault, &world.bearer(), &resealed.token, Draw::default()).unwrap();
@@ -286,14 +295,14 @@ fn a_refresh_yields_the_successor_under_the_newest_key() {
         nonce: nonce(),
         token: sealed.token,
     };
-    let next = block_on(vault.refresh(&stored, LONGEST)).unwrap();
+    let next = block_on(vault.refresh(&stored, LONGEST.into())).unwrap();
     assert_eq!(next.key_version.as_str(), World::version(1));
     block_on(vault.refresh(
         &StoredToken {
             token: next.token,
             ..stored
         },
-        LONGEST,
+        LONGEST.into(),
     ))
     .unwrap();
     let redeemed = world.redeemed.borrow();
@@ -310,8 +319,9 @@ fn users_of_the_operator_tenant_need_it_among_the_tenants() {
     let vault = Vault::new(Rc::clone(&world));
     let user = world.bearer_in(operator, OTHER_USER);
     for error in [
-        block_on(vault.identify(&user, LONGEST)).unwrap_err(),
-        block_on(vault.enrol(&user, &nonce(), None, LONGEST)).unwrap_err(),
+        block_on(vault.identify(&user, &Subject::Me, &Purpose::Manage, LONGEST.into()))
+            .unwrap_err(),
+        block_on(vault.enrol(&user, &nonce(), None, LONGEST.into())).unwrap_err(),
     ] {
         assert_eq!(error, CallerError::TenantNotAllowed.into());
     }
@@ -324,7 +334,7 @@ fn users_of_the_operator_tenant_need_it_among_the_tenants() {
         claims["roles"] = json!([Role::Read.name()]);
     });
     let other = TenantId::parse(TENANT).unwrap();
-    block_on(vault.authorize_operator(&app, Role::Read, Some(&other), LONGEST)).unwrap();
+    block_on(vault.authorize_operator(&app, Role::Read, Some(&other), LONGEST.into())).unwrap();
 }
 
 #[test]
@@ -346,9 +356,9 @@ fn a_guest_is_served_in_the_tenant_of_the_token() {
     claims["idp"] = json!(format!("https://sts.windows.net/{TENANT}/"));
     let bearer = samples::sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims);
     let vault = Vault::new(Rc::clone(&world));
-    let (user, _) = block_on(vault.identify(&bearer, LONGEST)).unwrap();
-    assert_eq!(user.tenant.as_str(), guest_tenant);
-    let enrolment = block_on(vault.enrol(&bearer, &nonce(), None, LONGEST)).unwrap();
+    let caller = vault.identify(&bearer, &Subject::Me, &Purpose::Manage, LONGEST.into());
+    assert_eq!(block_on(caller).unwrap().user.tenant.as_str(), guest_tenant);
+    let enrolment = block_on(vault.enrol(&bearer, &nonce(), None, LONGEST.into())).unwrap();
     assert_eq!(enrolment.user.tenant.as_str(), guest_tenant);
     assert!(world.take_calls().contains(&"key vault ".to_owned()));
 }
@@ -361,7 +371,7 @@ fn a_key_that_is_worn_out_opens_but_does_not_seal() {
     vault.sealer = Sealer::worn_out();
     let error = OperatorError::KeyWornOut(format!("obo-{TENANT}"));
     assert_eq!(
-        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
         error.clone().into()
     );
     let asked = Draw {
@@ -376,7 +386,7 @@ fn a_key_that_is_worn_out_opens_but_does_not_seal() {
         token: sealed.token,
     };
     assert_eq!(
-        block_on(vault.refresh(&stored, LONGEST)).unwrap_err(),
+        block_on(vault.refresh(&stored, LONGEST.into())).unwrap_err(),
         error.into()
     );
 }

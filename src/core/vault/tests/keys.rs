@@ -59,7 +59,7 @@ fn key_vault_throttles_and_is_left_alone_ever_longer() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
     let (_, sealed) = enrolled(&vault, &world);
-    let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
+    let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into()));
     let throttled = |seconds| {
         VaultError::from(UpstreamError {
             system: System::KeyVault,
@@ -155,7 +155,7 @@ fn a_token_that_key_vault_no_longer_takes_is_replaced_once() {
         let answer = json!({"error": {"code": "Unauthorized", "message": message}});
         let answers = std::iter::repeat_n((401, answer), 2);
         world.key_vault_answers.borrow_mut().extend(answers);
-        let outcome = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST));
+        let outcome = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into()));
         assert_eq!(outcome.unwrap_err(), expected, "{message}");
     }
 }
@@ -190,7 +190,7 @@ fn a_vault_that_moves_to_another_tenant_is_followed() {
 fn a_tenant_without_a_key_is_asked_for_once_a_minute() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
-    let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).map(drop);
+    let enrol = || block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).map(drop);
     let none = CallerError::TenantNotOnboarded(format!("obo-{TENANT}"));
     let keys = world.keys.take();
     for _ in 0..100 {
@@ -211,7 +211,7 @@ fn a_tenant_without_a_key_is_asked_for_once_a_minute() {
     world.keys.replace(keys);
     let tenant = TenantId::parse(TENANT).unwrap();
     assert_eq!(enrol(), Err(none.into()));
-    block_on(vault.newest_key_version(&tenant, LONGEST)).unwrap();
+    block_on(vault.newest_key_version(&tenant, LONGEST.into())).unwrap();
     enrol().unwrap();
 }
 
@@ -278,7 +278,7 @@ fn expired_keys_do_not_seal_and_open_only_in_their_grace() {
         .extend([(200, expired.clone()), (200, expired)]);
     let refused = VaultError::from(OperatorError::KeyNotValid(format!("obo-{TENANT}")));
     draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
-    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err();
     assert_eq!(error, refused);
     world.advance(58);
     draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
@@ -296,7 +296,7 @@ fn the_tenant_for_key_vault_is_its_challenges_or_the_settings() {
         .insert("key_vault_tenant", TENANT.to_owned());
     world.down.borrow_mut().push("key vault");
     let vault = Vault::new(Rc::clone(&world));
-    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err();
     assert_eq!(error, VaultError::upstream(System::KeyVault));
     // Asked for a token without having been challenged.
     assert_eq!(world.take_calls(), ["keys", "entra client_credentials"]);
@@ -311,8 +311,16 @@ fn a_key_that_many_miss_is_fetched_once() {
     world.slow.set(true);
     let vault = Vault::new(Rc::clone(&world));
     let (bearer, nonce) = (world.bearer(), nonce());
-    let draws = (0..5)
-        .map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default(), LONGEST));
+    let draws = (0..5).map(|_| {
+        vault.access_token(
+            &bearer,
+            &Subject::Me,
+            &nonce,
+            &sealed.token,
+            Draw::default(),
+            LONGEST.into(),
+        )
+    });
     for issued in block_on(join_all(draws)) {
         issued.unwrap();
     }

@@ -33,11 +33,11 @@ fn a_loop_pauses_its_user_and_no_other() {
     };
     let error = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap_err();
     assert_eq!(left(error), Some(200));
-    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err();
+    let error = block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err();
     assert_eq!(left(error), Some(200));
     assert_eq!(world.take_calls(), Vec::<String>::new());
     let other = world.bearer_of(OTHER_USER);
-    block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap();
+    block_on(vault.enrol(&other, &nonce(), None, LONGEST.into())).unwrap();
     world.advance(200);
     draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
 }
@@ -74,11 +74,11 @@ fn throttling_and_outages_pause_the_tenant_and_no_other() {
         world.take_calls();
         // Another user of the tenant, who needs nothing but Entra ID.
         let other = world.bearer_of(OTHER_USER);
-        let error = block_on(vault.enrol(&other, &nonce(), None, LONGEST)).unwrap_err();
+        let error = block_on(vault.enrol(&other, &nonce(), None, LONGEST.into())).unwrap_err();
         assert_eq!(left(error), Some(seconds));
         assert_eq!(world.take_calls(), Vec::<String>::new());
         let foreign = world.bearer_in(other_tenant, OTHER_USER);
-        block_on(vault.enrol(&foreign, &nonce(), None, LONGEST)).unwrap();
+        block_on(vault.enrol(&foreign, &nonce(), None, LONGEST.into())).unwrap();
         world.advance(seconds.into());
         draw(&vault, &world.bearer(), &sealed.token, Draw::default()).unwrap();
     }
@@ -124,7 +124,14 @@ fn the_same_grant_is_asked_for_once_at_a_time() {
             replace: true,
             ..Draw::default()
         };
-        vault.access_token(&bearer, &nonce, &sealed.token, draw, LONGEST)
+        vault.access_token(
+            &bearer,
+            &Subject::Me,
+            &nonce,
+            &sealed.token,
+            draw,
+            LONGEST.into(),
+        )
     });
     let issued: Vec<_> = block_on(join_all(draws))
         .into_iter()
@@ -154,7 +161,7 @@ fn a_cold_crowd_asks_for_each_thing_once() {
     let nonce = nonce();
     let enrolments = users
         .iter()
-        .map(|user| vault.enrol(user, &nonce, None, LONGEST));
+        .map(|user| vault.enrol(user, &nonce, None, LONGEST.into()));
     for enrolment in block_on(join_all(enrolments)) {
         enrolment.unwrap();
     }
@@ -175,8 +182,16 @@ fn a_failure_is_shared_and_not_remembered() {
     ));
     let bearer = world.bearer();
     let nonce = nonce();
-    let draws = (0..3)
-        .map(|_| vault.access_token(&bearer, &nonce, &sealed.token, Draw::default(), LONGEST));
+    let draws = (0..3).map(|_| {
+        vault.access_token(
+            &bearer,
+            &Subject::Me,
+            &nonce,
+            &sealed.token,
+            Draw::default(),
+            LONGEST.into(),
+        )
+    });
     for outcome in block_on(join_all(draws)) {
         assert!(matches!(
             outcome,

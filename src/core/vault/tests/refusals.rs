@@ -62,7 +62,7 @@ fn refusals_reach_the_caller_by_whose_fault_they_are() {
             .borrow_mut()
             .push_back(refusal("invalid_grant", code));
         assert_eq!(
-            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
             on_enrol
         );
         world.advance(token_client::PAUSE.into());
@@ -116,7 +116,8 @@ fn a_scope_that_is_none_is_the_fault_of_whoever_chose_it() {
         let mixed = VaultError::from(CallerError::InvalidScope(Reason::default()));
         let refused = draw(&vault, &world.bearer(), &sealed.token, asked(scope));
         assert_eq!(refused.unwrap_err(), mixed);
-        let enrolment = block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST));
+        let enrolment =
+            block_on(vault.enrol(&world.bearer(), &nonce(), Some(scope), LONGEST.into()));
         assert_eq!(enrolment.unwrap_err(), mixed);
     }
     assert_eq!(world.take_calls(), Vec::<String>::new(), "refused here");
@@ -135,7 +136,7 @@ fn a_refused_token_for_key_vault_is_no_users_fault() {
             suberror: Some(Suberror::BadToken),
         };
         assert_eq!(
-            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+            block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
             OperatorError::KeyVaultTokenRefused(reason).into()
         );
     }
@@ -150,7 +151,7 @@ fn no_refresh_token_is_no_enrolment() {
         json!({"token_type": "Bearer", "expires_in": 1, "access_token": "at"}),
     ));
     assert_eq!(
-        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST)).unwrap_err(),
+        block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
         OperatorError::NoRefreshToken.into()
     );
 }

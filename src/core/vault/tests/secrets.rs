@@ -14,7 +14,7 @@ fn debug_shows_no_secret() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
     let (user, sealed) = enrolled(&vault, &world);
-    let context = vault.context(LONGEST).unwrap();
+    let context = vault.context(LONGEST.into()).unwrap();
     let newest = block_on(vault.newest_key(&context, &tenant)).unwrap();
     let token = AccessToken::new("at-canary".into());
     let question = secret_request(&context, &newest.secret, None, Some(&token)).unwrap();
@@ -76,7 +76,7 @@ fn debug_shows_no_setting_that_is_a_secret() {
             ("identity_header", "header-canary".to_owned()),
         ]);
         let vault = Vault::new(Rc::clone(&world));
-        let shown = format!("{:?}", *vault.context(LONGEST).unwrap());
+        let shown = format!("{:?}", *vault.context(LONGEST.into()).unwrap());
         assert!(shown.contains("https://"), "the settings themselves");
         assert!(!shows_a_secret(&shown), "{shown}");
     }

@@ -17,7 +17,7 @@ use crate::deadline::LONGEST;
 use crate::error::VaultError;
 use crate::identity::Guid;
 use crate::simulation::world::World;
-use crate::vault::port::{Draw, VaultPort as _};
+use crate::vault::port::{Draw, Subject, VaultPort as _};
 use crate::vault::samples::{CLIENT, TENANT};
 
 #[test]
@@ -215,8 +215,14 @@ impl Vector {
         let vault = Vault::new(Rc::clone(&world));
         let nonce = Nonce::parse(&self.values["nonce"]).unwrap();
         let bearer = world.bearer_of(object);
-        let drawn =
-            block_on(vault.access_token(&bearer, &nonce, &self.token, Draw::default(), LONGEST));
+        let drawn = block_on(vault.access_token(
+            &bearer,
+            &Subject::Me,
+            &nonce,
+            &self.token,
+            Draw::default(),
+            LONGEST.into(),
+        ));
         let redeemed = world.redeemed.borrow();
         assert_eq!(drawn.is_ok(), redeemed.len() == 1, "{}", self.name);
         match drawn {
