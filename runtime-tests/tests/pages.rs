@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
 use runtime_tests::app::{App, behalf, root};
-use runtime_tests::emulators::{self, Emulators, TENANT, key_name};
+use runtime_tests::emulators::{self, Emulators, TENANT, USER, key_name};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -223,6 +223,12 @@ impl Place {
         command
             .env("PATH", format!("{}:{path}", bin.display()))
             .env("TOKEN", self.emulators.caller().mint())
+            .env(
+                "JOB_TOKEN",
+                self.emulators.caller().app(&["Behalf.Act"]).mint(),
+            )
+            .env("TENANT_ID", TENANT)
+            .env("USER_ID", USER)
             .env("CONTROL", self.emulators.control_url())
             .env_remove("RUNTIME_CONFIG_FILE")
             .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))

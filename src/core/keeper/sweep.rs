@@ -861,7 +861,7 @@ mod tests {
             world
                 .entra_answers
                 .borrow_mut()
-                .push_back((400, refused.clone()))
+                .push_back((400, refused.clone()));
         };
         world.advance(WEEK);
         let right = world.now.get();

@@ -139,9 +139,12 @@ fn every_enrolment_draw_removal_and_refusal_is_one_line() {
         };
         assert_eq!(line["callers"], callers, "{line}");
         assert_eq!(line["rule"].as_str(), rule, "{request}: {line}");
-        let full = scope.map(|scope| match scope.starts_with("https") {
-            true => scope.to_owned(),
-            false => format!("{graph}/{scope}"),
+        let full = scope.map(|scope| {
+            if scope.starts_with("https") {
+                scope.to_owned()
+            } else {
+                format!("{graph}/{scope}")
+            }
         });
         assert_eq!(line["scope"].as_str(), full.as_deref(), "{request}: {line}");
         assert_eq!(line["resource"].is_string(), scope.is_some(), "{line}");
