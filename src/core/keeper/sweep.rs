@@ -1061,7 +1061,7 @@ mod tests {
         assert!((70..=83).contains(&tries[0]), "daily, then {tries:?}");
         assert!((8..=15).contains(&tries[1]), "weekly, {tries:?}");
         assert_eq!(damaged, 173, "daily");
-        let mut weeks = 0..2;
+        let mut weeks = 0..3;
         while weeks.next().is_some() && world.keys_of("off.").is_empty() {
             world.entra_answers.borrow_mut().push_back(dead.clone());
             sweep(&app);
