@@ -33,7 +33,10 @@ use crate::ledger::schedule::{refresh_due_at, turn_again_at};
 use crate::ledger::{Change, Edit, Enrolled, Ledger, LedgerError, StoreError};
 use crate::port::Environment;
 use crate::secret::Bearer;
-use crate::vault::port::{Caller, Draw, Issued, Policy, Purpose, SealedToken, Subject, VaultPort};
+use crate::vault::port::{
+    Caller, Draw, Issued, Kept, KeptOutcome, Policy, Purpose, Remembered, SealedToken, Subject,
+    VaultPort,
+};
 
 /// Age of a stored refresh token from which a successor is stored when one comes along with an access token, in seconds.
 const REPLACE_AFTER: u64 = 86_400;
@@ -81,6 +84,9 @@ pub enum KeeperError {
     /// The ledger refused or failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Entra ID refused the same a moment ago, and is not asked again yet.
+    #[error("{}", .0.error)]
+    Remembered(Remembered),
     /// Settings are not those that what is stored was made with.
     #[error(transparent)]
     ChangedSettings(#[from] ChangedSettings),
@@ -93,6 +99,7 @@ impl KeeperError {
         match self {
             Self::Vault(error) => error.code(),
             Self::Ledger(error) => error.code(),
+            Self::Remembered(remembered) => remembered.error.code(),
             Self::ChangedSettings(_) => "settings_changed",
         }
     }
@@ -234,28 +241,38 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         if let Some(scope) = &scope {
             entry.scope(scope);
         }
-        let purpose = Purpose::Draw(scope.clone());
+        let draw = Draw { scope, claims };
+        let purpose = Purpose::Draw(draw.clone());
         let (caller, ledger) = self.find_ledger(request, entry, purpose).await?;
         let Caller { user, policy, .. } = caller;
+        if let Some(kept) = caller.kept {
+            match ledger.still_current(&user, &kept.nonce).await {
+                Ok(true) => return kept_again(kept, entry),
+                Ok(false) => self.vault.forget(&user),
+                Err(error) => {
+                    if let LedgerError::NotEnrolled | LedgerError::NoRefreshToken = error {
+                        self.vault.forget(&user);
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
         for _ in 0..ATTEMPTS {
             let Enrolled { nonce, record, .. } = ledger.find(&user).await?;
             let record = record?;
-            entry.scope(scope.as_ref().unwrap_or(&record.scope));
-            let is_own = scope.as_ref().is_none_or(|scope| *scope == record.scope);
+            entry.scope(draw.scope.as_ref().unwrap_or(&record.scope));
+            let is_own = (draw.scope.as_ref()).is_none_or(|scope| *scope == record.scope);
             let age = self.env.now().saturating_sub(record.refreshed_at);
-            let draw = Draw {
-                scope: scope.clone(),
-                claims: claims.clone(),
-                // What was refused, and works again, is not to be called refused any longer.
-                replace: age >= REPLACE_AFTER || (is_own && record.status != Status::Active),
-            };
+            // What was refused, and works again, is not to be called refused any longer.
+            let replace = age >= REPLACE_AFTER || (is_own && record.status != Status::Active);
             let terms = entry.terms(deadline.left(&self.env));
             let drawn = self.vault.access_token(
                 request.bearer,
                 &request.subject,
                 &nonce,
                 &record.sealed,
-                draw,
+                draw.clone(),
+                replace,
                 terms,
             );
             let mut issued = match drawn.await {
@@ -265,13 +282,13 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                         self.env.alarm_about("sealed_token_does_not_open", &user);
                     }
                     // Other scopes and other claims say nothing of the enrolment.
-                    if is_own && claims.is_none() {
+                    if is_own && draw.claims.is_none() {
                         self.note_turn(&ledger, &user, &nonce, record, &error).await;
                     }
                     return Err(error.into());
                 }
             };
-            entry.drawn(&issued);
+            entry.drawn(&issued, false);
             if let Some(sealed) = issued.replacement.take() {
                 let mut new = self.refreshed(&user, &record, sealed, &policy);
                 if !is_own && record.status != Status::Active {
@@ -294,7 +311,11 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     pub async fn remove_refresh_token(&self, request: &Request<'_>) -> Result<(), KeeperError> {
         let mut entry = Entry::new(&self.env, Action::RemoveRefreshToken, request);
         let removed = match self.find_ledger(request, &mut entry, Purpose::Manage).await {
-            Ok((caller, ledger)) => ledger.remove_token(&caller.user).await.map_err(Into::into),
+            Ok((caller, ledger)) => {
+                let removed = ledger.remove_token(&caller.user).await;
+                self.vault.forget(&caller.user);
+                removed.map_err(Into::into)
+            }
             Err(error) => Err(error),
         };
         entry.close(removed)
@@ -307,7 +328,11 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     pub async fn remove(&self, request: &Request<'_>) -> Result<(), KeeperError> {
         let mut entry = Entry::new(&self.env, Action::RemoveUser, request);
         let removed = match self.find_ledger(request, &mut entry, Purpose::Manage).await {
-            Ok((caller, ledger)) => ledger.remove(&caller.user).await.map_err(Into::into),
+            Ok((caller, ledger)) => {
+                let removed = ledger.remove(&caller.user).await;
+                self.vault.forget(&caller.user);
+                removed.map_err(Into::into)
+            }
             Err(error) => Err(error),
         };
         entry.close(removed)
@@ -442,5 +467,17 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 self.env.about("replacement_not_stored", user, reason);
             }
         }
+    }
+}
+
+/// What a draw came to before, once it is known that its enrolment still is the user's.
+fn kept_again<E: Environment>(kept: Kept, entry: &mut Entry<'_, E>) -> Result<Issued, KeeperError> {
+    entry.scope(&kept.scope);
+    match kept.outcome {
+        KeptOutcome::Issued(issued) => {
+            entry.drawn(&issued, true);
+            Ok(issued)
+        }
+        KeptOutcome::Refused(remembered) => Err(KeeperError::Remembered(remembered)),
     }
 }

@@ -23,6 +23,7 @@ mod request;
 mod run;
 mod store;
 mod users;
+mod watched;
 pub(crate) mod world;
 
 use crate::simulation::history::{End, Operation, View};
@@ -79,7 +80,10 @@ fn each_mistake_is_found() {
         let run = match mutation {
             Mutation::ReleasedByHeadAlone
             | Mutation::ReleasedByHeadThenOff
-            | Mutation::ReleasedSideBySide => race,
+            | Mutation::ReleasedSideBySide
+            | Mutation::KeptReleasedUnseen
+            | Mutation::KeptSeenBefore
+            | Mutation::KeptWithoutNonce => race,
             _ => simulate,
         };
         let found = (0..SEEDS).find_map(|seed| {

@@ -3,6 +3,7 @@
 //! [`Vault`] composes four parts, each with its own state and none knowing the others' insides: an authenticator, a
 //! client of Entra ID's token endpoint, a ring of Key Vault's keys, and a sealer.
 
+mod access_tokens;
 pub mod authenticator;
 mod cache;
 pub mod claims_request;
@@ -32,9 +33,10 @@ use std::cell::RefCell;
 use serde_json::json;
 
 use crate::deadline::LONGEST;
-use crate::error::{OperatorError, StoredError, System, VaultError};
-use crate::identity::{KeyVersion, Nonce, TenantId};
+use crate::error::{CallerError, OperatorError, StoredError, System, VaultError};
+use crate::identity::{KeyVersion, Nonce, TenantId, User};
 use crate::secret::{AccessToken, Bearer, RefreshToken};
+use crate::vault::access_tokens::{AccessTokens, Found, Outcome};
 use crate::vault::authenticator::{Authenticator, Known};
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::context::Context;
@@ -42,8 +44,8 @@ pub use crate::vault::context::Environment;
 use crate::vault::grants::{Grants, Missing, Wanted};
 use crate::vault::key_ring::{KeyRing, NewestKey};
 use crate::vault::port::{
-    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
-    Subject, SweepLimits, Terms, VaultPort,
+    Caller, Draw, Enrolment, Issued, Kept, KeptOutcome, Operator, Policy, Purpose, Remembered,
+    Role, SealedToken, StoredToken, Subject, SweepLimits, Terms, VaultPort,
 };
 use crate::vault::scope::Scope;
 use crate::vault::sealing::{Binding, Envelope, Payload, Sealer};
@@ -61,6 +63,7 @@ pub struct Vault<E> {
     token_client: TokenClient,
     key_ring: KeyRing,
     sealer: Sealer,
+    access_tokens: AccessTokens,
     /// The grants that the operator was told of last.
     told: RefCell<Option<Grants>>,
 }
@@ -80,21 +83,18 @@ impl<E: Environment> VaultPort for Vault<E> {
         terms: Terms,
     ) -> Result<Caller, VaultError> {
         let context = self.context(terms)?;
-        let asked = match purpose {
-            Purpose::Manage | Purpose::Draw(None) => None,
-            Purpose::Draw(Some(asked)) => Some(Scope::asked(asked)?),
+        let draw = match purpose {
+            Purpose::Manage => None,
+            Purpose::Draw(draw) => Some((draw, Asked::read(draw)?)),
         };
-        let needed = match purpose {
-            Purpose::Manage => Role::Admin,
-            Purpose::Draw(_) => Role::Act,
-        };
+        let needed = draw.as_ref().map_or(Role::Admin, |_| Role::Act);
         let caller = self.authenticator.caller(&context, bearer, subject, needed);
         let known = caller.await?;
-        let rule = match purpose {
-            Purpose::Manage => None,
-            Purpose::Draw(_) => {
-                let wanted = asked.as_ref().map_or(Wanted::Anything, Wanted::Scope);
-                Some(may_draw(&context, &known, wanted)?)
+        let (rule, kept) = match &draw {
+            None => (None, None),
+            Some((draw, asked)) => {
+                let rule = may_draw(&context, &known, asked.wanted())?;
+                (Some(rule), self.kept(&context, &known, draw, asked)?)
             }
         };
         Ok(Caller {
@@ -102,6 +102,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             rule,
             user: known.user,
             policy: context.policy(),
+            kept,
         })
     }
 
@@ -155,23 +156,18 @@ impl<E: Environment> VaultPort for Vault<E> {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError> {
         let context = self.context(terms)?;
         // What is asked for is looked at before a key is fetched for it.
         let scope_choice = ScopeChoice::of(draw.scope.as_deref());
-        let asked = draw.scope.as_deref().map(Scope::asked).transpose()?;
-        let claims = draw
-            .claims
-            .as_deref()
-            .map(claims_request::of_caller)
-            .transpose()?;
+        let asked = Asked::read(&draw)?;
         let caller = self
             .authenticator
             .caller(&context, bearer, subject, Role::Act);
         let known = caller.await?;
-        let wanted = asked.as_ref().map_or(Wanted::Anything, Wanted::Scope);
-        may_draw(&context, &known, wanted)?;
+        may_draw(&context, &known, asked.wanted())?;
         let Known { user_id, user, .. } = &known;
 
         let envelope = Envelope::parse(token)?;
@@ -184,7 +180,8 @@ impl<E: Environment> VaultPort for Vault<E> {
         if payload.user_id != *user_id {
             return Err(StoredError::NotBound.into());
         }
-        let scope = if let Some(scope) = asked {
+        let claims = asked.claims.as_deref();
+        let scope = if let Some(scope) = asked.scope {
             scope
         } else {
             let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
@@ -195,12 +192,15 @@ impl<E: Environment> VaultPort for Vault<E> {
         let grant = Grant::Refresh {
             token: &payload.refresh_token,
             scope: &scope,
-            claims: claims.as_deref(),
+            claims,
         };
         let granted = self
             .token_client
             .grant(&context, user, &grant, scope_choice);
-        let granted = granted.await?;
+        let granted = granted.await;
+        self.access_tokens
+            .keep(&context, user, nonce, &scope, (&draw, claims), &granted);
+        let granted = granted?;
         // The answer may have been another caller's, too, and be more than was asked for.
         let given = Wanted::Given {
             asked: &scope,
@@ -208,7 +208,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         };
         let rule = may_draw(&context, &known, given)?;
         let replacement = match successor(&granted) {
-            Ok(refresh_token) if draw.replace => {
+            Ok(refresh_token) if replace => {
                 let payload = Payload {
                     refresh_token,
                     ..payload
@@ -226,6 +226,10 @@ impl<E: Environment> VaultPort for Vault<E> {
             rule,
             replacement,
         })
+    }
+
+    fn forget(&self, user: &User) {
+        self.access_tokens.forget(user);
     }
 
     async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError> {
@@ -340,6 +344,7 @@ impl<E: Environment> Vault<E> {
             token_client: TokenClient::new(),
             key_ring: KeyRing::new(),
             sealer: Sealer::new(),
+            access_tokens: AccessTokens::new(),
             told: RefCell::default(),
         }
     }
@@ -360,6 +365,52 @@ impl<E: Environment> Vault<E> {
             context.log(json!({"event": "grant", "says": says}));
         }
         *told = Some(context.grants.clone());
+    }
+
+    /// What the same draw came to before, if this caller may have that. Whether its enrolment still is the user's, storage
+    /// has to tell.
+    fn kept(
+        &self,
+        context: &Context<'_, E>,
+        known: &Known,
+        draw: &Draw,
+        asked: &Asked,
+    ) -> Result<Option<Kept>, VaultError> {
+        let claims = asked.claims.as_deref();
+        let take = |found: Found<'_>| {
+            let outcome = match found.outcome {
+                Outcome::Refused(error) => KeptOutcome::Refused(Remembered {
+                    error: error.clone(),
+                    retry_after_seconds: found.left,
+                }),
+                Outcome::Given {
+                    access_token,
+                    token_type,
+                    scope,
+                } => {
+                    let given = Wanted::Given {
+                        asked: found.asked,
+                        given: scope,
+                    };
+                    KeptOutcome::Issued(Issued {
+                        rule: may_draw(context, known, given)?,
+                        access_token: AccessToken::new(access_token.expose().into()),
+                        token_type: token_type.clone(),
+                        expires_in: found.left,
+                        scope: scope.clone(),
+                        replacement: None,
+                    })
+                }
+            };
+            Ok(Kept {
+                nonce: found.nonce.clone(),
+                scope: found.asked.as_str().into(),
+                outcome,
+            })
+        };
+        self.access_tokens
+            .find(context, &known.user, draw, claims, take)
+            .transpose()
     }
 
     /// The newest key of a tenant, if it may seal now.
@@ -444,6 +495,27 @@ impl<E: Environment> Vault<E> {
         } else {
             Err(StoredError::NotBound.into())
         }
+    }
+}
+
+/// What a caller asks for, once it was looked at.
+struct Asked {
+    scope: Option<Scope>,
+    /// As JSON text.
+    claims: Option<String>,
+}
+
+impl Asked {
+    fn read(draw: &Draw) -> Result<Self, CallerError> {
+        let (scope, claims) = (draw.scope.as_deref(), draw.claims.as_deref());
+        Ok(Self {
+            scope: scope.map(Scope::asked).transpose()?,
+            claims: claims.map(claims_request::of_caller).transpose()?,
+        })
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        self.scope.as_ref().map_or(Wanted::Anything, Wanted::Scope)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{
 };
 use crate::keeper::KeeperError;
 use crate::ledger::LedgerError;
+use crate::vault::port::Remembered;
 
 /// Longest request body accepted, in bytes.
 pub const LONGEST_BODY: usize = 64 * 1024;
@@ -103,6 +104,7 @@ impl ApiError {
             status,
             code,
             addition,
+            retry_after,
         } = self.row();
         let reason = addition.reason();
         let problem = ProblemBody {
@@ -126,6 +128,9 @@ impl ApiError {
         {
             headers.insert(name, value);
         }
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
         response
     }
 
@@ -133,7 +138,12 @@ impl ApiError {
     #[must_use]
     pub fn detail(&self, reader: Reader) -> String {
         match (self, reader) {
-            (Self::Keeper(KeeperError::Vault(error)), Reader::Caller) => error.for_caller(),
+            (
+                Self::Keeper(
+                    KeeperError::Vault(error) | KeeperError::Remembered(Remembered { error, .. }),
+                ),
+                Reader::Caller,
+            ) => error.for_caller(),
             (Self::Keeper(KeeperError::ChangedSettings(_)), Reader::Caller) => {
                 "this app is not set up as it should be: whoever operates this app finds why in its log, under the request id".into()
             }
@@ -172,6 +182,8 @@ struct Row<'a> {
     /// Stays the same from version to version.
     code: &'static str,
     addition: Addition<'a>,
+    /// Seconds to wait, because the same was refused a moment ago.
+    retry_after: Option<u32>,
 }
 
 /// What a client needs to know besides.
@@ -199,6 +211,7 @@ impl<'a> Row<'a> {
             status,
             code,
             addition: Addition::Nothing,
+            retry_after: None,
         }
     }
 
@@ -275,6 +288,13 @@ fn of_keeper(error: &KeeperError) -> Row<'_> {
         KeeperError::Ledger(error) => of_ledger(error),
         KeeperError::ChangedSettings(_) => Row::new(S::INTERNAL_SERVER_ERROR, error.code()),
         KeeperError::Vault(error) => of_vault(error),
+        KeeperError::Remembered(Remembered {
+            error,
+            retry_after_seconds,
+        }) => Row {
+            retry_after: Some(*retry_after_seconds),
+            ..of_vault(error)
+        },
     }
 }
 
@@ -296,11 +316,7 @@ fn of_ledger(error: &LedgerError) -> Row<'_> {
 
 fn of_vault(error: &VaultError) -> Row<'_> {
     use StatusCode as S;
-    let row = |status, addition| Row {
-        status,
-        code: error.code(),
-        addition,
-    };
+    let row = |status, addition| Row::new(status, error.code()).with(addition);
     match error {
         VaultError::Caller(error) => match error {
             CallerError::InvalidRequest(_) => row(S::BAD_REQUEST, Addition::Nothing),

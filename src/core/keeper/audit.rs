@@ -120,6 +120,7 @@ impl Event {
             KeeperError::Vault(
                 VaultError::Caller(_) | VaultError::User(_) | VaultError::Organisation(_),
             )
+            | KeeperError::Remembered(_)
             | KeeperError::Ledger(
                 LedgerError::NotEnrolled | LedgerError::NoRefreshToken | LedgerError::TenantRemoved,
             ) => Self::Refused,
@@ -199,10 +200,10 @@ impl<'a, E: Environment> Entry<'a, E> {
         }
     }
 
-    /// What was drawn, of these scopes. Nothing of it is from a cache yet.
-    pub(crate) fn drawn(&mut self, issued: &Issued) {
+    /// What was drawn, now or before.
+    pub(crate) fn drawn(&mut self, issued: &Issued, cached: bool) {
         self.rule(Some(&issued.rule));
-        self.more.insert("cached".into(), false.into());
+        self.more.insert("cached".into(), cached.into());
     }
 
     /// How many users of a tenant were removed, and how many are left.

@@ -83,6 +83,13 @@ impl Run {
     pub(super) fn race_for_a_release(&mut self) {
         self.apps = vec![self.app(), self.app()];
         self.alone(Operation::Enrol, 0);
+        // Both may have an access token already.
+        if self.outside.chance.below(2) == 0 {
+            for _ in 0..2 {
+                self.alone(Operation::Draw, 0);
+                self.apps.reverse();
+            }
+        }
         let last = self
             .outside
             .chance

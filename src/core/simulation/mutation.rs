@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use crate::simulation::watched::Answered;
+
 /// A deliberate mistake, made where the system meets its store, network or clock, so that nothing of it is in what is
 /// shipped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,10 +51,16 @@ pub(super) enum Mutation {
     OldVersionKept,
     /// Of several markers of an enrolment, only the first is deleted. This was wrong once.
     SecondMarkersKept,
+    /// An access token that was drawn before is released without a look.
+    KeptReleasedUnseen,
+    /// The look before its release was made before the vault had answered.
+    KeptSeenBefore,
+    /// It does not tell the enrolment that it was drawn under: the current one is taken for that.
+    KeptWithoutNonce,
 }
 
 /// All mutations.
-pub(super) const MUTATIONS: [Mutation; 21] = [
+pub(super) const MUTATIONS: [Mutation; 24] = [
     Mutation::HeadBeforeRecord,
     Mutation::HeadRetried,
     Mutation::HeadUndone,
@@ -74,6 +82,9 @@ pub(super) const MUTATIONS: [Mutation; 21] = [
     Mutation::OffNotReadAgain,
     Mutation::OldVersionKept,
     Mutation::SecondMarkersKept,
+    Mutation::KeptReleasedUnseen,
+    Mutation::KeptSeenBefore,
+    Mutation::KeptWithoutNonce,
 ];
 
 /// What the mistake that is switched on has to remember.
@@ -85,4 +96,6 @@ pub(super) struct Notes {
     pub(super) listed: RefCell<HashMap<usize, Vec<String>>>,
     /// What a draw read first, by its act and the key.
     pub(super) read: RefCell<HashMap<(usize, String), Option<Vec<u8>>>>,
+    /// What a draw was answered out of, by its act.
+    pub(super) kept: RefCell<HashMap<usize, Answered>>,
 }

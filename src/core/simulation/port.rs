@@ -3,16 +3,17 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::Keeper;
 use crate::ledger::key_value::KeyValueLedger;
 use crate::port::{Clock, Config, ConfigError, Log, Random, Timer};
 use crate::simulation::history::Operation;
 use crate::simulation::mutation::Mutation;
 use crate::simulation::outside::{DAY, HOUR, Outside};
+use crate::simulation::watched::Watched;
 use crate::simulation::world::turn;
-use crate::{Keeper, Vault};
 
 /// A replica.
-pub(super) type App = Keeper<Vault<Port>, KeyValueLedger<Port, Port>, Port>;
+pub(super) type App = Keeper<Watched, KeyValueLedger<Port, Port>, Port>;
 
 /// The ports of one replica.
 #[derive(Clone)]

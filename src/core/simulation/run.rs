@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
+use crate::Keeper;
 use crate::identity::KeyVersion;
 use crate::ledger::key_value::KeyValueLedger;
 use crate::simulation::history::{Act, End, Operation};
@@ -11,7 +12,7 @@ use crate::simulation::mutation::Mutation;
 use crate::simulation::outside::{DAY, HOUR, Outside};
 use crate::simulation::port::{App, Port};
 use crate::simulation::request::ask;
-use crate::{Keeper, Vault};
+use crate::simulation::watched::Watched;
 
 /// A run, and what is under way in it.
 pub(super) struct Run {
@@ -60,7 +61,7 @@ impl Run {
             skew,
         };
         let ledger = KeyValueLedger::new(port.clone(), port.clone());
-        Rc::new(Keeper::new(Vault::new(port.clone()), ledger, port))
+        Rc::new(Keeper::new(Watched::new(port.clone()), ledger, port))
     }
 
     /// Begins an operation at a replica. Returns its act.

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) keys: RefCell<Vec<[u8; 32]>>,
     /// The version of the tenant's key that is disabled.
     pub(crate) disabled: Cell<Option<usize>>,
+    /// Keys that storage was asked for, in order, with what was done.
+    pub(crate) operations: RefCell<Vec<String>>,
     /// Storage operations until one fails; none: none does.
     pub(crate) store_fails_after: Cell<Option<u32>>,
     /// Runs before the storage operation with this number, counted down.
@@ -128,6 +130,7 @@ impl World {
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
             disabled: Cell::default(),
+            operations: RefCell::default(),
             store_fails_after: Cell::default(),
             before_store: RefCell::default(),
             elapsed: Cell::default(),
@@ -462,11 +465,13 @@ pub(crate) async fn turn() {
 
 impl Store for Shared {
     async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.operations.borrow_mut().push(format!("get {key}"));
         self.store_operation()?;
         Ok(self.rows.borrow().get(key).cloned())
     }
 
     async fn set(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.operations.borrow_mut().push(format!("set {key}"));
         self.store_operation()?;
         let refused = *self.refused.borrow();
         if refused.is_some_and(|refused| key.starts_with(refused)) {
@@ -477,6 +482,7 @@ impl Store for Shared {
     }
 
     async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        self.operations.borrow_mut().push(format!("delete {key}"));
         self.store_operation()?;
         self.rows.borrow_mut().remove(key);
         Ok(())

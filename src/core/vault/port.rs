@@ -40,12 +40,12 @@ pub enum Subject {
 pub enum Purpose {
     /// To see what is stored, or to remove it.
     Manage,
-    /// To draw access tokens of these scopes; none: those of the enrolment.
-    Draw(Option<String>),
+    /// To draw an access token.
+    Draw(Draw),
 }
 
 /// Who calls, and about whom: `vault.caller` of the WIT.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Caller {
     /// Client id of the app that sent the token; none: the token does not say.
     pub app: Option<Guid>,
@@ -55,6 +55,37 @@ pub struct Caller {
     pub user: User,
     /// What storage needs to know.
     pub policy: Policy,
+    /// What the same draw came to before.
+    pub kept: Option<Kept>,
+}
+
+/// What a draw came to before: `vault.kept` of the WIT.
+#[derive(Debug)]
+pub struct Kept {
+    /// The enrolment that it was drawn under.
+    pub nonce: Nonce,
+    /// The scopes that Entra ID was asked for.
+    pub scope: String,
+    /// What it came to.
+    pub outcome: KeptOutcome,
+}
+
+/// What a draw came to: `vault.kept-outcome` of the WIT.
+#[derive(Debug)]
+pub enum KeptOutcome {
+    /// An access token.
+    Issued(Issued),
+    /// A refusal.
+    Refused(Remembered),
+}
+
+/// A refusal that is remembered: `vault.remembered` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remembered {
+    /// Whose turn it is.
+    pub error: VaultError,
+    /// Seconds after which Entra ID is asked again.
+    pub retry_after_seconds: u32,
 }
 
 /// How a call is made: `vault.terms` of the WIT.
@@ -123,8 +154,6 @@ pub struct Draw {
     pub scope: Option<String>,
     /// A claims request, as JSON text or in base64.
     pub claims: Option<String>,
-    /// Whether a replacement is wanted.
-    pub replace: bool,
 }
 
 /// An access token, for the caller alone: `vault.issued` of the WIT.
@@ -222,8 +251,11 @@ pub trait VaultPort {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError>;
+    /// `forget`.
+    fn forget(&self, user: &User);
     /// `refresh`.
     async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError>;
     /// `reseal`.

@@ -78,6 +78,8 @@ pub struct Settings {
     pub store_prefix: String,
     /// `key_cache_seconds`.
     pub key_cache_seconds: u32,
+    /// `access_token_cache_seconds`.
+    pub access_token_cache_seconds: u32,
     /// `key_latest_seconds`.
     pub key_latest_seconds: u32,
     /// `key_grace_seconds`.
@@ -163,6 +165,7 @@ impl Settings {
             confirmed_settings: read.confirmed_settings(),
             store_prefix: read.store_prefix(),
             key_cache_seconds: read.number("key_cache_seconds", 1, 86_400),
+            access_token_cache_seconds: read.number("access_token_cache_seconds", 0, 900),
             key_latest_seconds: read.number("key_latest_seconds", 1, 86_400),
             key_grace_seconds: read.number("key_grace_seconds", 0, 31_536_000),
             // Entra ID forgets a refresh token after 90 idle days (Microsoft Learn, "Refresh tokens in the Microsoft
@@ -597,6 +600,7 @@ fn default(name: &str) -> &'static str {
         "grants" => "[]",
         "user_routes" => "on",
         "key_cache_seconds" => "3600",
+        "access_token_cache_seconds" => "900",
         "key_latest_seconds" => "300",
         "key_grace_seconds" => "0",
         "refresh_after_seconds" => "604800",

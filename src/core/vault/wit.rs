@@ -366,11 +366,14 @@ macro_rules! vault_twins {
             record $crate::vault::port::Terms = Terms { within, correlation_id }
             record $crate::identity::UserName = UserName { tenant, object }
             variant $crate::vault::port::Subject = Subject { Me, User(name) }
-            variant $crate::vault::port::Purpose = Purpose { Manage, Draw(scope) }
-            record $crate::vault::port::Caller = Caller { app, rule, user, policy }
+            variant $crate::vault::port::Purpose = Purpose { Manage, Draw(draw) }
+            record $crate::vault::port::Caller = Caller { app, rule, user, policy, kept }
+            record $crate::vault::port::Kept = Kept { nonce, scope, outcome }
+            variant $crate::vault::port::KeptOutcome = KeptOutcome { Issued(issued), Refused(refusal) }
+            record $crate::vault::port::Remembered = Remembered { error, retry_after_seconds }
             record $crate::vault::port::SealedToken = SealedToken { token, key_version }
             record $crate::vault::port::Enrolment = Enrolment { app, user, policy, sealed, scope }
-            record $crate::vault::port::Draw = Draw { scope, claims, replace }
+            record $crate::vault::port::Draw = Draw { scope, claims }
             record $crate::vault::port::Issued = Issued {
                 access_token,
                 token_type,

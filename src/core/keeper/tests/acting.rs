@@ -216,7 +216,7 @@ fn a_refusal_of_the_enrolments_own_scope_is_written_once_as_a_sweep_writes_it() 
                 (3, 1),
                 "{once:?}"
             );
-            world.advance(60);
+            world.advance(120);
             world.entra_answers.borrow_mut().push_back(refusal(number));
             assert!(ask(&app, &world, "POST /v1/me/access-token", body).0 >= 400);
             assert_eq!(
@@ -225,6 +225,7 @@ fn a_refusal_of_the_enrolments_own_scope_is_written_once_as_a_sweep_writes_it() 
                 "what is known is not written again"
             );
             // It works again: so it is not called refused any longer.
+            world.advance(120);
             assert_eq!(ask(&app, &world, "POST /v1/me/access-token", body).0, 200);
             let view = ask(&app, &world, "GET /v1/me", "").1;
             assert_eq!(

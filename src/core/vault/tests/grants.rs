@@ -55,6 +55,7 @@ fn draw_for(
         &nonce(),
         token,
         Draw::default(),
+        false,
         LONGEST.into(),
     ))
 }
@@ -75,7 +76,7 @@ fn a_job_draws_for_a_user_who_is_away_and_for_no_other() {
     let world = World::new();
     let vault = Vault::new(Rc::clone(&world));
     let (user, sealed) = enrolled(&vault, &world);
-    let caller = identify(&vault, &job(), &absent(), &Purpose::Draw(None)).unwrap();
+    let caller = identify(&vault, &job(), &absent(), &Purpose::Draw(Draw::default())).unwrap();
     assert_eq!(caller.user, user, "known as the user itself is");
     assert_eq!(caller.rule.as_deref(), Some("grants[1]"));
     let issued = draw_for(&vault, &job(), &absent(), &sealed.token).unwrap();
@@ -91,7 +92,13 @@ fn a_job_draws_for_a_user_who_is_away_and_for_no_other() {
     }
     assert_eq!(world.take_calls(), Vec::<String>::new());
     // The user's own token names nobody, and a job's speaks for nobody.
-    let error = identify(&vault, &world.bearer(), &absent(), &Purpose::Draw(None)).unwrap_err();
+    let error = identify(
+        &vault,
+        &world.bearer(),
+        &absent(),
+        &Purpose::Draw(Draw::default()),
+    )
+    .unwrap_err();
     assert_eq!(
         error,
         CallerError::InsufficientScope("Behalf.Act".into()).into()
@@ -166,7 +173,12 @@ fn a_role_acts_where_role_operator_tenant_and_grant_say_so() {
         let job = foreign(roles);
         for object in [USER, OTHER_USER] {
             // The same for every object id: nobody learns who is enrolled.
-            let known = identify(&vault, &job, &of(TENANT, object), &Purpose::Draw(None));
+            let known = identify(
+                &vault,
+                &job,
+                &of(TENANT, object),
+                &Purpose::Draw(Draw::default()),
+            );
             assert_eq!(known.is_ok(), is_granted, "{what}: {known:?}");
         }
         let drawn = draw_for(&vault, &job, &absent(), &sealed.token);
@@ -185,7 +197,7 @@ fn an_admin_manages_and_never_draws_and_a_job_draws_and_never_manages() {
         let caller = identify(&vault, &admin, &subject, &Purpose::Manage).unwrap();
         assert_eq!((caller.rule, caller.app.is_some()), (None, true));
     }
-    let error = identify(&vault, &admin, &absent(), &Purpose::Draw(None)).unwrap_err();
+    let error = identify(&vault, &admin, &absent(), &Purpose::Draw(Draw::default())).unwrap_err();
     assert_eq!(
         error,
         CallerError::InsufficientScope("Behalf.Act".into()).into()
@@ -200,7 +212,7 @@ fn an_admin_manages_and_never_draws_and_a_job_draws_and_never_manages() {
         &vault,
         &job(),
         &of(OTHER_TENANT, USER),
-        &Purpose::Draw(None),
+        &Purpose::Draw(Draw::default()),
     ));
     assert!(refused.missing.contains("`tenants`"), "{refused:?}");
 }
@@ -223,7 +235,12 @@ fn a_public_client_enrols_and_manages_and_neither_chooses_nor_draws() {
                 &enrolment.sealed.token,
                 Draw::default(),
             )),
-            missing(identify(&vault, &page, &Subject::Me, &Purpose::Draw(None))),
+            missing(identify(
+                &vault,
+                &page,
+                &Subject::Me,
+                &Purpose::Draw(Draw::default()),
+            )),
         ] {
             assert!(refused.missing.contains("public client"), "{refused:?}");
             assert_eq!(refused.user.as_ref(), Some(&enrolment.user));
@@ -270,6 +287,7 @@ fn whoever_waits_for_anothers_request_needs_a_grant_of_his_own() {
             &nonce,
             &sealed.token,
             asked,
+            false,
             LONGEST.into(),
         )
     });
@@ -294,7 +312,7 @@ fn nobody_is_named_where_user_routes_are_off() {
     let vault = Vault::new(Rc::clone(&world));
     let (_, sealed) = enrolled(&vault, &world);
     let off = Err(VaultError::from(CallerError::UserRoutesOff));
-    for purpose in [Purpose::Draw(None), Purpose::Manage] {
+    for purpose in [Purpose::Draw(Draw::default()), Purpose::Manage] {
         let known = identify(&vault, &job(), &absent(), &purpose).map(drop);
         assert_eq!(known, off);
     }

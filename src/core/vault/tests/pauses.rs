@@ -121,7 +121,6 @@ fn the_same_grant_is_asked_for_once_at_a_time() {
     let draws = scopes.map(|scope| {
         let draw = Draw {
             scope: scope.map(Into::into),
-            replace: true,
             ..Draw::default()
         };
         vault.access_token(
@@ -130,6 +129,7 @@ fn the_same_grant_is_asked_for_once_at_a_time() {
             &nonce,
             &sealed.token,
             draw,
+            true,
             LONGEST.into(),
         )
     });
@@ -189,6 +189,7 @@ fn a_failure_is_shared_and_not_remembered() {
             &nonce,
             &sealed.token,
             Draw::default(),
+            false,
             LONGEST.into(),
         )
     });

@@ -221,6 +221,7 @@ impl Vector {
             &nonce,
             &self.token,
             Draw::default(),
+            false,
             LONGEST.into(),
         ));
         let redeemed = world.redeemed.borrow();

@@ -1,0 +1,194 @@
+//! The vault of a replica, watched: when it had an access token that it had drawn before, and the mistakes that can be made with
+//! one.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::Vault;
+use crate::error::VaultError;
+use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::ledger::key_value::head::Head;
+use crate::ledger::key_value::layout::Layout;
+use crate::secret::Bearer;
+use crate::simulation::mutation::Mutation;
+use crate::simulation::outside::Outside;
+use crate::simulation::port::Port;
+use crate::vault::port::{
+    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
+    Subject, SweepLimits, Terms, VaultPort,
+};
+
+/// A vault, and what is around it.
+pub(super) struct Watched {
+    vault: Vault<Port>,
+    outside: Rc<Outside>,
+}
+
+/// What a draw was answered out of, for the mistakes that its last look can make.
+pub(super) struct Answered {
+    user: User,
+    nonce: Nonce,
+    /// What was stored before the vault was asked.
+    before: BTreeMap<String, Vec<u8>>,
+}
+
+impl Watched {
+    pub(super) fn new(port: Port) -> Self {
+        Self {
+            outside: Rc::clone(&port.outside),
+            vault: Vault::new(port),
+        }
+    }
+}
+
+impl Outside {
+    /// What the last look reads by mistake, in the place of what is stored; none: it makes no such mistake.
+    pub(super) fn mistaken_look(&self, key: &str) -> Option<Option<Vec<u8>>> {
+        let is_head = key.starts_with("usr.");
+        if !is_head && !key.starts_with("off.") {
+            return None;
+        }
+        let (mutation, act) = (self.mutation?, self.current.get());
+        let mut kept = self.notes.kept.borrow_mut();
+        let value = {
+            let answered = kept.get(&act)?;
+            match mutation {
+                Mutation::KeptReleasedUnseen if is_head => {
+                    let head = Head {
+                        nonce: answered.nonce.clone(),
+                        tenant: answered.user.tenant.clone(),
+                        created_at: 0,
+                    };
+                    Some(head.to_json())
+                }
+                Mutation::KeptReleasedUnseen => None,
+                Mutation::KeptSeenBefore => answered.before.get(key).cloned(),
+                _ => return None,
+            }
+        };
+        if is_head {
+            // The look is over.
+            kept.remove(&act);
+        }
+        Some(value)
+    }
+}
+
+impl VaultPort for Watched {
+    fn check_settings(&self) -> Result<Policy, VaultError> {
+        self.vault.check_settings()
+    }
+
+    async fn identify(
+        &self,
+        bearer: &Bearer,
+        subject: &Subject,
+        purpose: &Purpose,
+        terms: Terms,
+    ) -> Result<Caller, VaultError> {
+        let outside = &self.outside;
+        let before = outside.rows.borrow().clone();
+        // It may take long.
+        for _ in 0..outside.chance.below(8) {
+            outside.pause().await;
+        }
+        let mut caller = self.vault.identify(bearer, subject, purpose, terms).await?;
+        let Some(kept) = &mut caller.kept else {
+            return Ok(caller);
+        };
+        let act = outside.current.get();
+        {
+            let act = &mut outside.acts.borrow_mut()[act];
+            (act.answered, act.has_read_head) = (outside.step.get(), false);
+        }
+        let head = Layout::new("").head(&caller.user);
+        if outside.is(Mutation::KeptWithoutNonce)
+            && let Some(head) = outside.rows.borrow().get(&head)
+        {
+            kept.nonce = Head::from_json(head).unwrap().nonce;
+        }
+        let answered = Answered {
+            user: caller.user.clone(),
+            nonce: kept.nonce.clone(),
+            before,
+        };
+        outside.notes.kept.borrow_mut().insert(act, answered);
+        for _ in 0..outside.chance.below(8) {
+            outside.pause().await;
+        }
+        Ok(caller)
+    }
+
+    async fn enrol(
+        &self,
+        bearer: &Bearer,
+        nonce: &Nonce,
+        scope: Option<&str>,
+        terms: Terms,
+    ) -> Result<Enrolment, VaultError> {
+        self.vault.enrol(bearer, nonce, scope, terms).await
+    }
+
+    async fn access_token(
+        &self,
+        bearer: &Bearer,
+        subject: &Subject,
+        nonce: &Nonce,
+        token: &str,
+        draw: Draw,
+        replace: bool,
+        terms: Terms,
+    ) -> Result<Issued, VaultError> {
+        self.vault
+            .access_token(bearer, subject, nonce, token, draw, replace, terms)
+            .await
+    }
+
+    fn forget(&self, user: &User) {
+        self.vault.forget(user);
+    }
+
+    async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError> {
+        self.vault.refresh(stored, terms).await
+    }
+
+    async fn reseal(
+        &self,
+        stored: &StoredToken,
+        terms: Terms,
+    ) -> Result<Option<SealedToken>, VaultError> {
+        self.vault.reseal(stored, terms).await
+    }
+
+    async fn newest_key_version(
+        &self,
+        tenant: &TenantId,
+        terms: Terms,
+    ) -> Result<KeyVersion, VaultError> {
+        self.vault.newest_key_version(tenant, terms).await
+    }
+
+    async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError> {
+        self.vault.confirm_clock(terms).await
+    }
+
+    async fn authorize_sweep(
+        &self,
+        bearer: &Bearer,
+        terms: Terms,
+    ) -> Result<SweepLimits, VaultError> {
+        self.vault.authorize_sweep(bearer, terms).await
+    }
+
+    async fn authorize_operator(
+        &self,
+        bearer: &Bearer,
+        role: Role,
+        tenant: Option<&TenantId>,
+        terms: Terms,
+    ) -> Result<Operator, VaultError> {
+        self.vault
+            .authorize_operator(bearer, role, tenant, terms)
+            .await
+    }
+}
