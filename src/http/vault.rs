@@ -1,7 +1,7 @@
 //! The imported vault as the core's port; [`behalf_core::vault_twins`] is the table of what crosses the boundary.
 
 use behalf_core::error::VaultError;
-use behalf_core::identity::{KeyVersion, Nonce, TenantId};
+use behalf_core::identity::{KeyVersion, Nonce, TenantId, User};
 use behalf_core::secret::Bearer;
 use behalf_core::vault::port::{
     Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
@@ -61,6 +61,7 @@ impl VaultPort for ImportedVault {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
+        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError> {
         let issued = wit::access_token(
@@ -69,9 +70,14 @@ impl VaultPort for ImportedVault {
             nonce.as_str().into(),
             token.into(),
             draw.into_wit(),
+            replace,
             Some(terms.into_wit()),
         );
         read(issued.await)
+    }
+
+    fn forget(&self, user: &User) {
+        wit::forget(&user.clone().into_wit());
     }
 
     async fn refresh(&self, stored: &StoredToken, terms: Terms) -> Result<SealedToken, VaultError> {

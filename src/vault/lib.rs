@@ -6,8 +6,9 @@ mod translation;
 mod wasi;
 
 use behalf_core::VaultPort as _;
-use behalf_core::identity::TenantId;
+use behalf_core::identity::{TenantId, User};
 use behalf_core::secret::Bearer;
+use behalf_core::vault::wit::WitValue as _;
 
 use crate::bindings::Component;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};
@@ -48,13 +49,21 @@ impl Guest for Component {
         nonce: String,
         token: String,
         draw: wit::Draw,
+        replace: bool,
         terms: Option<wit::Terms>,
     ) -> Result<wit::Issued, wit::Error> {
         let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
         let (subject, draw) = (given("subject", subject)?, given("draw", draw)?);
         let terms = asked(terms)?;
-        let issued = vault().access_token(&bearer, &subject, &nonce, &token, draw, terms);
+        let issued = vault().access_token(&bearer, &subject, &nonce, &token, draw, replace, terms);
         answer(issued.await)
+    }
+
+    fn forget(user: wit::User) {
+        // What is no user has nothing here.
+        if let Ok(user) = User::from_wit(user) {
+            vault().forget(&user);
+        }
     }
 
     async fn refresh(

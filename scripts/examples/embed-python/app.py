@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.imports import vault
-from wit_world.imports.vault import Draw, Purpose_Draw, StoredToken, Subject, Subject_Me, Subject_User, UserName
+from wit_world.imports.vault import Draw, KeptOutcome_Refused, Purpose_Draw, StoredToken, Subject, Subject_Me, Subject_User, UserName
 
 
 @dataclass
@@ -37,13 +37,21 @@ async def ask(call):
 
 async def draw_for_subject(bearer: str, subject: Subject) -> str:
     # Whoever may not draw for this user is told so before anything is looked up, so that nobody learns who is enrolled.
-    user = (await ask(vault.identify(bearer, subject, Purpose_Draw(None), None))).user
+    draw = Draw(scope=None, claims=None)
+    caller = await ask(vault.identify(bearer, subject, Purpose_Draw(draw), None))
+    user, kept = caller.user, caller.kept
     record = records.get(user.id)
     if record is None:
         raise Err("not enrolled")
+    # Drawn a moment ago, under the enrolment that is the current one now.
+    if kept is not None and kept.nonce == record.nonce:
+        if isinstance(kept.outcome, KeptOutcome_Refused):
+            raise Err(repr(kept.outcome.value.error))
+        return kept.outcome.value.access_token
+    if kept is not None:
+        vault.forget(user)
     # A real one asks for a replacement only if the stored token is over a day old: each is a write.
-    draw = Draw(scope=None, claims=None, replace=True)
-    issued = await ask(vault.access_token(bearer, subject, record.nonce, record.token, draw, None))
+    issued = await ask(vault.access_token(bearer, subject, record.nonce, record.token, draw, True, None))
     # Removed or enrolled anew meanwhile: the access token does not leave.
     if records.get(user.id) is not record:
         raise Err("not enrolled")

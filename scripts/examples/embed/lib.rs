@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use bindings::Component;
-use bindings::behalf::vault::vault::{self, Draw, Purpose, StoredToken, Subject, UserName};
+use bindings::behalf::vault::vault::{
+    self, Draw, KeptOutcome, Purpose, StoredToken, Subject, UserName,
+};
 use bindings::exports::example::embed::tokens::Guest;
 
 thread_local! {
@@ -91,19 +93,29 @@ impl Guest for Component {
 
 async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
     // Whoever may not draw for this user is told so before anything is looked up, so that nobody learns who is enrolled.
-    let purpose = Purpose::Draw(None);
+    let draw = Draw {
+        scope: None,
+        claims: None,
+    };
+    let purpose = Purpose::Draw(draw.clone());
     let caller = vault::identify(bearer.clone(), subject.clone(), purpose, None)
         .await
         .map_err(text)?;
     let record = find(&caller.user.id).ok_or("not enrolled")?;
-    let draw = Draw {
-        scope: None,
-        claims: None,
-        // A real one asks only if the stored token is over a day old: each replacement is a write.
-        replace: true,
-    };
+    match caller.kept {
+        // Drawn a moment ago, under the enrolment that is the current one now.
+        Some(kept) if kept.nonce == record.nonce => {
+            return match kept.outcome {
+                KeptOutcome::Issued(issued) => Ok(issued.access_token),
+                KeptOutcome::Refused(refusal) => Err(text(refusal.error)),
+            };
+        }
+        Some(_) => vault::forget(&caller.user),
+        None => {}
+    }
     let nonce = record.nonce.clone();
-    let issued = vault::access_token(bearer, subject, nonce, record.token, draw, None)
+    // A real one asks for a replacement only if the stored token is over a day old: each is a write.
+    let issued = vault::access_token(bearer, subject, nonce, record.token, draw, true, None)
         .await
         .map_err(text)?;
     RECORDS.with_borrow_mut(|records| {
