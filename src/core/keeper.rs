@@ -241,7 +241,11 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         if let Some(scope) = &scope {
             entry.scope(scope);
         }
-        let draw = Draw { scope, claims };
+        let mut draw = Draw {
+            scope,
+            claims,
+            replace: false,
+        };
         let purpose = Purpose::Draw(draw.clone());
         let (caller, ledger) = self.find_ledger(request, entry, purpose).await?;
         let Caller { user, policy, .. } = caller;
@@ -264,7 +268,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             let is_own = (draw.scope.as_ref()).is_none_or(|scope| *scope == record.scope);
             let age = self.env.now().saturating_sub(record.refreshed_at);
             // What was refused, and works again, is not to be called refused any longer.
-            let replace = age >= REPLACE_AFTER || (is_own && record.status != Status::Active);
+            draw.replace = age >= REPLACE_AFTER || (is_own && record.status != Status::Active);
             let terms = entry.terms(deadline.left(&self.env));
             let drawn = self.vault.access_token(
                 request.bearer,
@@ -272,7 +276,6 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 &nonce,
                 &record.sealed,
                 draw.clone(),
-                replace,
                 terms,
             );
             let mut issued = match drawn.await {

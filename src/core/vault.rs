@@ -156,7 +156,6 @@ impl<E: Environment> VaultPort for Vault<E> {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError> {
         let context = self.context(terms)?;
@@ -208,7 +207,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         };
         let rule = may_draw(&context, &known, given)?;
         let replacement = match successor(&granted) {
-            Ok(refresh_token) if replace => {
+            Ok(refresh_token) if draw.replace => {
                 let payload = Payload {
                     refresh_token,
                     ..payload

@@ -61,7 +61,6 @@ impl VaultPort for ImportedVault {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError> {
         let issued = wit::access_token(
@@ -70,7 +69,6 @@ impl VaultPort for ImportedVault {
             nonce.as_str().into(),
             token.into(),
             draw.into_wit(),
-            replace,
             Some(terms.into_wit()),
         );
         read(issued.await)

@@ -49,13 +49,12 @@ impl Guest for Component {
         nonce: String,
         token: String,
         draw: wit::Draw,
-        replace: bool,
         terms: Option<wit::Terms>,
     ) -> Result<wit::Issued, wit::Error> {
         let (bearer, nonce) = (Bearer::new(bearer), given("nonce", nonce)?);
         let (subject, draw) = (given("subject", subject)?, given("draw", draw)?);
         let terms = asked(terms)?;
-        let issued = vault().access_token(&bearer, &subject, &nonce, &token, draw, replace, terms);
+        let issued = vault().access_token(&bearer, &subject, &nonce, &token, draw, terms);
         answer(issued.await)
     }
 

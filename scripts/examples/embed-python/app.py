@@ -37,7 +37,8 @@ async def ask(call):
 
 async def draw_for_subject(bearer: str, subject: Subject) -> str:
     # Whoever may not draw for this user is told so before anything is looked up, so that nobody learns who is enrolled.
-    draw = Draw(scope=None, claims=None)
+    # A real one asks for a replacement only if the stored token is over a day old: each is a write.
+    draw = Draw(scope=None, claims=None, replace=True)
     caller = await ask(vault.identify(bearer, subject, Purpose_Draw(draw), None))
     user, kept = caller.user, caller.kept
     record = records.get(user.id)
@@ -50,8 +51,7 @@ async def draw_for_subject(bearer: str, subject: Subject) -> str:
         return kept.outcome.value.access_token
     if kept is not None:
         vault.forget(user)
-    # A real one asks for a replacement only if the stored token is over a day old: each is a write.
-    issued = await ask(vault.access_token(bearer, subject, record.nonce, record.token, draw, True, None))
+    issued = await ask(vault.access_token(bearer, subject, record.nonce, record.token, draw, None))
     # Removed or enrolled anew meanwhile: the access token does not leave.
     if records.get(user.id) is not record:
         raise Err("not enrolled")

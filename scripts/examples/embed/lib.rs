@@ -96,6 +96,8 @@ async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
     let draw = Draw {
         scope: None,
         claims: None,
+        // A real one asks for a replacement only if the stored token is over a day old: each is a write.
+        replace: true,
     };
     let purpose = Purpose::Draw(draw.clone());
     let caller = vault::identify(bearer.clone(), subject.clone(), purpose, None)
@@ -114,8 +116,7 @@ async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
         None => {}
     }
     let nonce = record.nonce.clone();
-    // A real one asks for a replacement only if the stored token is over a day old: each is a write.
-    let issued = vault::access_token(bearer, subject, nonce, record.token, draw, true, None)
+    let issued = vault::access_token(bearer, subject, nonce, record.token, draw, None)
         .await
         .map_err(text)?;
     RECORDS.with_borrow_mut(|records| {

@@ -43,6 +43,7 @@ impl Watched {
 
 impl Outside {
     /// What the last look reads by mistake, in the place of what is stored; none: it makes no such mistake.
+    #[expect(clippy::option_option, reason = "what is read may be nothing")]
     pub(super) fn mistaken_look(&self, key: &str) -> Option<Option<Vec<u8>>> {
         let is_head = key.starts_with("usr.");
         if !is_head && !key.starts_with("off.") {
@@ -136,11 +137,10 @@ impl VaultPort for Watched {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError> {
         self.vault
-            .access_token(bearer, subject, nonce, token, draw, replace, terms)
+            .access_token(bearer, subject, nonce, token, draw, terms)
             .await
     }
 

@@ -103,8 +103,8 @@ impl AccessTokens {
         claims: Option<&str>,
         take: impl FnOnce(Found<'_>) -> T,
     ) -> Option<T> {
-        let mut shelf = self.0.borrow_mut();
-        let entry = shelf.entries.get(&Name::of(user, draw, claims))?;
+        let mut kept = self.0.borrow_mut();
+        let entry = kept.entries.get(&Name::of(user, draw, claims))?;
         let (now, age) = (context.now(), context.uptime().saturating_sub(entry.since));
         let (most, left) = match entry.outcome {
             Outcome::Given { .. } => {
@@ -186,11 +186,11 @@ impl AccessTokens {
 
     /// Forgets all that was drawn for a user.
     pub(crate) fn forget(&self, user: &User) {
-        let mut shelf = self.0.borrow_mut();
-        let of_user = shelf.entries.iter().filter(|(name, _)| name.user == *user);
+        let mut kept = self.0.borrow_mut();
+        let of_user = kept.entries.iter().filter(|(name, _)| name.user == *user);
         let names: Vec<_> = of_user.map(|(name, _)| name.clone()).collect();
         for name in names {
-            shelf.forget(&name);
+            kept.forget(&name);
         }
     }
 }
@@ -266,14 +266,14 @@ mod tests {
         }
     }
 
-    fn granted(bytes: usize) -> Result<Rc<Granted>, VaultError> {
-        Ok(Rc::new(Granted {
+    fn granted(bytes: usize) -> Rc<Granted> {
+        Rc::new(Granted {
             access_token: AccessToken::new("t".repeat(bytes)),
             token_type: "Bearer".into(),
             expires_in: 3599,
             scope: String::new(),
             refresh_token: None,
-        }))
+        })
     }
 
     struct Desk {
@@ -315,21 +315,21 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_in_bytes_and_the_last_used_stays() {
         let desk = Desk::new();
-        desk.keep(0, &granted(2048));
+        desk.keep(0, &Ok(granted(2048)));
         let most = ROOM / desk.bytes();
         for number in 1..most {
-            desk.keep(number, &granted(2048));
+            desk.keep(number, &Ok(granted(2048)));
         }
         assert!(desk.has(0) && desk.bytes() <= ROOM);
         for number in most..most + 10 {
-            desk.keep(number, &granted(2048));
+            desk.keep(number, &Ok(granted(2048)));
         }
         assert!(desk.bytes() <= ROOM, "{}", desk.bytes());
         assert!(desk.has(0), "it was used since");
         assert!(!desk.has(1) && desk.has(most + 9));
         // One that is larger than all the room is not kept, and takes nobody's.
         let before = desk.bytes();
-        desk.keep(0, &granted(ROOM));
+        desk.keep(0, &Ok(granted(ROOM)));
         assert!(!desk.has(0) && desk.has(most + 9));
         assert!(desk.bytes() < before);
     }
@@ -338,10 +338,10 @@ mod tests {
     fn bytes_are_given_back() {
         let desk = Desk::new();
         for _ in 0..3 {
-            desk.keep(0, &granted(100));
+            desk.keep(0, &Ok(granted(100)));
         }
         let one = desk.bytes();
-        desk.keep(1, &granted(100));
+        desk.keep(1, &Ok(granted(100)));
         assert_eq!(desk.bytes(), 2 * one);
         desk.tokens.forget(&user(0));
         assert_eq!((desk.bytes(), desk.has(0), desk.has(1)), (one, false, true));

@@ -154,6 +154,8 @@ pub struct Draw {
     pub scope: Option<String>,
     /// A claims request, as JSON text or in base64.
     pub claims: Option<String>,
+    /// Whether a replacement of the refresh token is wanted.
+    pub replace: bool,
 }
 
 /// An access token, for the caller alone: `vault.issued` of the WIT.
@@ -251,7 +253,6 @@ pub trait VaultPort {
         nonce: &Nonce,
         token: &str,
         draw: Draw,
-        replace: bool,
         terms: Terms,
     ) -> Result<Issued, VaultError>;
     /// `forget`.

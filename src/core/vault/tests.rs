@@ -38,15 +38,7 @@ fn draw(
     token: &str,
     draw: Draw,
 ) -> Result<Issued, VaultError> {
-    block_on(vault.access_token(
-        bearer,
-        &Subject::Me,
-        &nonce(),
-        token,
-        draw,
-        false,
-        LONGEST.into(),
-    ))
+    block_on(vault.access_token(bearer, &Subject::Me, &nonce(), token, draw, LONGEST.into()))
 }
 
 /// A caller's token like the user's, with other claims.

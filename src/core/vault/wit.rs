@@ -373,7 +373,7 @@ macro_rules! vault_twins {
             record $crate::vault::port::Remembered = Remembered { error, retry_after_seconds }
             record $crate::vault::port::SealedToken = SealedToken { token, key_version }
             record $crate::vault::port::Enrolment = Enrolment { app, user, policy, sealed, scope }
-            record $crate::vault::port::Draw = Draw { scope, claims }
+            record $crate::vault::port::Draw = Draw { scope, claims, replace }
             record $crate::vault::port::Issued = Issued {
                 access_token,
                 token_type,

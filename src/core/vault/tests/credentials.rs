@@ -172,7 +172,6 @@ fn an_assertion_is_made_once_at_a_time_and_kept_for_every_tenant() {
                 nonce,
                 &sealed.token,
                 draw.clone(),
-                false,
                 LONGEST.into(),
             )
         });

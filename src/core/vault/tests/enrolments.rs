@@ -50,7 +50,6 @@ fn a_token_of_another_enrolment_does_not_open() {
         &other,
         &sealed.token,
         Draw::default(),
-        false,
         LONGEST.into(),
     ))
     .unwrap_err();
@@ -375,16 +374,11 @@ fn a_key_that_is_worn_out_opens_but_does_not_seal() {
         block_on(vault.enrol(&world.bearer(), &nonce(), None, LONGEST.into())).unwrap_err(),
         error.clone().into()
     );
-    let issued = block_on(vault.access_token(
-        &world.bearer(),
-        &Subject::Me,
-        &nonce(),
-        &sealed.token,
-        Draw::default(),
-        true,
-        LONGEST.into(),
-    ))
-    .unwrap();
+    let asked = Draw {
+        replace: true,
+        ..Draw::default()
+    };
+    let issued = draw(&vault, &world.bearer(), &sealed.token, asked).unwrap();
     assert_eq!(issued.replacement, None);
     let stored = StoredToken {
         user,

@@ -55,7 +55,6 @@ fn draw_for(
         &nonce(),
         token,
         Draw::default(),
-        false,
         LONGEST.into(),
     ))
 }
@@ -287,7 +286,6 @@ fn whoever_waits_for_anothers_request_needs_a_grant_of_his_own() {
             &nonce,
             &sealed.token,
             asked,
-            false,
             LONGEST.into(),
         )
     });

@@ -318,7 +318,6 @@ fn a_key_that_many_miss_is_fetched_once() {
             &nonce,
             &sealed.token,
             Draw::default(),
-            false,
             LONGEST.into(),
         )
     });

@@ -121,6 +121,7 @@ fn the_same_grant_is_asked_for_once_at_a_time() {
     let draws = scopes.map(|scope| {
         let draw = Draw {
             scope: scope.map(Into::into),
+            replace: true,
             ..Draw::default()
         };
         vault.access_token(
@@ -129,7 +130,6 @@ fn the_same_grant_is_asked_for_once_at_a_time() {
             &nonce,
             &sealed.token,
             draw,
-            true,
             LONGEST.into(),
         )
     });
@@ -189,7 +189,6 @@ fn a_failure_is_shared_and_not_remembered() {
             &nonce,
             &sealed.token,
             Draw::default(),
-            false,
             LONGEST.into(),
         )
     });

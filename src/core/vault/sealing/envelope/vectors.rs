@@ -221,7 +221,6 @@ impl Vector {
             &nonce,
             &self.token,
             Draw::default(),
-            false,
             LONGEST.into(),
         ));
         let redeemed = world.redeemed.borrow();
