@@ -10,6 +10,7 @@
 )]
 
 mod codes;
+mod lines;
 mod request;
 mod step;
 
@@ -104,6 +105,9 @@ struct Case {
     one_instance: bool,
     /// Graph permissions that users have consented to.
     consented: Option<Vec<String>>,
+    /// Tokens carry all of them, not only those asked for.
+    #[serde(default)]
+    over_grant: bool,
     /// How many apps run on the one store.
     #[serde(default = "one")]
     apps: usize,
@@ -129,6 +133,7 @@ impl Case {
     async fn run(self, redis: bool) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let mut emulated = Options::default();
+        emulated.over_grant = self.over_grant;
         if let Some(consented) = self.consented {
             emulated.consented = consented;
         }
@@ -161,7 +166,7 @@ impl Case {
         for (number, step) in self.step.into_iter().enumerate() {
             let number = number.saturating_add(1);
             step.take(&mut world).await.with_context(|| {
-                let output = world.apps[0].output();
+                let output = world.apps.first().map_or_else(Vec::new, App::output);
                 let last = &output[output.len().saturating_sub(20)..];
                 format!("step {number}; the app says:\n{}\n", last.join("\n"))
             })?;
