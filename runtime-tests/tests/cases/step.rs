@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::{try_join, try_join_all};
-use runtime_tests::app::{Answer, App};
+use runtime_tests::app::{Answer, App, is_on_spin};
 use runtime_tests::emulators::{Emulators, Fault, TENANT, Target, USER, key_name};
 use runtime_tests::leaks;
 use runtime_tests::store::Store;
@@ -185,6 +185,13 @@ impl Step {
         for members in &self.log {
             let line = lines::wait_for(app, skipped, members).await?;
             self.check_line(world, &line, &answered)?;
+        }
+        if !self.no_output.is_empty() && !is_on_spin() {
+            // The last line of a request is the embedded host's own.
+            for id in &answered {
+                let last = format!("request_id={id}");
+                app.wait_for_output_after(skipped, &last).await?;
+            }
         }
         for text in &self.no_output {
             let output = app.output();
