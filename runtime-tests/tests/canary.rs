@@ -306,7 +306,10 @@ async fn no_refusal_shows_a_secret() -> Result {
         caller().claim("exp", now - 301).mint(),
         caller().claim("nbf", now + 3600).mint(),
         caller().claim("scp", "other").mint(),
-        caller().app(&["Behalf.Act"]).claim("azp", ANOTHER_APP).mint(),
+        caller()
+            .app(&["Behalf.Act"])
+            .claim("azp", ANOTHER_APP)
+            .mint(),
         caller().app(&["Behalf.Act"]).tenant(OTHER_TENANT).mint(),
         caller().app(&["Behalf.Read"]).mint(),
         caller().claim("cnf", json!({ "kid": "k" })).mint(),

@@ -148,7 +148,9 @@ async fn what_scripts_up_prints_works_when_pasted() -> Result {
     let last = format!("curl -X DELETE {}/v1/me ", app.url());
     app.wait_for_output_after(0, &last).await?;
     let output = app.output();
-    let printed = output.iter().filter_map(|line| line.strip_prefix("  curl "));
+    let printed = output
+        .iter()
+        .filter_map(|line| line.strip_prefix("  curl "));
     let mut pasted = 0;
     for command in printed {
         let mut shell = Command::new("bash");

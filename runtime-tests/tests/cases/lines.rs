@@ -17,7 +17,9 @@ pub(crate) async fn wait_for(
         members.all(|(name, expected)| is_like(&line[name], expected))
     };
     let found = app.wait_for_line_after(skipped, |line| read(line).filter(has_all));
-    found.await.with_context(|| format!("a line with {members:?}"))
+    found
+        .await
+        .with_context(|| format!("a line with {members:?}"))
 }
 
 /// A line of the log, which Spin puts behind the component's name.

@@ -374,9 +374,14 @@ impl Step {
         };
         let journal = world.emulators.journal();
         let id = line["correlation_id"].as_str();
-        let seen = journal.iter().filter(|it| it.correlation_id.as_deref() == id);
+        let seen = journal
+            .iter()
+            .filter(|it| it.correlation_id.as_deref() == id);
         let seen: BTreeSet<_> = seen.map(|entry| entry.target).collect();
-        ensure!(id.is_some() && seen == *expected, "{seen:?} have seen the id of {line}");
+        ensure!(
+            id.is_some() && seen == *expected,
+            "{seen:?} have seen the id of {line}"
+        );
         Ok(())
     }
 
