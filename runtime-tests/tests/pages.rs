@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
 use runtime_tests::app::{App, behalf, root};
-use runtime_tests::emulators::{self, Emulators, TENANT, key_name};
+use runtime_tests::emulators::{self, Emulators, TENANT, USER, key_name};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -241,6 +241,7 @@ impl Place {
             ("http://127.0.0.1:3000", self.url.clone()),
             ("<vault>", "emulated".to_owned()),
             ("<tid>", TENANT.to_owned()),
+            ("<oid>", USER.to_owned()),
         ] {
             text = text.replace(page, &here);
         }
@@ -253,10 +254,13 @@ impl Place {
         let of_cargo = written.text.starts_with("cargo ");
         command.current_dir(if of_cargo { root() } else { self.folder.path() });
         let path = std::env::var("PATH")?;
+        let app = |role| self.emulators.caller().app(&[role]).mint();
         let bin = self.folder.path().join("bin");
         command
             .env("PATH", format!("{}:{path}", bin.display()))
             .env("TOKEN", self.emulators.caller().mint())
+            .env("JOB_TOKEN", app("Behalf.Act"))
+            .env("ADMIN_TOKEN", app("Behalf.Admin"))
             .env("CONTROL", self.emulators.control_url())
             .env_remove("RUNTIME_CONFIG_FILE")
             .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))
