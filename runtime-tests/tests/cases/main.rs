@@ -80,6 +80,7 @@ fn main() -> ExitCode {
 /// A case.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "words of a file")]
 struct Case {
     /// What it shows, in a sentence.
     #[serde(rename = "about")]
@@ -132,8 +133,10 @@ struct World {
 impl Case {
     async fn run(self, redis: bool) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
-        let mut emulated = Options::default();
-        emulated.over_grant = self.over_grant;
+        let mut emulated = Options {
+            over_grant: self.over_grant,
+            ..Options::default()
+        };
         if let Some(consented) = self.consented {
             emulated.consented = consented;
         }
