@@ -15,7 +15,8 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use reqwest::Method;
 use runtime_tests::app::{App, Options, StartFailure, root};
 use runtime_tests::emulators::{
-    self, Answer, Emulators, Fault, OTHER_TENANT, OTHER_USER, Signature, TENANT, Target, key_name,
+    self, Answer, Emulators, Fault, OTHER_TENANT, OTHER_USER, Signature, TENANT, Target, USER,
+    key_name,
 };
 use runtime_tests::leaks::Secrets;
 use runtime_tests::scene::Scene;
@@ -555,6 +556,8 @@ async fn a_leak_that_is_planted_is_found() -> Result {
         |secret: &str| BASE64_STANDARD.encode(format!("\"{secret}\"")),
         |secret: &str| BASE64_URL_SAFE_NO_PAD.encode(format!("ab{secret}c")),
         |secret: &str| format!("{:?}", secret.as_bytes()),
+        |_: &str| format!("user {USER}"),
+        |_: &str| USER.replace('-', ""),
     ] {
         let scene = Scene::start().await?;
         scene.enrol().await?;

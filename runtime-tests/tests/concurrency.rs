@@ -192,13 +192,22 @@ async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
 async fn a_crowd_is_served() -> Result {
     let scene = Scene::start().await?;
     scene.enrol().await?;
-    let url = format!("{}/v1/me/access-token", scene.app.url());
+    let url = scene.app.url();
+    let of_user = [
+        format!("{url}/v1/me/access-token"),
+        format!("{url}/v1/users/{TENANT}/{USER}/access-token"),
+    ];
     let client = reqwest::Client::new();
     let mut draws = JoinSet::new();
     for n in 0..400 {
-        // Two tokens of the user, so that some draws are the same and some are not.
-        let token = scene.emulators.caller().claim("uti", n % 2).mint();
-        let request = client.request(Method::POST, &url).bearer_auth(token).send();
+        // Two tokens of the user and two of a job, so that some draws are the same and some are not.
+        let caller = scene.emulators.caller().claim("uti", n % 4);
+        let (caller, url) = match n % 2 {
+            0 => (caller, &of_user[0]),
+            _ => (caller.app(&["Behalf.Act"]), &of_user[1]),
+        };
+        let request = client.request(Method::POST, url);
+        let request = request.bearer_auth(caller.mint()).send();
         draws.spawn(async move { anyhow::Ok(request.await?.status()) });
     }
     let all = tokio::time::timeout(Duration::from_mins(1), draws.join_all()).await?;
