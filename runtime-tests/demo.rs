@@ -325,6 +325,11 @@ impl<W: Write> Story<'_, W> {
         expect("`enrolled_by`", front_end, &app, &answer.text)?;
         let turn = text(&answer.json, "turn")?;
         expect("`turn`", "nobody", &*turn, &answer.text)?;
+        let secrets = self.emulators.secrets();
+        ensure!(
+            !secrets.iter().any(|secret| answer.text.contains(secret)),
+            "the answer holds a secret"
+        );
         self.line(
             "admin",
             &format!("GET {OF_USER}: 200, active, enrolled by app {app}, no token"),
