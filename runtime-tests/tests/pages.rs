@@ -241,7 +241,6 @@ impl Place {
             ("http://127.0.0.1:3000", self.url.clone()),
             ("<vault>", "emulated".to_owned()),
             ("<tid>", TENANT.to_owned()),
-            ("<oid>", USER.to_owned()),
         ] {
             text = text.replace(page, &here);
         }
@@ -254,13 +253,14 @@ impl Place {
         let of_cargo = written.text.starts_with("cargo ");
         command.current_dir(if of_cargo { root() } else { self.folder.path() });
         let path = std::env::var("PATH")?;
-        let app = |role| self.emulators.caller().app(&[role]).mint();
+        let job = self.emulators.caller().app(&["Behalf.Act"]).mint();
         let bin = self.folder.path().join("bin");
         command
             .env("PATH", format!("{}:{path}", bin.display()))
             .env("TOKEN", self.emulators.caller().mint())
-            .env("JOB_TOKEN", app("Behalf.Act"))
-            .env("ADMIN_TOKEN", app("Behalf.Admin"))
+            .env("JOB_TOKEN", job)
+            .env("TENANT_ID", TENANT)
+            .env("USER_ID", USER)
             .env("CONTROL", self.emulators.control_url())
             .env_remove("RUNTIME_CONFIG_FILE")
             .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))

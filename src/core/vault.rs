@@ -84,11 +84,11 @@ impl<E: Environment> VaultPort for Vault<E> {
             Purpose::Manage | Purpose::Draw(None) => None,
             Purpose::Draw(Some(asked)) => Some(Scope::asked(asked)?),
         };
-        let role = match purpose {
+        let needed = match purpose {
             Purpose::Manage => Role::Admin,
             Purpose::Draw(_) => Role::Act,
         };
-        let caller = self.authenticator.caller(&context, bearer, subject, role);
+        let caller = self.authenticator.caller(&context, bearer, subject, needed);
         let known = caller.await?;
         let rule = match purpose {
             Purpose::Manage => None,
@@ -184,13 +184,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         if payload.user_id != *user_id {
             return Err(StoredError::NotBound.into());
         }
-        let scope = match asked {
-            Some(scope) => scope,
-            None => {
-                let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
-                may_draw(&context, &known, Wanted::Scope(&scope))?;
-                scope
-            }
+        let scope = if let Some(scope) = asked {
+            scope
+        } else {
+            let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
+            may_draw(&context, &known, Wanted::Scope(&scope))?;
+            scope
         };
 
         let grant = Grant::Refresh {

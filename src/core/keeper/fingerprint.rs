@@ -159,7 +159,7 @@ mod tests {
         let confirmation = changed(sweep(&world.app())).confirmation;
         set("confirmed_settings", &confirmation);
         // Another change than the one that is confirmed.
-        set("user_id_template", "{sub}.{tid}");
+        set("user_id_template", "{oid}.{tid}");
         changed(sweep(&world.app()));
         set("user_id_template", "{tid}_{oid}");
         let app = world.app();

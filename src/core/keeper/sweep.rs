@@ -845,6 +845,39 @@ mod tests {
         assert!(sweep(&app).next_due_at.unwrap() <= world.now.get() + WEEK);
     }
 
+    /// A refusal that is known is not written again, unless the record tells a time that cannot be.
+    #[test]
+    fn a_refusal_that_a_wrong_clock_has_dated_is_dated_anew() {
+        let (world, app) = enrolled(1);
+        let key = world.keys_of("rec.").remove(0);
+        let due = || {
+            Record::from_json(&world.rows.borrow()[&key])
+                .unwrap()
+                .due_at
+        };
+        let refused =
+            json!({"error": "invalid_grant", "error_codes": [50_173], "suberror": "bad_token"});
+        let refuse = || {
+            world
+                .entra_answers
+                .borrow_mut()
+                .push_back((400, refused.clone()));
+        };
+        world.advance(WEEK);
+        let right = world.now.get();
+        world.now.set(right + 200 * DAILY);
+        world.dated.set(false);
+        refuse();
+        assert_eq!(sweep(&app).quarantined, 1);
+        assert!(due() > right + 200 * DAILY);
+        world.now.set(right);
+        world.dated.set(true);
+        world.advance(60);
+        refuse();
+        assert_eq!(sweep(&app).quarantined, 1);
+        assert!(due() <= right + WEEK, "{} {right}", due());
+    }
+
     #[test]
     fn most_refreshes_of_a_tenant_with_the_same_number_are_one_alarm() {
         let dead =
@@ -1028,7 +1061,7 @@ mod tests {
         assert!((70..=83).contains(&tries[0]), "daily, then {tries:?}");
         assert!((8..=15).contains(&tries[1]), "weekly, {tries:?}");
         assert_eq!(damaged, 173, "daily");
-        let mut weeks = 0..2;
+        let mut weeks = 0..3;
         while weeks.next().is_some() && world.keys_of("off.").is_empty() {
             world.entra_answers.borrow_mut().push_back(dead.clone());
             sweep(&app);

@@ -261,8 +261,8 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             Status::OrganisationRequired(_) => Outcome::OrganisationRequired,
             Status::Quarantined(_) | Status::Active => Outcome::Quarantined,
         };
-        if record.status == *status {
-            // What is known already is not written again.
+        if record.status == *status && record.due_at <= now {
+            // What is known already is not written again. It is here before its time only if a wrong clock has set that.
             let time = turn_again_at(now, record.refreshed_at, &self.env);
             return Ok(reschedule(visit, time, State::of(&record), outcome));
         }

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use serde_json::json;
 
 use crate::error::{StoredError, VaultError};
-use crate::identity::TenantId;
+use crate::identity::{Guid, UserName};
 use crate::keeper::{KeeperError, Request};
 use crate::ledger::LedgerError;
 use crate::secret::Bearer;
 use crate::simulation::history::{End, Operation, View};
 use crate::simulation::outside::{DAY, Outside};
 use crate::simulation::port::App;
-use crate::simulation::users::{OBJECTS, OPERATOR, TENANT_OF, TENANTS};
+use crate::simulation::users::{JOB, OBJECTS, OPERATOR, TENANT_OF, TENANTS};
 use crate::simulation::world::SWEEP_KEY;
+use crate::vault::port::Subject;
 use crate::vault::samples::{NOW, TENANT, claims, sign};
 
 /// Makes a request, and notes how it ended.
@@ -29,44 +30,48 @@ pub(super) async fn ask(
         (acts[act].end, acts[act].ended) = (End::Failed, outside.step.get());
         return;
     }
+    // Of what an app may do for a user who is away, a third is done so.
+    let caller = match (operation, outside.chance.below(3)) {
+        (Operation::Draw, 0) => JOB,
+        (Operation::RemoveToken | Operation::Remove, 0) | (Operation::RemoveTenant, _) => OPERATOR,
+        _ => user,
+    };
+    let bearer = match operation {
+        Operation::Sweep => Bearer::new(SWEEP_KEY.to_owned()),
+        _ => bearer(caller),
+    };
+    let request = Request {
+        id: "simulated",
+        bearer: &bearer,
+        subject: if caller == user {
+            Subject::Me
+        } else {
+            Subject::User(name(user))
+        },
+    };
     let outcome = match operation {
-        Operation::Enrol => app
-            .enrol(&Request::of(&bearer(user)), None)
-            .await
-            .map(|_| End::Acknowledged),
-        Operation::Draw => app
-            .draw(&Request::of(&bearer(user)), None, None)
-            .await
-            .map(|issued| {
-                let lineage = issued
-                    .access_token
-                    .expose()
-                    .strip_prefix("at-canary-")
-                    .unwrap();
-                End::Saw(View::Has(lineage.parse().unwrap()))
-            }),
-        Operation::RemoveToken => app
-            .remove_refresh_token(&Request::of(&bearer(user)))
-            .await
-            .map(|()| End::Acknowledged),
-        Operation::Remove => app
-            .remove(&Request::of(&bearer(user)))
-            .await
-            .map(|()| End::Acknowledged),
+        Operation::Enrol => app.enrol(&request, None).await.map(|_| End::Acknowledged),
+        Operation::Draw => app.draw(&request, None, None).await.map(|issued| {
+            let lineage = issued
+                .access_token
+                .expose()
+                .strip_prefix("at-canary-")
+                .unwrap();
+            End::Saw(View::Has(lineage.parse().unwrap()))
+        }),
+        Operation::RemoveToken => {
+            let removed = app.remove_refresh_token(&request).await;
+            removed.map(|()| End::Acknowledged)
+        }
+        Operation::Remove => app.remove(&request).await.map(|()| End::Acknowledged),
         Operation::RemoveTenant => {
-            let tenant = TenantId::parse(TENANTS[TENANT_OF[user]]).unwrap();
-            let removal = app
-                .remove_tenant(&Request::of(&bearer(OPERATOR)), &tenant)
-                .await;
+            let removal = app.remove_tenant(&request, &name(user).tenant).await;
             removal.map(|removal| match removal.remaining {
                 0 => End::Acknowledged,
                 _ => End::Failed,
             })
         }
-        Operation::Sweep => app
-            .sweep(&Request::of(&Bearer::new(SWEEP_KEY.to_owned())))
-            .await
-            .map(|_| End::Acknowledged),
+        Operation::Sweep => app.sweep(&request).await.map(|_| End::Acknowledged),
     };
     let end = match outcome {
         Ok(end) => end,
@@ -97,26 +102,34 @@ pub(super) async fn ask(
     acts[act].ended = outside.step.get();
 }
 
-/// The caller's token of a user. Signing costs more than the rest of a run, so each token is signed once: each user's,
-/// and behind them an operator's.
-fn bearer(user: usize) -> Bearer {
+/// A user, as an app names one.
+fn name(user: usize) -> UserName {
+    UserName {
+        tenant: Guid::parse(TENANTS[TENANT_OF[user]]).unwrap(),
+        object: Guid::parse(OBJECTS[user]).unwrap(),
+    }
+}
+
+/// A caller's token. Signing costs more than the rest of a run, so each token is signed once: each user's, and behind them
+/// an operator's and a job's.
+fn bearer(caller: usize) -> Bearer {
     thread_local! {
-        static BEARERS: [String; OPERATOR + 1] = std::array::from_fn(|user| {
+        static BEARERS: [String; JOB + 1] = std::array::from_fn(|caller| {
             let mut claims = claims();
-            let tenant = TENANT_OF.get(user).map_or(TENANT, |tenant| TENANTS[*tenant]);
+            let tenant = TENANT_OF.get(caller).map_or(TENANT, |tenant| TENANTS[*tenant]);
             claims["tid"] = json!(tenant);
             claims["iss"] = json!(format!("https://login.microsoftonline.com/{tenant}/v2.0"));
             claims["nbf"] = json!(NOW - DAY);
             claims["exp"] = json!(NOW + 4000 * DAY);
-            if let Some(object) = OBJECTS.get(user) {
+            if let Some(object) = OBJECTS.get(caller) {
                 claims["oid"] = json!(object);
             } else {
                 claims["scp"].take();
                 claims["sub"] = claims["oid"].clone();
-                claims["roles"] = json!(["Behalf.Admin"]);
+                claims["roles"] = json!([if caller == JOB { "Behalf.Act" } else { "Behalf.Admin" }]);
             }
             sign(&json!({"typ": "JWT", "alg": "RS256", "kid": "k1"}), &claims).expose().to_owned()
         });
     }
-    BEARERS.with(|bearers| Bearer::new(bearers[user].clone()))
+    BEARERS.with(|bearers| Bearer::new(bearers[caller].clone()))
 }

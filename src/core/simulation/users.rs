@@ -16,8 +16,10 @@ pub(super) const TENANTS: [&str; 2] = [TENANT, OTHER_TENANT];
 /// The tenant of each user, as an index of `TENANTS`.
 pub(super) const TENANT_OF: [usize; 3] = [0, 1, 0];
 
-/// In the place of a user: whoever may remove a tenant.
+/// In the place of a user: whoever may remove users, and tenants.
 pub(super) const OPERATOR: usize = OBJECTS.len();
+/// In the place of a user: whoever may draw for users who are away.
+pub(super) const JOB: usize = OPERATOR + 1;
 
 /// How a user is called in the keys of the store.
 pub(super) fn storage_id(user: usize) -> String {

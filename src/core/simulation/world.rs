@@ -26,7 +26,7 @@ use crate::{Keeper, Vault};
 /// Grants of the app that callers' tokens are from, for everything at one resource.
 pub(crate) const GRANTS: &str = r#"[
     {"client": "33333333-3333-3333-3333-333333333333", "callers": "delegated", "resource": "https://graph.microsoft.com", "scopes": ["*"]},
-    {"client": "33333333-3333-3333-3333-333333333333", "callers": "app", "resource": "https://graph.microsoft.com", "scopes": ["*"]}
+    {"client": "33333333-3333-3333-3333-333333333333", "callers": "app", "tenants": ["*"], "resource": "https://graph.microsoft.com", "scopes": ["*"]}
 ]"#;
 pub(crate) const SWEEP_KEY: &str = "sweep-key-canary-0123456789-0123456789";
 
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) log: RefCell<Vec<String>>,
     /// `entra <grant>`, `keys`, `key vault <version or empty>`, `identity <resource>`, in order.
     pub(crate) calls: RefCell<Vec<String>>,
+    /// What Entra ID and Key Vault were told to know the calls by, in order: header and value.
+    pub(crate) request_ids: RefCell<Vec<(&'static str, String)>>,
     /// The limits of these calls.
     pub(crate) limits: RefCell<Vec<Limits>>,
     /// Refresh tokens that were redeemed, in order.
@@ -113,6 +115,7 @@ impl World {
             rows: RefCell::default(),
             log: RefCell::default(),
             calls: RefCell::default(),
+            request_ids: RefCell::default(),
             limits: RefCell::default(),
             redeemed: RefCell::default(),
             entra_answers: RefCell::default(),
@@ -182,6 +185,21 @@ impl World {
         claims["oid"] = json!(object);
         claims["nbf"] = json!(self.now.get());
         claims["exp"] = json!(self.now.get() + 3900);
+        let kid = self.signing_key.get();
+        sign(&json!({"typ": "JWT", "alg": "RS256", "kid": kid}), &claims)
+    }
+
+    /// An app's own token with a role, valid now.
+    pub(crate) fn app_bearer(&self, tenant: &str, role: &str) -> Bearer {
+        let mut claims = claims();
+        claims["tid"] = json!(tenant);
+        claims["iss"] = json!(format!("https://login.microsoftonline.com/{tenant}/v2.0"));
+        claims["nbf"] = json!(self.now.get());
+        claims["exp"] = json!(self.now.get() + 3900);
+        claims["scp"].take();
+        claims["oid"] = json!("66666666-6666-6666-6666-666666666666");
+        claims["sub"] = claims["oid"].clone();
+        claims["roles"] = json!([role]);
         let kid = self.signing_key.get();
         sign(&json!({"typ": "JWT", "alg": "RS256", "kid": kid}), &claims)
     }
@@ -368,6 +386,12 @@ impl Http for Shared {
         limits: Limits,
     ) -> Result<Response<SecretBody>, HttpError> {
         self.limits.borrow_mut().push(limits);
+        for name in ["client-request-id", "x-ms-client-request-id"] {
+            if let Some(id) = request.headers().get(name) {
+                let id = id.to_str().unwrap().to_owned();
+                self.request_ids.borrow_mut().push((name, id));
+            }
+        }
         let host = request.uri().host().unwrap().to_owned();
         let (system, path) = match host.as_str() {
             "login.microsoftonline.com" if request.uri().path().ends_with("/token") => {

@@ -305,16 +305,15 @@ impl Rule {
         let Self {
             client, resource, ..
         } = self;
-        let whose = match self.callers {
-            Callers::Delegated => "with a user's token",
-            Callers::App => "for users who are away",
-        };
-        let tenants = match &self.tenants {
-            Tenants::Own => "of its own tenant".to_owned(),
-            Tenants::All => "of every tenant".to_owned(),
-            Tenants::Listed(tenants) => {
-                let tenants: Vec<_> = tenants.iter().map(Guid::as_str).collect();
-                format!("of {}", tenants.join(", "))
+        let whose = match (self.callers, &self.tenants) {
+            (Callers::Delegated, Tenants::Own | Tenants::All) => "with users' tokens".to_owned(),
+            (Callers::Delegated, Tenants::Listed(tenants)) => {
+                format!("with tokens of users of {}", listed(tenants))
+            }
+            (Callers::App, Tenants::Own) => "for absent users of its own tenant".to_owned(),
+            (Callers::App, Tenants::All) => "for absent users of every tenant".to_owned(),
+            (Callers::App, Tenants::Listed(tenants)) => {
+                format!("for absent users of {}", listed(tenants))
             }
         };
         let permissions = match &self.permissions {
@@ -327,7 +326,7 @@ impl Rule {
             }
             (Callers::App | Callers::Delegated, _, _) => "",
         };
-        format!("app {client}, {whose} {tenants}: {permissions} at {resource}{limit}")
+        format!("app {client} may draw {whose}: {permissions} at {resource}{limit}")
     }
 }
 
@@ -389,6 +388,11 @@ impl Permissions {
 /// A rule's name: its place in the setting.
 fn name(at: usize) -> String {
     format!("grants[{at}]")
+}
+
+fn listed(tenants: &[TenantId]) -> String {
+    let tenants: Vec<_> = tenants.iter().map(Guid::as_str).collect();
+    tenants.join(", ")
 }
 
 fn guid(value: Option<&Value>) -> Option<Guid> {
@@ -461,4 +465,515 @@ fn too_much(client: &Guid, at: usize, excess: &[&str]) -> String {
         "Entra ID gave app {client} more than {} has, because the user or an administrator consented to it: {what}; write it into the rule, or [\"*\"] for the whole resource",
         name(at)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::samples::{CLIENT, TENANT};
+
+    const APP: &str = "33333333-3333-3333-3333-333333333333";
+    const OTHER_APP: &str = "aaaaaaaa-3333-3333-3333-333333333333";
+    const OTHER: &str = "77777777-7777-7777-7777-777777777777";
+    const THIRD: &str = "88888888-8888-8888-8888-888888888888";
+    const GRAPH: &str = "https://graph.microsoft.com";
+
+    fn id(text: &str) -> Guid {
+        Guid::parse(text).unwrap()
+    }
+
+    fn app(callers: Callers) -> App {
+        App {
+            client: Some(id(APP)),
+            is_confidential: true,
+            callers,
+            tenant: id(TENANT),
+        }
+    }
+
+    fn rule(edit: impl FnOnce(&mut Value)) -> Value {
+        let mut rule = json!({"client": APP, "callers": "delegated", "resource": GRAPH, "scopes": ["User.Read", "mail.read"]});
+        edit(&mut rule);
+        rule
+    }
+
+    fn grants(rules: &[Value]) -> Grants {
+        Grants::parse(&json!(rules).to_string()).unwrap()
+    }
+
+    fn scope(text: &str) -> Scope {
+        Scope::parse(text).unwrap()
+    }
+
+    #[test]
+    fn one_function_decides_and_this_is_its_table() {
+        const R: &str = "https://graph.microsoft.com";
+        let user = || app(Callers::Delegated);
+        let listed = || grants(&[rule(|_| ())]);
+        let all = || grants(&[rule(|rule| rule["scopes"] = json!(["*"]))]);
+        // What is granted, to whom, for whose user, and what is asked for.
+        let asks: &[(&str, Grants, App, &str, bool)] = &[
+            ("what is listed", listed(), user(), "{R}/User.Read", true),
+            (
+                "both",
+                listed(),
+                user(),
+                "{R}/User.Read {R}/Mail.Read",
+                true,
+            ),
+            ("another case", listed(), user(), "{R}/user.read", true),
+            (
+                "another case of the resource",
+                listed(),
+                user(),
+                "HTTPS://Graph.microsoft.com/User.Read",
+                true,
+            ),
+            (
+                "one too many",
+                listed(),
+                user(),
+                "{R}/User.Read {R}/Files.Read",
+                false,
+            ),
+            (
+                "what begins so",
+                listed(),
+                user(),
+                "{R}/User.Read.All",
+                false,
+            ),
+            ("a part of a name", listed(), user(), "{R}/User", false),
+            (
+                ".default without *",
+                listed(),
+                user(),
+                "{R}/.default",
+                false,
+            ),
+            (".default with *", all(), user(), "{R}/.default", true),
+            ("anything with *", all(), user(), "{R}/Files.Read", true),
+            (
+                "another resource with *",
+                all(),
+                user(),
+                "https://vault.azure.net/.default",
+                false,
+            ),
+            (
+                "another spelling: a slash",
+                all(),
+                user(),
+                "{R}//.default",
+                false,
+            ),
+            (
+                "another spelling: a port",
+                all(),
+                user(),
+                "{R}:443/.default",
+                false,
+            ),
+            (
+                "another spelling: the app id",
+                all(),
+                user(),
+                "00000003-0000-0000-c000-000000000000/.default",
+                false,
+            ),
+            (
+                "another spelling: a path",
+                all(),
+                user(),
+                "{R}/v1.0/.default",
+                false,
+            ),
+            (
+                "another host that begins so",
+                all(),
+                user(),
+                "{R}.evil.example/.default",
+                false,
+            ),
+            (
+                "nothing is granted",
+                Grants::default(),
+                user(),
+                "{R}/User.Read",
+                false,
+            ),
+            (
+                "another app",
+                all(),
+                App {
+                    client: Some(id(OTHER_APP)),
+                    ..user()
+                },
+                "{R}/User.Read",
+                false,
+            ),
+            (
+                "no app",
+                all(),
+                App {
+                    client: None,
+                    ..user()
+                },
+                "{R}/User.Read",
+                false,
+            ),
+            (
+                "a public client",
+                all(),
+                App {
+                    is_confidential: false,
+                    ..user()
+                },
+                "{R}/User.Read",
+                false,
+            ),
+            (
+                "the app itself",
+                all(),
+                app(Callers::App),
+                "{R}/User.Read",
+                false,
+            ),
+        ];
+        for (what, grants, app, asked, is_granted) in asks {
+            let asked = scope(&asked.replace("{R}", R));
+            let decided = grants.decide(app, &id(TENANT), Wanted::Scope(&asked));
+            assert_eq!(decided.is_ok(), *is_granted, "{what}: {decided:?}");
+            // Whoever may not have it may not have it either when Entra ID gave it.
+            let given = asked.as_str();
+            let given = grants.decide(
+                app,
+                &id(TENANT),
+                Wanted::Given {
+                    asked: &asked,
+                    given,
+                },
+            );
+            assert_eq!(given.is_ok(), *is_granted, "{what}: {given:?}");
+        }
+    }
+
+    #[test]
+    fn what_entra_id_gives_is_compared_too() {
+        let listed = grants(&[rule(|_| ())]);
+        let all = grants(&[rule(|rule| rule["scopes"] = json!(["*"]))]);
+        let asked = scope("https://graph.microsoft.com/User.Read");
+        for (given, is_covered) in [
+            ("", true),
+            ("https://graph.microsoft.com/User.Read", true),
+            ("user.read", true),
+            (
+                "User.Read Mail.Read openid profile email offline_access",
+                true,
+            ),
+            ("User.Read OPENID Offline_Access", true),
+            ("https://GRAPH.microsoft.com/Mail.Read", true),
+            ("User.Read Files.Read", false),
+            ("https://graph.microsoft.com/Files.Read", false),
+            ("https://graph.microsoft.com/.default", false),
+            ("https://graph.microsoft.com//User.Read", false),
+            ("00000003-0000-0000-c000-000000000000/User.Read", false),
+            ("https://outlook.office.com/Mail.Read", false),
+            ("User.Read,Files.Read", false),
+        ] {
+            let wanted = Wanted::Given {
+                asked: &asked,
+                given,
+            };
+            let user = app(Callers::Delegated);
+            let decided = listed.decide(&user, &id(TENANT), wanted);
+            assert_eq!(decided.is_ok(), is_covered, "{given}: {decided:?}");
+            assert_eq!(
+                all.decide(&user, &id(TENANT), wanted),
+                Ok("grants[0]".into())
+            );
+            if let Err(Missing(missing)) = decided {
+                assert!(
+                    missing.starts_with("Entra ID gave") && missing.contains("grants[0]"),
+                    "{missing}"
+                );
+            }
+        }
+    }
+
+    /// What a permission is named is another system's text, and may be anything.
+    #[test]
+    fn of_what_was_too_much_only_names_are_told() {
+        let secret = format!("eyJ{}", "x".repeat(200));
+        let given = format!("Files.Read {secret} \"quoted\" a b c d e f g h i");
+        let Missing(missing) = grants(&[rule(|_| ())])
+            .decide(
+                &app(Callers::Delegated),
+                &id(TENANT),
+                Wanted::Given {
+                    asked: &scope("https://graph.microsoft.com/User.Read"),
+                    given: &given,
+                },
+            )
+            .unwrap_err();
+        assert!(
+            missing.contains("Files.Read, a, b, c, d, e, f, g and 4 more"),
+            "{missing}"
+        );
+        assert!(
+            !missing.contains("eyJ") && !missing.contains("quoted"),
+            "{missing}"
+        );
+    }
+
+    #[test]
+    fn a_rule_reaches_the_tenants_that_it_names() {
+        let with = |tenants: Value| {
+            let mut rule = rule(|rule| rule["callers"] = json!("app"));
+            if !tenants.is_null() {
+                rule["tenants"] = tenants;
+            }
+            grants(&[rule])
+        };
+        for (tenants, reached) in [
+            (Value::Null, [true, false, false]),
+            (json!(["*"]), [true, true, true]),
+            (json!([OTHER]), [false, true, false]),
+            (json!([OTHER, TENANT.to_uppercase()]), [true, true, false]),
+        ] {
+            let reaches = [TENANT, OTHER, THIRD].map(|tenant| {
+                let app = app(Callers::App);
+                let grants = with(tenants.clone());
+                grants.decide(&app, &id(tenant), Wanted::Anything).is_ok()
+            });
+            assert_eq!(reaches, reached, "{tenants}");
+        }
+    }
+
+    #[test]
+    fn one_rule_covers_it_all_and_the_first_that_does_is_named() {
+        let of = |scopes: Value| rule(|rule| rule["scopes"] = scopes);
+        let grants = grants(&[
+            of(json!(["User.Read"])),
+            of(json!(["Mail.Read"])),
+            of(json!(["*"])),
+        ]);
+        let decide = |asked: &str| {
+            let asked = scope(asked);
+            grants.decide(&app(Callers::Delegated), &id(TENANT), Wanted::Scope(&asked))
+        };
+        assert_eq!(
+            decide("https://graph.microsoft.com/Mail.Read"),
+            Ok("grants[1]".into())
+        );
+        let both = "https://graph.microsoft.com/Mail.Read https://graph.microsoft.com/User.Read";
+        assert_eq!(decide(both), Ok("grants[2]".into()));
+        // The rule that is named is one that covers what was given, too.
+        let asked = scope("https://graph.microsoft.com/User.Read");
+        let wanted = Wanted::Given {
+            asked: &asked,
+            given: "User.Read Files.Read",
+        };
+        let given = grants.decide(&app(Callers::Delegated), &id(TENANT), wanted);
+        assert_eq!(given, Ok("grants[2]".into()));
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule_that_would_grant_it() {
+        let asked = scope("https://graph.microsoft.com/User.Read");
+        for (asked, tenant, callers, expected) in [
+            (
+                asked.clone(),
+                TENANT,
+                Callers::Delegated,
+                json!({"client": APP, "callers": "delegated", "resource": GRAPH, "scopes": ["User.Read"]}),
+            ),
+            (
+                scope("api://x/.default"),
+                OTHER,
+                Callers::App,
+                json!({"client": APP, "callers": "app", "resource": "api://x", "scopes": ["*"], "tenants": [OTHER]}),
+            ),
+        ] {
+            let (app, wanted) = (app(callers), Wanted::Scope(&asked));
+            let Missing(missing) = Grants::default()
+                .decide(&app, &id(tenant), wanted)
+                .unwrap_err();
+            let (_, added) = missing.split_once("add ").unwrap();
+            let added: Value = serde_json::from_str(added).unwrap();
+            assert_eq!(added, expected);
+            grants(&[added]).decide(&app, &id(tenant), wanted).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_rule_is_told_by_its_place() {
+        let faults = |text: &str| -> Vec<String> {
+            let faults = Grants::parse(text).unwrap_err();
+            assert!(faults.iter().all(|fault| fault.name == "grants"));
+            faults.into_iter().map(|fault| fault.expected).collect()
+        };
+        for (rules, places) in [
+            (json!({}), vec!["must be a JSON list"]),
+            (json!([7]), vec!["is wrong at grants[0]: must be an object"]),
+            (
+                json!([{}]),
+                vec![
+                    "grants[0].client",
+                    "grants[0].callers",
+                    "grants[0].resource",
+                    "grants[0].scopes",
+                ],
+            ),
+            (
+                json!([
+                    rule(|_| ()),
+                    rule(|rule| rule["scope"] = json!(["User.Read"]))
+                ]),
+                vec!["grants[1]: a rule has no member `scope`"],
+            ),
+            (
+                json!([rule(|rule| rule["apis"] = json!([]))]),
+                vec!["grants[0]: a rule has no member `apis`"],
+            ),
+            (
+                json!([rule(|rule| rule["Bearer eyJ.secret"] = json!(1))]),
+                vec!["grants[0]: a rule has a member that is not known"],
+            ),
+            (
+                json!([rule(|rule| rule["client"] = json!("*"))]),
+                vec!["grants[0].client"],
+            ),
+            (
+                json!([rule(|rule| rule["client"] = json!("my-app"))]),
+                vec!["grants[0].client"],
+            ),
+            (
+                json!([rule(|rule| rule["callers"] = json!("*"))]),
+                vec!["grants[0].callers"],
+            ),
+            (
+                json!([rule(|rule| rule["callers"] = json!(["app"]))]),
+                vec!["grants[0].callers"],
+            ),
+            (
+                json!([rule(|rule| rule["tenants"] = json!([]))]),
+                vec!["grants[0].tenants"],
+            ),
+            (
+                json!([rule(|rule| rule["tenants"] = json!("*"))]),
+                vec!["grants[0].tenants"],
+            ),
+            (
+                json!([rule(|rule| rule["tenants"] = json!(["*", TENANT]))]),
+                vec!["grants[0].tenants"],
+            ),
+            (
+                json!([rule(|rule| rule["tenants"] = json!(["contoso.com"]))]),
+                vec!["grants[0].tenants"],
+            ),
+            (
+                json!([rule(|rule| rule["resource"] = json!("*"))]),
+                vec!["grants[0].resource"],
+            ),
+            (
+                json!([rule(
+                    |rule| rule["resource"] = json!("https://*.example.com")
+                )]),
+                vec!["grants[0].resource"],
+            ),
+            (
+                json!([rule(|rule| rule["resource"] = json!("a b"))]),
+                vec!["grants[0].resource"],
+            ),
+            (
+                json!([rule(|rule| rule["resource"] = json!(""))]),
+                vec!["grants[0].resource"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!([]))]),
+                vec!["grants[0].scopes"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!("*"))]),
+                vec!["grants[0].scopes"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!(["User.*"]))]),
+                vec!["grants[0].scopes: `*` stands alone"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!(["*", "User.Read"]))]),
+                vec!["grants[0].scopes: `*` stands alone"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!([".Default"]))]),
+                vec!["grants[0].scopes: .default is all"],
+            ),
+            (
+                json!([rule(
+                    |rule| rule["scopes"] = json!([format!("{GRAPH}/User.Read")])
+                )]),
+                vec!["grants[0].scopes"],
+            ),
+            (
+                json!([rule(|rule| rule["scopes"] = json!([7]))]),
+                vec!["grants[0].scopes"],
+            ),
+        ] {
+            let told = faults(&rules.to_string());
+            assert_eq!(told.len(), places.len(), "{rules}: {told:?}");
+            for (told, place) in told.iter().zip(places) {
+                assert!(told.contains(place), "{rules}: {told}");
+                assert!(!told.contains("eyJ"), "{told}");
+            }
+        }
+        assert_eq!(
+            faults("[{\"client\""),
+            ["is no valid JSON (line 1, column 10)"]
+        );
+        assert_eq!(
+            faults("client-secret-canary"),
+            ["is no valid JSON (line 1, column 1)"]
+        );
+        let many = vec![rule(|_| ()); 10_000];
+        assert_eq!(
+            faults(&json!(many).to_string()),
+            ["has 10000 rules: 1000 are the most"]
+        );
+        let wrong = vec![json!({}); 1000];
+        assert_eq!(faults(&json!(wrong).to_string()).len(), MOST_FAULTS);
+        assert_eq!(Grants::parse(""), Ok(Grants::default()));
+        assert_eq!(Grants::parse("[]"), Ok(Grants::default()));
+        assert_eq!(grants(&many[..MOST_RULES]).0.len(), MOST_RULES);
+    }
+
+    #[test]
+    fn rules_can_be_said_in_words() {
+        let rules = grants(&[
+            rule(|_| ()),
+            json!({"client": CLIENT, "callers": "app", "tenants": ["*"], "resource": "api://x", "scopes": ["*"]}),
+            json!({"client": CLIENT, "callers": "app", "tenants": [OTHER], "resource": "api://x", "scopes": ["*"]}),
+        ]);
+        assert_eq!(
+            rules.in_words(None),
+            [
+                format!(
+                    "grants[0]: app {APP} may draw with users' tokens: User.Read, mail.read at {GRAPH}"
+                ),
+                format!(
+                    "grants[1]: app {CLIENT} may draw for absent users of every tenant: everything at api://x; in another tenant than its own once `operator_tenant` is set"
+                ),
+                format!(
+                    "grants[2]: app {CLIENT} may draw for absent users of {OTHER}: everything at api://x; in another tenant than its own once `operator_tenant` is set"
+                ),
+            ]
+        );
+        assert!(!rules.in_words(Some(&id(TENANT)))[1].contains("once"));
+        let nothing = Grants::default().in_words(None);
+        assert!(
+            nothing.len() == 1 && nothing[0].contains("none may draw"),
+            "{nothing:?}"
+        );
+    }
 }

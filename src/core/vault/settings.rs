@@ -498,9 +498,9 @@ impl<C: Config> Reader<'_, C> {
     }
 
     fn grants(&self) -> Result<Grants, Noted> {
-        Grants::parse(&self.text("grants")?).or_else(|faults| {
+        Grants::parse(&self.text("grants")?).map_err(|faults| {
             self.faults.borrow_mut().extend(faults);
-            Err(Noted)
+            Noted
         })
     }
 

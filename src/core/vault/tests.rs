@@ -17,6 +17,7 @@ use crate::vault::samples::{self, CERTIFICATE, FIRST_KEY, OTHER_USER, PRIVATE_KE
 
 mod credentials;
 mod enrolments;
+mod grants;
 mod keys;
 mod pauses;
 mod refusals;

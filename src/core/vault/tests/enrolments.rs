@@ -207,7 +207,7 @@ fn a_draw_without_scope_has_the_scope_of_the_enrolment() {
     let issued = draw(&vault, &world.bearer(), &token, Draw::default()).unwrap();
     assert_eq!(issued.scope, format!("{mail} offline_access"));
     // What may be drawn is what the settings say now.
-    let another = GRANTS.replace(r#"["*"]"#, r#"["User.Read"]"#);
+    let another = GRANTS.replace(r#""scopes": ["*"]"#, r#""scopes": ["User.Read"]"#);
     world.settings.borrow_mut().extend([("grants", another)]);
     world.advance(settings::source::FRESH);
     world.take_calls();
