@@ -260,12 +260,13 @@ async fn a_check_says_who_may_draw_what() -> Result {
     let graph = "at https://graph.microsoft.com";
     let elsewhere = "; in another tenant than its own once `operator_tenant` is set";
     let own = format!(
-        "grants[0]: app {front_end}, with a user's token of its own tenant: User.Read, Mail.Read {graph}"
+        "grants[0]: app {front_end} may draw with users' tokens: User.Read, Mail.Read {graph}"
     );
-    let all =
-        format!("grants[1]: app {job}, for users who are away of every tenant: everything {graph}");
+    let all = format!(
+        "grants[1]: app {job} may draw for absent users of every tenant: everything {graph}"
+    );
     let one = format!(
-        "grants[2]: app {job}, for users who are away of {OTHER_TENANT}: everything {graph}"
+        "grants[2]: app {job} may draw for absent users of {OTHER_TENANT}: everything {graph}"
     );
     let none = "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw";
     for (grants, operator_tenant, says) in [
