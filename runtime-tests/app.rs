@@ -292,13 +292,21 @@ impl App {
         skipped: usize,
         text: &str,
     ) -> anyhow::Result<String> {
-        let found = self
-            .process
-            .output
-            .find(skipped, |line| line.contains(text).then(|| line.to_owned()));
-        tokio::time::timeout(START, found)
+        self.wait_for_line_after(skipped, |line| line.contains(text).then(|| line.to_owned()))
             .await
             .with_context(|| format!("no line of output holds {text:?}"))
+    }
+
+    /// Waits for a line of output that `pick` picks, behind the first `skipped` lines; returns what it makes of it.
+    pub async fn wait_for_line_after<T>(
+        &self,
+        skipped: usize,
+        pick: impl Fn(&str) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let found = self.process.output.find(skipped, pick);
+        tokio::time::timeout(START, found)
+            .await
+            .context("no line of output is as expected")
     }
 
     /// Sends a request. `bearer` is the token alone; `body` is sent as JSON.

@@ -17,6 +17,10 @@ use crate::store::Store;
 
 /// Another scope of the same resource than the default one, so that no cached access token answers.
 const USER_READ: &str = "https://graph.microsoft.com/User.Read";
+/// What apps ask for about the user, as it is told.
+const OF_USER: &str = "/v1/users/{tenant}/{object-id}";
+/// An app that nothing is granted to.
+const ANOTHER_APP: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
 
 /// Starts emulators and the app, walks through the story and stops them.
 pub async fn run(out: &mut (impl Write + Send)) -> anyhow::Result<()> {
@@ -57,7 +61,12 @@ impl<W: Write> Story<'_, W> {
         )?;
         self.sweep(&second_key).await.context("sweep")?;
         self.token_was_replaced().await.context("replace")?;
-        self.remove().await.context("remove")
+        self.remove().await.context("remove")?;
+        self.enrol_again().await.context("enrol again")?;
+        self.draw_for_the_absent().await.context("job")?;
+        self.draw_without_a_grant().await.context("no grant")?;
+        self.see_and_remove().await.context("admin")?;
+        self.draw_for_nobody().await.context("job, at the end")
     }
 
     async fn enrol(&mut self) -> anyhow::Result<String> {
@@ -115,23 +124,8 @@ impl<W: Write> Story<'_, W> {
             answer.status,
             &answer.text,
         )?;
-        let url = format!("{}/v1.0/me", self.emulators.downstream_url());
-        let request = reqwest::Client::new()
-            .get(url)
-            .bearer_auth(text(&answer.json, "access_token")?);
-        let me = Answer::read(request.send().await?).await?;
-        expect(
-            "status of the downstream API",
-            StatusCode::OK,
-            me.status,
-            &me.text,
-        )?;
-        expect(
-            "user that the downstream API saw",
-            USER,
-            text(&me.json, "id")?,
-            &me.text,
-        )?;
+        self.is_of_the_user(&text(&answer.json, "access_token")?)
+            .await?;
         self.line(
             "draw",
             &format!("POST /v1/me/access-token: 200; the downstream API sees user {USER}"),
@@ -265,6 +259,145 @@ impl<W: Write> Story<'_, W> {
             &answer.text,
         )?;
         self.line("draw", "POST /v1/me/access-token: 404, not_enrolled")
+    }
+
+    async fn enrol_again(&mut self) -> anyhow::Result<()> {
+        let answer = self.call(Method::PUT, "/v1/me", None).await?;
+        expect(
+            "status of PUT /v1/me",
+            StatusCode::CREATED,
+            answer.status,
+            &answer.text,
+        )?;
+        self.line("enrol", "PUT /v1/me: 201, and the user goes away")
+    }
+
+    async fn draw_for_the_absent(&mut self) -> anyhow::Result<()> {
+        let answer = self.job(Method::POST, "/access-token").await?;
+        expect(
+            "status of the job's draw",
+            StatusCode::OK,
+            answer.status,
+            &answer.text,
+        )?;
+        self.is_of_the_user(&text(&answer.json, "access_token")?)
+            .await?;
+        self.line(
+            "job",
+            &format!("POST {OF_USER}/access-token, with the job's own token: 200; the downstream API sees user {USER}"),
+        )
+    }
+
+    async fn draw_without_a_grant(&mut self) -> anyhow::Result<()> {
+        let another = self.emulators.caller().app(&["Behalf.Act"]);
+        let another = another.claim("azp", ANOTHER_APP).mint();
+        let answer = self.of_user(Method::POST, "/access-token", &another);
+        let answer = answer.await?;
+        expect(
+            "status of the draw of an app without a grant",
+            StatusCode::FORBIDDEN,
+            answer.status,
+            &answer.text,
+        )?;
+        expect(
+            "`code` of the answer",
+            "not_granted",
+            answer.code(),
+            &answer.text,
+        )?;
+        self.line(
+            "refuse",
+            &format!("POST {OF_USER}/access-token, of an app that no rule of `grants` names: 403, not_granted"),
+        )
+    }
+
+    async fn see_and_remove(&mut self) -> anyhow::Result<()> {
+        let admin = self.emulators.caller().app(&["Behalf.Admin"]).mint();
+        let answer = self.of_user(Method::GET, "", &admin).await?;
+        expect(
+            "status of the admin's GET",
+            StatusCode::OK,
+            answer.status,
+            &answer.text,
+        )?;
+        let app = text(&answer.json, "enrolled_by")?;
+        let front_end = &self.emulators.options().front_end_id;
+        expect("`enrolled_by`", front_end, &app, &answer.text)?;
+        let turn = text(&answer.json, "turn")?;
+        expect("`turn`", "nobody", &*turn, &answer.text)?;
+        let secrets = self.emulators.secrets();
+        ensure!(
+            !secrets.iter().any(|secret| answer.text.contains(secret)),
+            "the answer holds a secret"
+        );
+        self.line(
+            "admin",
+            &format!("GET {OF_USER}: 200, active, enrolled by app {app}, no token"),
+        )?;
+        let answer = self.of_user(Method::DELETE, "", &admin).await?;
+        expect(
+            "status of the admin's DELETE",
+            StatusCode::NO_CONTENT,
+            answer.status,
+            &answer.text,
+        )?;
+        let rows: Vec<_> = self.app.store().rows()?.into_keys().collect();
+        expect("rows that are left", Vec::<String>::new(), rows, &"")?;
+        self.line(
+            "remove",
+            &format!("DELETE {OF_USER}: 204, nothing of the user is in the store"),
+        )
+    }
+
+    async fn draw_for_nobody(&mut self) -> anyhow::Result<()> {
+        let answer = self.job(Method::POST, "/access-token").await?;
+        expect(
+            "status of the job's draw",
+            StatusCode::NOT_FOUND,
+            answer.status,
+            &answer.text,
+        )?;
+        expect(
+            "`code` of the answer",
+            "not_enrolled",
+            answer.code(),
+            &answer.text,
+        )?;
+        self.line(
+            "job",
+            &format!("POST {OF_USER}/access-token: 404, not_enrolled"),
+        )
+    }
+
+    /// Calls the downstream API with an access token, and looks whom it sees.
+    async fn is_of_the_user(&self, access_token: &str) -> anyhow::Result<()> {
+        let url = format!("{}/v1.0/me", self.emulators.downstream_url());
+        let request = reqwest::Client::new().get(url).bearer_auth(access_token);
+        let me = Answer::read(request.send().await?).await?;
+        expect(
+            "status of the downstream API",
+            StatusCode::OK,
+            me.status,
+            &me.text,
+        )?;
+        expect(
+            "user that the downstream API saw",
+            USER,
+            text(&me.json, "id")?,
+            &me.text,
+        )
+    }
+
+    /// As the background job, about the user.
+    async fn job(&self, method: Method, path: &str) -> anyhow::Result<Answer> {
+        let token = self.emulators.caller().app(&["Behalf.Act"]).mint();
+        self.of_user(method, path, &token).await
+    }
+
+    /// With an app's own token, about the user.
+    async fn of_user(&self, method: Method, path: &str, token: &str) -> anyhow::Result<Answer> {
+        let path = format!("/v1/users/{TENANT}/{USER}{path}");
+        self.app.send(method, &path, Some(token), None).await
     }
 
     async fn call(

@@ -9,7 +9,7 @@ use base64::prelude::{
 };
 
 use crate::app::Answer;
-use crate::emulators::Emulators;
+use crate::emulators::{Emulators, OTHER_USER, USER};
 
 /// Checks that nothing secret is in what left the app: neither what the emulators know, nor an identity.
 pub fn none_in(
@@ -19,6 +19,9 @@ pub fn none_in(
     let mut secrets = emulators.secrets();
     // From Entra ID's descriptions of errors, which name users.
     secrets.push("demo.user@contoso.example".to_owned());
+    for user in [USER, OTHER_USER] {
+        secrets.extend([user.to_owned(), user.replace('-', "")]);
+    }
     let secrets = Secrets::new(&secrets);
     for place in places {
         if let Some(found) = secrets.found_in(&place) {

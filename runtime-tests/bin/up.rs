@@ -182,6 +182,9 @@ fn explain(app: &App, emulators: Option<&Emulators>) -> anyhow::Result<()> {
     };
     let control = emulators.control_url();
     let user = format!(r#"-H "$(curl -s {control}/demo/authorization)""#);
+    let [job, admin] = ["job", "admin"]
+        .map(|who| format!(r#"-H "$(curl -s {control}/demo/{who}-authorization)""#));
+    let demo_user = format!("{url}/v1/users/{TENANT}/{}", emulators.options().demo_user);
     let token = r#"sed 's/.*"access_token":"\([^"]*\)".*/\1/'"#;
     writeln!(
         out,
@@ -197,12 +200,19 @@ Draw an access token, and call the downstream API with one:
   curl -X POST {url}/v1/me/access-token {user}
   curl {}/v1.0/me -H "Authorization: Bearer $(curl -s -X POST {url}/v1/me/access-token {user} | {token})"
 
+Draw for the user who is away, as a background job with the role Behalf.Act and a grant:
+  curl -X POST {demo_user}/access-token {job}
+
 Rotate the tenant's key, sweep, see what reached the emulators:
   curl -X POST {control}/tenants/{TENANT}/rotate-key
   curl -X POST {url}/v1/sweep -H "$(curl -s {control}/demo/sweep-authorization)"
   curl {control}/journal
 
-Remove the user:
+See the user and remove them, as an operator with the role Behalf.Admin:
+  curl -X GET {demo_user} {admin}
+  curl -X DELETE {demo_user} {admin}
+
+Remove the user, as the user:
   curl -X DELETE {url}/v1/me {user}
 "#,
         emulators.authority(),

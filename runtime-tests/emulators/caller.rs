@@ -22,7 +22,7 @@ impl Caller<'_> {
     /// Of another user.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
-        user.clone_into(&mut self.mint.user);
+        self.mint.user = Some(user.to_owned());
         self
     }
 
@@ -33,7 +33,7 @@ impl Caller<'_> {
         self
     }
 
-    /// An app-only token with these roles, without `scp`.
+    /// An app-only token with these roles, without `scp`: the background job's, unless claims say otherwise.
     #[must_use]
     pub fn app(mut self, roles: &[&str]) -> Self {
         self.mint.roles = Some(roles.iter().map(|role| (*role).to_owned()).collect());

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `GET /` | addresses, tenants, ids |
 //! | `GET /demo/authorization` | `Authorization: Bearer …`, a fresh token of the demo user: for `curl -H "$(curl -s …)"` |
+//! | `GET /demo/job-authorization` | the same of the background job: its own token, with the role `Behalf.Act` |
+//! | `GET /demo/admin-authorization` | the same with the role `Behalf.Admin` |
 //! | `GET /demo/sweep-authorization` | the same with the sweep key |
 //! | `POST /tokens` | mints a caller's token: `{"tenant", "user", "version", "roles", "claims", "signature"}`, all optional → `{"token"}` |
 //! | `POST /tenants/{tenant}/rotate-key` | a new version of the tenant's encryption key → `{"version"}` |
@@ -39,6 +41,8 @@ pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Ro
     Router::new()
         .route("/", get(async move || Json(index.clone())))
         .route("/demo/authorization", get(demo_authorization))
+        .route("/demo/job-authorization", get(job_authorization))
+        .route("/demo/admin-authorization", get(admin_authorization))
         .route("/demo/sweep-authorization", get(sweep_authorization))
         .route("/tokens", post(mint))
         .route("/tenants/{tenant}/rotate-key", post(rotate_key))
@@ -67,10 +71,23 @@ fn index(world: &World, urls: [(&str, String); 3]) -> Value {
 }
 
 async fn demo_authorization(State(world): Shared) -> String {
-    format!(
-        "Authorization: Bearer {}\n",
-        world.entra.mint(&world.mint())
-    )
+    authorization(&world, None)
+}
+
+async fn job_authorization(State(world): Shared) -> String {
+    authorization(&world, Some("Behalf.Act"))
+}
+
+async fn admin_authorization(State(world): Shared) -> String {
+    authorization(&world, Some("Behalf.Admin"))
+}
+
+fn authorization(world: &World, role: Option<&str>) -> String {
+    let mint = Mint {
+        roles: role.map(|role| vec![role.to_owned()]),
+        ..world.mint()
+    };
+    format!("Authorization: Bearer {}\n", world.entra.mint(&mint))
 }
 
 async fn sweep_authorization(State(world): Shared) -> String {
@@ -105,7 +122,7 @@ async fn mint(State(world): Shared, Json(request): Json<MintRequest>) -> Respons
     let demo = world.mint();
     let mint = Mint {
         tenant: request.tenant.unwrap_or(demo.tenant),
-        user: request.user.unwrap_or(demo.user),
+        user: request.user,
         version: request.version,
         roles: request.roles,
         claims: request.claims,

@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use super::jwt;
 
 /// What a request was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// Entra ID's token endpoint.
@@ -55,6 +55,8 @@ pub struct Entry {
     pub redeemed: Option<String>,
     /// [`fingerprint`] of the refresh token that was issued.
     pub issued: Option<String>,
+    /// The client's id of the request: `client-request-id`, at Key Vault `x-ms-client-request-id`.
+    pub correlation_id: Option<String>,
     /// Whether an injected fault answered.
     pub fault: bool,
 }
@@ -84,6 +86,15 @@ impl Entry {
             }
             (None, None) => None,
         };
+        let correlation_id = match target {
+            Target::KeyVault => "x-ms-client-request-id",
+            Target::EntraToken
+            | Target::Jwks
+            | Target::EntraMetadata
+            | Target::ManagedIdentity
+            | Target::Downstream => "client-request-id",
+        };
+        let correlation_id = request.headers.get(correlation_id);
         Self {
             target,
             method: request.method.to_string(),
@@ -97,6 +108,7 @@ impl Entry {
             aadsts: None,
             redeemed: form.get("refresh_token").map(|token| fingerprint(token)),
             issued: None,
+            correlation_id: correlation_id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
             fault: false,
         }
     }

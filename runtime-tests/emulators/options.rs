@@ -42,6 +42,8 @@ pub struct Options {
     pub front_end_id: String,
     /// Client id of the background job that calls the app.
     pub job_id: String,
+    /// Object id of the background job's service principal: who the job's own tokens are about.
+    pub job_principal_id: String,
     /// The demo user's object id; the first tenant is theirs.
     pub demo_user: String,
     /// The app's sweep key.
@@ -76,6 +78,7 @@ impl Default for Options {
             identity_header: random::text(24),
             front_end_id: "77777777-7777-4777-8777-777777777777".to_owned(),
             job_id: "99999999-9999-4999-8999-999999999999".to_owned(),
+            job_principal_id: "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa".to_owned(),
             demo_user: USER.to_owned(),
             sweep_key: random::text(32),
             consented: ["User.Read", "Mail.Read", "Files.Read"]

@@ -46,11 +46,11 @@ impl World {
         self.gate.guard(router, |_| Target::ManagedIdentity)
     }
 
-    /// A good token of the demo user, to be varied.
+    /// A good token of the demo user, to be varied; with roles, of the background job.
     pub(crate) fn mint(&self) -> Mint {
         Mint {
             tenant: self.options.tenants.first().cloned().unwrap_or_default(),
-            user: self.options.demo_user.clone(),
+            user: None,
             version: 2,
             roles: None,
             claims: Map::new(),

@@ -15,7 +15,8 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use reqwest::Method;
 use runtime_tests::app::{App, Options, StartFailure, root};
 use runtime_tests::emulators::{
-    self, Answer, Emulators, Fault, OTHER_USER, Signature, TENANT, Target, key_name,
+    self, Answer, Emulators, Fault, OTHER_TENANT, OTHER_USER, Signature, TENANT, Target, USER,
+    key_name,
 };
 use runtime_tests::leaks::Secrets;
 use runtime_tests::scene::Scene;
@@ -33,14 +34,19 @@ const GRANTS: [&str; 3] = [
 const ME: &str = "/v1/me";
 const ACCESS_TOKEN: &str = "/v1/me/access-token";
 const SWEEP: &str = "/v1/sweep";
+/// An app that nothing is granted to.
+const ANOTHER_APP: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
+/// The demo user, and what an app draws for them.
+const USER_PATH: &str =
+    "/v1/users/11111111-1111-4111-8111-111111111111/44444444-4444-4444-8444-444444444444";
+const USER_ACCESS_TOKEN: &str = "/v1/users/11111111-1111-4111-8111-111111111111/44444444-4444-4444-8444-444444444444/access-token";
 
 /// Codes of [`no_failure_shows_a_secret`].
-const STUFFED: [&str; 21] = [
+const STUFFED: [&str; 20] = [
     "token_malformed",
     "sweep_not_authorized",
     "invalid_json",
     "invalid_request",
-    "scope_not_granted",
     "not_found",
     "invalid_scope",
     "interaction_required",
@@ -59,7 +65,8 @@ const STUFFED: [&str; 21] = [
     "signing_keys_unavailable",
 ];
 /// Codes of [`no_refusal_shows_a_secret`].
-const REFUSED: [&str; 23] = [
+const REFUSED: [&str; 24] = [
+    "not_granted",
     "body_broken_off",
     "token_missing",
     "token_wrong_algorithm",
@@ -87,7 +94,11 @@ const REFUSED: [&str; 23] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 9] = [
+const ELSEWHERE: [(&str, &str); 10] = [
+    (
+        "user_routes_off",
+        "runtime-tests/cases/user-routes-off.toml code = \"user_routes_off\"",
+    ),
     (
         "settings_changed",
         "runtime-tests/cases/settings-changed.toml code = \"settings_changed\"",
@@ -136,6 +147,8 @@ async fn no_failure_shows_a_secret() -> Result {
     scene.draw().await?;
     let (place, record) = scene.store().record()?;
     let mut codes = BTreeSet::new();
+    // Once: every token that there is, is said by the stuffed answers, and longer ones would not be read.
+    let job = scene.emulators.caller().app(&["Behalf.Act"]).mint();
 
     // Secrets as what they are not: bearers, bodies, paths.
     for secret in scene.emulators.secrets() {
@@ -143,6 +156,9 @@ async fn no_failure_shows_a_secret() -> Result {
             (Method::GET, ME),
             (Method::PUT, ME),
             (Method::POST, ACCESS_TOKEN),
+            (Method::GET, USER_PATH),
+            (Method::DELETE, USER_PATH),
+            (Method::POST, USER_ACCESS_TOKEN),
             (Method::POST, SWEEP),
         ] {
             let mut changed = secret.clone();
@@ -153,14 +169,19 @@ async fn no_failure_shows_a_secret() -> Result {
         let caller = scene.emulators.caller().mint();
         for body in [
             json!({ "scope": secret }),
+            json!({ "scope": format!("{secret}/.default") }),
             json!({ "claims": secret }),
             json!({ "claims": { "x": secret } }),
             json!({ secret.clone(): secret }),
             json!([secret]),
             json!(secret),
         ] {
-            for (method, path) in [(Method::PUT, ME), (Method::POST, ACCESS_TOKEN)] {
-                let answer = scene.send(method, path, Some(&caller), Some(&body)).await?;
+            for (method, path, caller) in [
+                (Method::PUT, ME, &caller),
+                (Method::POST, ACCESS_TOKEN, &caller),
+                (Method::POST, USER_ACCESS_TOKEN, &job),
+            ] {
+                let answer = scene.send(method, path, Some(caller), Some(&body)).await?;
                 codes.insert(answer.code().to_owned());
             }
         }
@@ -168,6 +189,9 @@ async fn no_failure_shows_a_secret() -> Result {
             format!("/v1/me/{secret}"),
             format!("/{secret}"),
             format!("/healthz/{secret}"),
+            format!("/v1/users/{secret}/{secret}"),
+            format!("/v1/users/{TENANT}/{secret}"),
+            format!("{USER_PATH}/{secret}"),
         ] {
             let answer = scene.send(Method::GET, &path, Some(&caller), None).await?;
             codes.insert(answer.code().to_owned());
@@ -194,13 +218,16 @@ async fn no_failure_shows_a_secret() -> Result {
             (Method::POST, ACCESS_TOKEN, Some(&scope)),
             (Method::PUT, ME, None),
             (Method::POST, SWEEP, None),
+            (Method::POST, USER_ACCESS_TOKEN, None),
         ] {
             scene.emulators.fault(fault.clone().times(4));
             if path == SWEEP {
                 scene.sweep().await?;
             } else {
-                let caller = scene.emulators.caller().mint();
-                let answer = scene.send(method, path, Some(&caller), body).await?;
+                let user = scene.emulators.caller().mint();
+                let is_jobs = path == USER_ACCESS_TOKEN;
+                let caller = if is_jobs { &job } else { &user };
+                let answer = scene.send(method, path, Some(caller), body).await?;
                 codes.insert(answer.code().to_owned());
             }
             scene.emulators.clear_faults();
@@ -233,6 +260,8 @@ async fn no_failure_shows_a_secret() -> Result {
         for (method, path) in [(Method::GET, ME), (Method::POST, ACCESS_TOKEN)] {
             codes.insert(scene.call(method, path).await?.code().to_owned());
         }
+        let answer = scene.send(Method::POST, USER_ACCESS_TOKEN, Some(&job), None);
+        codes.insert(answer.await?.code().to_owned());
         scene.sweep().await?;
         scene.call(Method::PUT, ME).await?;
     }
@@ -278,6 +307,12 @@ async fn no_refusal_shows_a_secret() -> Result {
         caller().claim("exp", now - 301).mint(),
         caller().claim("nbf", now + 3600).mint(),
         caller().claim("scp", "other").mint(),
+        caller()
+            .app(&["Behalf.Act"])
+            .claim("azp", ANOTHER_APP)
+            .mint(),
+        caller().app(&["Behalf.Act"]).tenant(OTHER_TENANT).mint(),
+        caller().app(&["Behalf.Read"]).mint(),
         caller().claim("cnf", json!({ "kid": "k" })).mint(),
         caller()
             .claim("iss", "https://contoso.b2clogin.com/x/v2.0/")
@@ -291,6 +326,9 @@ async fn no_refusal_shows_a_secret() -> Result {
             (Method::PUT, ME),
             (Method::POST, ACCESS_TOKEN),
             (Method::PATCH, ME),
+            (Method::GET, USER_PATH),
+            (Method::DELETE, USER_PATH),
+            (Method::POST, USER_ACCESS_TOKEN),
         ] {
             let answer = scene.send(method, path, Some(&token), None).await?;
             codes.insert(answer.code().to_owned());
@@ -435,9 +473,13 @@ fn no_code_is_left_out() -> Result {
     let rows = readme
         .lines()
         .filter(|line| line.starts_with("| 4") || line.starts_with("| 5"));
+    // What a row says of a code can name a setting.
+    let manifest = std::fs::read_to_string(root().join("spin.toml"))?;
+    let is_setting = |text: &str| manifest.contains(&format!("\n{text} = {{"));
     let listed: BTreeSet<_> = rows
         .flat_map(|row| row.split('`').skip(1).step_by(2))
         .filter(|text| text.bytes().all(|it| it.is_ascii_lowercase() || it == b'_'))
+        .filter(|text| !is_setting(text))
         .collect();
     let elsewhere = ELSEWHERE.iter().map(|(code, _)| *code);
     let met: BTreeSet<_> = STUFFED
@@ -482,6 +524,10 @@ async fn a_secret_in_the_wrong_setting_is_not_shown() -> Result {
         "key_cache_seconds",
         "sweep_key",
         "sweep_key_previous",
+        "grants",
+        "user_routes",
+        "cors_origins",
+        "operator_tenant",
     ] {
         let options = Options::for_emulators(&emulators).set(name, &format!("{canary}/{{x}}"));
         let output = match App::start(options).await {
@@ -514,6 +560,8 @@ async fn a_leak_that_is_planted_is_found() -> Result {
         |secret: &str| BASE64_STANDARD.encode(format!("\"{secret}\"")),
         |secret: &str| BASE64_URL_SAFE_NO_PAD.encode(format!("ab{secret}c")),
         |secret: &str| format!("{:?}", secret.as_bytes()),
+        |_: &str| format!("user {USER}"),
+        |_: &str| USER.replace('-', ""),
     ] {
         let scene = Scene::start().await?;
         scene.enrol().await?;

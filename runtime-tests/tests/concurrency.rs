@@ -11,11 +11,17 @@ use std::time::Duration;
 
 use reqwest::Method;
 use runtime_tests::app;
-use runtime_tests::emulators::{Answer, Fault, Options, Target};
+use runtime_tests::emulators::{Answer, Fault, Options, TENANT, Target, USER};
 use runtime_tests::scene::Scene;
+use serde_json::json;
 use tokio::task::JoinSet;
 
 type Result = anyhow::Result<()>;
+
+/// An app to which one scope is granted.
+const NARROW: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
+/// An app to which nothing is.
+const NOBODY: &str = "cccccccc-cccc-4ccc-8ccc-cccccccccccc";
 
 /// One in-flight call per user and scope: a task of the component waits for what another one fetches.
 #[tokio::test(flavor = "multi_thread")]
@@ -71,6 +77,75 @@ async fn the_same_token_is_drawn_once_at_a_time() -> Result {
     Ok(())
 }
 
+/// Whoever waits for what another fetches gets it by a rule of its own, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_call_gives_each_caller_what_is_granted_to_it() -> Result {
+    let emulated = Options {
+        over_grant: true,
+        ..Options::default()
+    };
+    let rule = |client: &str, callers: &str, scopes: &[&str]| json!({"client": client, "callers": callers, "resource": "https://graph.microsoft.com", "scopes": scopes});
+    let (wide, narrow) = (emulated.front_end_id.clone(), NARROW);
+    let grants = json!([
+        rule(&wide, "delegated", &["*"]),
+        rule(narrow, "delegated", &["User.Read"]),
+        rule(narrow, "app", &["User.Read"]),
+        rule(&emulated.job_id, "app", &["*"]),
+    ]);
+    let scene = Scene::with(emulated, |app| {
+        app.one_instance().set("grants", &grants.to_string())
+    })
+    .await?;
+    scene.enrol().await?;
+    let caller = || scene.emulators.caller();
+    let act = || caller().app(&["Behalf.Act"]);
+    let me = "/v1/me/access-token".to_owned();
+    let user = format!("/v1/users/{TENANT}/{USER}/access-token");
+    let callers = [
+        (caller().mint(), &me, 200),
+        (caller().claim("azp", narrow).mint(), &me, 403),
+        (act().mint(), &user, 200),
+        (act().claim("azp", narrow).mint(), &user, 403),
+        (caller().claim("azpacr", "0").mint(), &me, 403),
+        (act().claim("azp", NOBODY).mint(), &user, 403),
+    ];
+    let body = json!({"scope": "https://graph.microsoft.com/User.Read"});
+    // Long enough for all to arrive while the first waits, whoever that is.
+    for first in 0..callers.len() {
+        scene.emulators.clear_journal();
+        let slow = Fault {
+            delay_ms: 500,
+            ..Fault::new(Target::EntraToken, Answer::Pass)
+        };
+        scene.emulators.fault(slow.times(16));
+        let mut draws = Vec::new();
+        for at in 0..4 * callers.len() {
+            let (token, path, status) = &callers[(first + at) % callers.len()];
+            let request = scene.app.request(Method::POST, path).bearer_auth(token);
+            let request = request.json(&body).send();
+            draws.push(async move {
+                let answer = app::Answer::read(request.await?).await?;
+                anyhow::Ok((path, *status, answer))
+            });
+        }
+        for (path, status, answer) in futures_util::future::try_join_all(draws).await? {
+            scene.remember(&answer, path);
+            assert_eq!(answer.status, status, "{answer:?}");
+            let code = if status == 200 { "" } else { "not_granted" };
+            assert_eq!(answer.code(), code, "{answer:?}");
+        }
+        scene.emulators.clear_faults();
+        let journal = scene.emulators.journal();
+        let refreshes = journal
+            .iter()
+            .filter(|entry| entry.grant.as_deref() == Some("refresh_token"));
+        let refreshes = refreshes.count();
+        assert!(refreshes < 16, "{refreshes} refreshes: nothing was shared");
+    }
+    scene.end().await?;
+    Ok(())
+}
+
 /// Many who miss the same key make one call of Key Vault, and of whatever that call needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
@@ -117,13 +192,22 @@ async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
 async fn a_crowd_is_served() -> Result {
     let scene = Scene::start().await?;
     scene.enrol().await?;
-    let url = format!("{}/v1/me/access-token", scene.app.url());
+    let url = scene.app.url();
+    let of_user = [
+        format!("{url}/v1/me/access-token"),
+        format!("{url}/v1/users/{TENANT}/{USER}/access-token"),
+    ];
     let client = reqwest::Client::new();
     let mut draws = JoinSet::new();
     for n in 0..400 {
-        // Two tokens of the user, so that some draws are the same and some are not.
-        let token = scene.emulators.caller().claim("uti", n % 2).mint();
-        let request = client.request(Method::POST, &url).bearer_auth(token).send();
+        // Two tokens of the user and two of a job, so that some draws are the same and some are not.
+        let caller = scene.emulators.caller().claim("uti", n % 4);
+        let (caller, url) = match n % 2 {
+            0 => (caller, &of_user[0]),
+            _ => (caller.app(&["Behalf.Act"]), &of_user[1]),
+        };
+        let request = client.request(Method::POST, url);
+        let request = request.bearer_auth(caller.mint()).send();
         draws.spawn(async move { anyhow::Ok(request.await?.status()) });
     }
     let all = tokio::time::timeout(Duration::from_mins(1), draws.join_all()).await?;

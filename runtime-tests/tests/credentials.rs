@@ -211,7 +211,7 @@ async fn a_wrong_one_names_the_setting_and_changes_nothing() -> Result {
         assert!(!answer.json["detail"].as_str().unwrap().contains(name));
         let id = answer.json["request_id"].as_str().unwrap().to_owned();
         let output = scene.end().await?;
-        let told = output.iter().find(|line| line.contains(&id)).unwrap();
+        let told = why(&output, &id);
         assert!(
             told.contains(name) && number.is_none_or(|number| told.contains(number)),
             "{told}"
@@ -239,11 +239,18 @@ async fn a_wrong_client_secret_is_the_operators_fault() -> Result {
     );
     assert!(!answer.text.contains("not-the-client-secret"));
     let output = scene.end().await?;
-    let told = output.iter().find(|line| line.contains(&id)).unwrap();
+    let told = why(&output, &id);
     assert!(
         told.contains("client_secret") && told.contains("AADSTS7000215"),
         "{told}"
     );
     assert!(!output.join("\n").contains("not-the-client-secret"));
     Ok(())
+}
+
+/// The line that says why a request failed, beside the one that says whose it was.
+fn why<'a>(output: &'a [String], id: &str) -> &'a str {
+    let mut of_request = output.iter().filter(|line| line.contains(id));
+    let told = of_request.find(|line| line.contains("\"event\":\"request_failed\""));
+    told.unwrap()
 }

@@ -10,10 +10,10 @@ async fn the_story_holds() -> anyhow::Result<()> {
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .collect();
-    assert_eq!(
-        steps.first().zip(steps.last()),
-        Some((&"enrol", &"draw")),
-        "{told}"
-    );
+    let expected = [
+        "enrol", "store", "draw", "rotate", "sweep", "replace", "remove", "draw", "enrol", "job",
+        "refuse", "admin", "remove", "job",
+    ];
+    assert_eq!(steps, expected, "{told}");
     Ok(())
 }

@@ -137,6 +137,40 @@ async fn what_the_pages_serve_and_ask_works() -> Result {
     Ok(())
 }
 
+/// Each line that `scripts/up` prints for pasting, one after another.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_scripts_up_prints_works_when_pasted() -> Result {
+    let folder = tempfile::tempdir()?;
+    let mut up = Command::new(env!("CARGO_BIN_EXE_up"));
+    up.args(["--emulators", "--port", &free_ports()?.to_string()]);
+    let app = App::run(up, folder.path()).await?;
+    // The last thing that it prints.
+    let last = format!("curl -X DELETE {}/v1/me ", app.url());
+    app.wait_for_output_after(0, &last).await?;
+    let output = app.output();
+    let printed = output
+        .iter()
+        .filter_map(|line| line.strip_prefix("  curl "));
+    let mut pasted = 0;
+    for command in printed {
+        let mut shell = Command::new("bash");
+        shell.arg("-c");
+        shell.arg(format!("curl -sS --fail-with-body {command}"));
+        let output = shell.output().await?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command}:\n{said}\n{errors}");
+        pasted += 1;
+    }
+    for role in ["job", "admin"] {
+        let is_there = output.iter().any(|line| line.contains(role));
+        ensure!(is_there, "nothing to paste for the {role}");
+    }
+    ensure!(pasted >= 10, "only {pasted} commands were printed");
+    app.stop().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn single_tests_run_as_the_pages_say() -> Result {
     let place = Place::new().await?;
@@ -219,14 +253,12 @@ impl Place {
         let of_cargo = written.text.starts_with("cargo ");
         command.current_dir(if of_cargo { root() } else { self.folder.path() });
         let path = std::env::var("PATH")?;
+        let job = self.emulators.caller().app(&["Behalf.Act"]).mint();
         let bin = self.folder.path().join("bin");
         command
             .env("PATH", format!("{}:{path}", bin.display()))
             .env("TOKEN", self.emulators.caller().mint())
-            .env(
-                "JOB_TOKEN",
-                self.emulators.caller().app(&["Behalf.Act"]).mint(),
-            )
+            .env("JOB_TOKEN", job)
             .env("TENANT_ID", TENANT)
             .env("USER_ID", USER)
             .env("CONTROL", self.emulators.control_url())

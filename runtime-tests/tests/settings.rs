@@ -7,9 +7,11 @@
 )]
 
 use reqwest::Method;
-use runtime_tests::app::{App, Options, StartFailure, is_on_spin};
-use runtime_tests::emulators::{self, Emulators};
+use runtime_tests::app::{App, Options, StartFailure, behalf, is_on_spin, root};
+use runtime_tests::emulators::{self, Emulators, OTHER_TENANT, TENANT};
 use runtime_tests::scene::Scene;
+use serde_json::{Value, json};
+use tokio::process::Command;
 
 type Result = anyhow::Result<()>;
 
@@ -21,6 +23,16 @@ async fn a_wrong_setting_stops_the_start() -> Result {
         ("client_id", "api://33333333-3333-4333-8333-333333333333"),
         ("client_id", "{33333333-3333-4333-8333-333333333333}"),
         ("operator_tenant", "contoso.example"),
+        ("user_routes", "yes"),
+        ("cors_origins", "*"),
+        ("cors_origins", "https://*.example.com"),
+        ("cors_origins", "https://app.example.com/page"),
+        ("cors_origins", "http://app.example.com"),
+        ("cors_origins", "null"),
+        (
+            "cors_origins",
+            "https://app.example.com https://other.example.com",
+        ),
         ("key_vault_scope", "https://vault.azure.net"),
         ("authority", "https://contoso.ciamlogin.com"),
         ("tenants", "9188040d-6c67-4c5b-b112-36a304b66dad"),
@@ -92,6 +104,228 @@ async fn everything_that_is_wrong_is_told_at_once() -> Result {
     Ok(())
 }
 
+/// A rule that is wrong stops the start, as a whole: none of the others counts, and the place is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_grant_stops_the_start_and_is_named() -> Result {
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let good = rule(&json!({}));
+    let of = |change: Value| json!([good, rule(&change)]).to_string();
+    for (grants, place, expected) in [
+        (
+            "[{]".to_owned(),
+            "grants",
+            "no valid JSON (line 1, column 3)",
+        ),
+        ("{}".to_owned(), "grants", "JSON list"),
+        ("[5]".to_owned(), "grants[0]", "must be an object"),
+        (
+            of(json!({"apis": ["graph"]})),
+            "grants[1]",
+            "no member `apis`",
+        ),
+        (
+            of(json!({"client": "web"})),
+            "grants[1].client",
+            "client id",
+        ),
+        (of(json!({"client": "*"})), "grants[1].client", "client id"),
+        (
+            of(json!({"callers": "*"})),
+            "grants[1].callers",
+            "delegated",
+        ),
+        (
+            of(json!({"tenants": []})),
+            "grants[1].tenants",
+            "tenant ids",
+        ),
+        (
+            of(json!({"tenants": ["*", TENANT]})),
+            "grants[1].tenants",
+            "tenant ids",
+        ),
+        (
+            of(json!({"resource": "*"})),
+            "grants[1].resource",
+            "without `*`",
+        ),
+        (
+            of(json!({"resource": "https://*.example"})),
+            "grants[1].resource",
+            "without `*`",
+        ),
+        (
+            of(json!({"scopes": []})),
+            "grants[1].scopes",
+            "list of permissions",
+        ),
+        (
+            of(json!({"scopes": "*"})),
+            "grants[1].scopes",
+            "list of permissions",
+        ),
+        (
+            of(json!({"scopes": ["https://graph.microsoft.com/User.Read"]})),
+            "grants[1].scopes",
+            "without their resource",
+        ),
+        (
+            of(json!({"scopes": ["User.*"]})),
+            "grants[1].scopes",
+            "in no name",
+        ),
+        (
+            of(json!({"scopes": ["User.Read", "*"]})),
+            "grants[1].scopes",
+            "in no name",
+        ),
+        (
+            of(json!({"scopes": [".default"]})),
+            "grants[1].scopes",
+            ".default",
+        ),
+        (
+            of(json!({"scopes": [".DEFAULT"]})),
+            "grants[1].scopes",
+            ".default",
+        ),
+    ] {
+        let options = Options::for_emulators(&emulators).set("grants", &grants);
+        if is_on_spin() {
+            says_so(options, &emulators, "grants").await?;
+            continue;
+        }
+        let (code, checked) = check(&options, &[]).await?;
+        assert_eq!(code, Some(2), "{grants}: {checked}");
+        let started = failed_start(options).await?.join("\n");
+        for said in [checked, started] {
+            let mut lines = said.lines();
+            let named = lines.any(|line| {
+                line.contains("`grants` (SPIN_VARIABLE_GRANTS)")
+                    && line.contains(place)
+                    && line.contains(expected)
+            });
+            assert!(named, "{grants}: {place}, {expected}:\n{said}");
+        }
+    }
+    assert!(emulators.journal().is_empty(), "nobody was asked");
+    Ok(())
+}
+
+/// A setting of 1.6 MB, from a file: an environment has no room for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_grants_are_too_many_and_a_thousand_are_not() -> Result {
+    if is_on_spin() {
+        return Ok(());
+    }
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("grants.json");
+    let variable = format!("grants={}", file.display());
+    let arguments = ["--variable-file", &variable];
+    let options = Options::for_emulators(&emulators).arguments(&arguments);
+    std::fs::write(&file, json!(vec![rule(&json!({})); 10_000]).to_string())?;
+    let (code, checked) = check(&options, &arguments).await?;
+    assert_eq!(code, Some(2), "{checked}");
+    let started = failed_start(options.clone()).await?.join("\n");
+    for said in [checked, started] {
+        let expected = "setting `grants` (SPIN_VARIABLE_GRANTS) has 10000 rules: 1000 are the most";
+        assert!(said.contains(expected), "{said}");
+    }
+    std::fs::write(&file, json!(vec![rule(&json!({})); 1000]).to_string())?;
+    let (code, checked) = check(&options, &arguments).await?;
+    assert_eq!(code, Some(0), "{checked}");
+    let scene = Scene::of(emulators, App::start(options).await?);
+    scene.enrol().await?;
+    scene.draw().await?;
+    scene.end().await?;
+    Ok(())
+}
+
+/// In words, so that a mistake in a list of ids is seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_who_may_draw_what() -> Result {
+    if is_on_spin() {
+        return Ok(());
+    }
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let front_end = &emulators.options().front_end_id;
+    let job = &emulators.options().job_id;
+    let grants = json!([
+        rule(&json!({"scopes": ["User.Read", "Mail.Read"]})),
+        rule(&json!({"client": job, "callers": "app", "tenants": ["*"]})),
+        rule(&json!({"client": job, "callers": "app", "tenants": [OTHER_TENANT]})),
+    ])
+    .to_string();
+    let graph = "at https://graph.microsoft.com";
+    let elsewhere = "; in another tenant than its own once `operator_tenant` is set";
+    let own = format!(
+        "grants[0]: app {front_end} may draw with users' tokens: User.Read, Mail.Read {graph}"
+    );
+    let all = format!(
+        "grants[1]: app {job} may draw for absent users of every tenant: everything {graph}"
+    );
+    let one = format!(
+        "grants[2]: app {job} may draw for absent users of {OTHER_TENANT}: everything {graph}"
+    );
+    let none = "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw";
+    for (grants, operator_tenant, says) in [
+        (
+            &*grants,
+            "",
+            vec![
+                own.clone(),
+                format!("{all}{elsewhere}"),
+                format!("{one}{elsewhere}"),
+            ],
+        ),
+        (&*grants, TENANT, vec![own, all, one]),
+        ("[]", "", vec![none.to_owned()]),
+        ("", "", vec![none.to_owned()]),
+    ] {
+        let options = Options::for_emulators(&emulators)
+            .set("grants", grants)
+            .set("operator_tenant", operator_tenant);
+        let (code, said) = check(&options, &[]).await?;
+        assert_eq!(code, Some(0), "{said}");
+        let lines = said.lines().filter_map(|line| {
+            let line: Value = serde_json::from_str(line.get(line.find('{')?..)?).ok()?;
+            (line["event"] == "grant").then(|| line["says"].as_str().unwrap_or_default().to_owned())
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), says, "{said}");
+        // Who starts the app reads the same.
+        let app = App::start(options).await?;
+        for text in says {
+            app.wait_for_output_after(0, &text).await?;
+        }
+        app.stop().await?;
+    }
+    Ok(())
+}
+
+/// An app that names a user knows its object id, and no `sub`.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_with_a_sub_need_the_paths_of_users_off() -> Result {
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    for template in ["{tid}.{sub}", "{tid}.{oid}.{sub}"] {
+        let options = Options::for_emulators(&emulators).set("user_id_template", template);
+        let off = options.clone().set("user_routes", "off");
+        if is_on_spin() {
+            says_so(options, &emulators, "user_routes").await?;
+        } else {
+            let expected = "setting `user_routes` (SPIN_VARIABLE_USER_ROUTES) must be off, because `user_id_template` has {sub}";
+            let (code, checked) = check(&options, &[]).await?;
+            assert_eq!(code, Some(2), "{checked}");
+            let started = failed_start(options).await?.join("\n");
+            for said in [checked, started] {
+                assert!(said.contains(expected), "{said}");
+            }
+        }
+        App::start(off).await?.stop().await?;
+    }
+    Ok(())
+}
+
 /// Of the settings alone: tokens, and what is stored, have them in lower case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_case_of_an_id_is_nothing() -> Result {
@@ -120,6 +354,39 @@ async fn the_case_of_an_id_is_nothing() -> Result {
     output.extend(scene.end().await?);
     assert!(!output.join("\n").contains("alarm"), "{output:?}");
     Ok(())
+}
+
+/// A rule for users' tokens, with these members instead.
+fn rule(change: &Value) -> Value {
+    let mut rule = json!({
+        "client": emulators::Options::default().front_end_id, "callers": "delegated",
+        "resource": "https://graph.microsoft.com", "scopes": ["*"],
+    });
+    for (member, value) in change.as_object().unwrap() {
+        rule[member] = value.clone();
+    }
+    rule
+}
+
+/// What `behalf check` says of these settings, and its exit code.
+async fn check(options: &Options, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new(behalf()?);
+    command.arg("check").arg("-f").arg(root().join("spin.toml"));
+    command
+        .arg("--state-dir")
+        .arg(folder.path())
+        .args(arguments);
+    // Away from any `.env`.
+    command
+        .current_dir(folder.path())
+        .env_remove("RUNTIME_CONFIG_FILE");
+    for (name, value) in &options.settings {
+        command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
+    }
+    let output = command.kill_on_drop(true).output().await?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(said)?))
 }
 
 /// What the app says instead of serving.

@@ -155,6 +155,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         entry: &mut Entry<'_, E>,
     ) -> Result<(View, bool), KeeperError> {
         let deadline = Deadline::within(&self.env, LONGEST);
+        if let Some(scope) = scope {
+            entry.scope(scope);
+        }
         self.identify(request, entry, Purpose::Manage).await?;
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);

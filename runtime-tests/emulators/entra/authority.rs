@@ -25,7 +25,8 @@ pub(crate) const LOGIN: &str = "https://login.microsoftonline.com";
 #[derive(Clone, Debug)]
 pub(crate) struct Mint {
     pub(crate) tenant: String,
-    pub(crate) user: String,
+    /// Object id; none: the demo user's, or, of an app's own token, that of the job's service principal.
+    pub(crate) user: Option<String>,
     pub(crate) version: u8,
     pub(crate) roles: Option<Vec<String>>,
     pub(crate) claims: Map<String, Value>,
@@ -105,21 +106,22 @@ impl Entra {
     /// An access token for the app, as a caller would hold it.
     pub(crate) fn mint(&self, mint: &Mint) -> String {
         let (tenant, app) = (&mint.tenant, &self.options.client_id);
-        let client = match mint.roles {
-            Some(_) => &self.options.job_id,
-            None => &self.options.front_end_id,
+        let (client, user) = match mint.roles {
+            Some(_) => (&self.options.job_id, &self.options.job_principal_id),
+            None => (&self.options.front_end_id, &self.options.demo_user),
         };
+        let user = mint.user.as_ref().unwrap_or(user);
         let mut claims = self.tokens.claims(mint.version, tenant, client, app);
         if mint.version == 1 {
             // An App ID URI, as v1 tokens usually carry.
             claims["aud"] = json!(format!("api://{app}"));
         }
-        claims["oid"] = json!(mint.user);
+        claims["oid"] = json!(user);
         if let Some(roles) = &mint.roles {
-            claims["sub"] = json!(mint.user);
+            claims["sub"] = json!(user);
             claims["roles"] = json!(roles);
         } else {
-            claims["sub"] = json!(pairwise(app, tenant, &mint.user));
+            claims["sub"] = json!(pairwise(app, tenant, user));
             claims["scp"] = json!("access_as_user");
         }
         for (name, value) in &mint.claims {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 const PROBLEM: &str = include_str!("../../../src/core/api/problem.rs");
+const KEEPER: &str = include_str!("../../../src/core/keeper.rs");
+const LEDGER: &str = include_str!("../../../src/core/ledger.rs");
 const ERROR: &str = include_str!("../../../src/core/error.rs");
 
 /// Codes that no case can meet, and why.
@@ -21,7 +23,8 @@ pub(crate) fn every_code_has_a_case(mut met: BTreeSet<String>) -> Result<(), Str
     let mut codes = BTreeSet::new();
     for (table, begin, end) in [
         (PROBLEM, "fn row(", "struct Row"),
-        (PROBLEM, "fn of_keeper", "fn of_vault"),
+        (KEEPER, "/// A word for it", "impl From<StoreError>"),
+        (LEDGER, "/// A word for it", "/// An operation on storage"),
         (
             ERROR,
             "/// A word for each error",

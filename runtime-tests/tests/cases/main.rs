@@ -10,6 +10,7 @@
 )]
 
 mod codes;
+mod lines;
 mod request;
 mod step;
 
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
 /// A case.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "words of a file")]
 struct Case {
     /// What it shows, in a sentence.
     #[serde(rename = "about")]
@@ -104,6 +106,9 @@ struct Case {
     one_instance: bool,
     /// Graph permissions that users have consented to.
     consented: Option<Vec<String>>,
+    /// Tokens carry all of them, not only those asked for.
+    #[serde(default)]
+    over_grant: bool,
     /// How many apps run on the one store.
     #[serde(default = "one")]
     apps: usize,
@@ -128,7 +133,10 @@ struct World {
 impl Case {
     async fn run(self, redis: bool) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
-        let mut emulated = Options::default();
+        let mut emulated = Options {
+            over_grant: self.over_grant,
+            ..Options::default()
+        };
         if let Some(consented) = self.consented {
             emulated.consented = consented;
         }
@@ -161,7 +169,7 @@ impl Case {
         for (number, step) in self.step.into_iter().enumerate() {
             let number = number.saturating_add(1);
             step.take(&mut world).await.with_context(|| {
-                let output = world.apps[0].output();
+                let output = world.apps.first().map_or_else(Vec::new, App::output);
                 let last = &output[output.len().saturating_sub(20)..];
                 format!("step {number}; the app says:\n{}\n", last.join("\n"))
             })?;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Bearer {
-    /// `user`, `other-user`, `other-tenant`, `sweep`, `none`, or any text to be sent itself.
+    /// `user`, `other-user`, `other-tenant`, `job`, `admin`, `sweep`, `none`, or any text to be sent itself.
     Named(String),
     /// The user's, with differences.
     Minted(Box<Minted>),
@@ -64,6 +64,8 @@ impl Bearer {
                 "user" => caller.mint(),
                 "other-user" => caller.user(OTHER_USER).mint(),
                 "other-tenant" => caller.tenant(OTHER_TENANT).mint(),
+                "job" => caller.app(&["Behalf.Act"]).mint(),
+                "admin" => caller.app(&["Behalf.Admin"]).mint(),
                 "sweep" => emulators.options().sweep_key.clone(),
                 "none" => return None,
                 text => text.to_owned(),
@@ -104,6 +106,7 @@ pub(crate) async fn send(
     app: &App,
     request: &str,
     bearer: Option<&str>,
+    headers: &BTreeMap<String, String>,
     body: &Body,
 ) -> anyhow::Result<Answer> {
     let (method, path) = request.split_once(' ').context("METHOD PATH")?;
@@ -111,6 +114,9 @@ pub(crate) async fn send(
     let with = |mut request: RequestBuilder| {
         if let Some(bearer) = bearer {
             request = request.bearer_auth(bearer);
+        }
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         request
     };

@@ -1,11 +1,11 @@
 //! A step of a case: what it can say, and how it is done.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::{try_join, try_join_all};
-use runtime_tests::app::{Answer, App};
+use runtime_tests::app::{Answer, App, is_on_spin};
 use runtime_tests::emulators::{Emulators, Fault, TENANT, Target, USER, key_name};
 use runtime_tests::leaks;
 use runtime_tests::store::Store;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::World;
+use crate::lines::{self, is_like};
 use crate::request::{Bearer, Body, now, send};
 
 /// One thing that happens, and what is expected then. What is a list here can be written as one thing alone.
@@ -27,6 +28,8 @@ pub(crate) struct Step {
     bearer: Vec<Bearer>,
     #[serde(deserialize_with = "one_or_many")]
     body: Vec<Body>,
+    /// Headers that each request has besides.
+    request_header: BTreeMap<String, String>,
     /// The next requests to an emulator fail.
     #[serde(deserialize_with = "one_or_many")]
     fault: Vec<Fault>,
@@ -45,6 +48,11 @@ pub(crate) struct Step {
     /// A text of a problem's `detail`.
     detail: Option<String>,
     header: BTreeMap<String, String>,
+    /// Headers that no answer has.
+    #[serde(deserialize_with = "one_or_many")]
+    no_header: Vec<String>,
+    /// What is refused is written down, of the one user.
+    noted: bool,
     /// Members of each answer's body.
     json: BTreeMap<String, Value>,
 
@@ -64,8 +72,17 @@ pub(crate) struct Step {
     write: Option<(String, String)>,
     /// Settings that change; the app is started anew.
     restart: Option<BTreeMap<String, String>>,
-    /// A text that a line of output comes to hold.
-    output: Option<String>,
+    /// Texts: some line of output comes to hold each.
+    #[serde(deserialize_with = "one_or_many")]
+    output: Vec<String>,
+    /// Texts that no line of output holds since the step began.
+    #[serde(deserialize_with = "one_or_many")]
+    no_output: Vec<String>,
+    /// Members of lines of the log: some line comes to have each of these.
+    #[serde(deserialize_with = "one_or_many")]
+    log: Vec<BTreeMap<String, Value>>,
+    /// Which emulators have seen the correlation id of each of those lines since the last look.
+    correlated: Option<BTreeSet<Target>>,
 
     /// How many keys of the store begin so.
     store: BTreeMap<String, usize>,
@@ -79,6 +96,7 @@ impl Default for Step {
             request: Vec::new(),
             bearer: vec![Bearer::Named("user".to_owned())],
             body: vec![Body::Text(String::new())],
+            request_header: BTreeMap::new(),
             fault: Vec::new(),
             app: 0,
             times: 1,
@@ -88,6 +106,8 @@ impl Default for Step {
             code: None,
             detail: None,
             header: BTreeMap::new(),
+            no_header: Vec::new(),
+            noted: false,
             json: BTreeMap::new(),
             act: None,
             refuse: None,
@@ -98,7 +118,10 @@ impl Default for Step {
             swap: None,
             write: None,
             restart: None,
-            output: None,
+            output: Vec::new(),
+            no_output: Vec::new(),
+            log: Vec::new(),
+            correlated: None,
             store: BTreeMap::new(),
             journal: None,
         }
@@ -154,9 +177,26 @@ impl Step {
             world.apps.push(App::start(world.options.clone()).await?);
             skipped = 0;
         }
-        self.ask(world).await?;
-        if let Some(text) = &self.output {
-            world.apps[0].wait_for_output_after(skipped, text).await?;
+        let answered = self.ask(world).await?;
+        let app = &world.apps[0];
+        for text in &self.output {
+            app.wait_for_output_after(skipped, text).await?;
+        }
+        for members in &self.log {
+            let line = lines::wait_for(app, skipped, members).await?;
+            self.check_line(world, &line, &answered)?;
+        }
+        if !self.no_output.is_empty() && !is_on_spin() {
+            // The last line of a request is the embedded host's own.
+            for id in &answered {
+                let last = format!("request_id={id}");
+                app.wait_for_output_after(skipped, &last).await?;
+            }
+        }
+        for text in &self.no_output {
+            let output = app.output();
+            let found = output.iter().skip(skipped).find(|it| it.contains(text));
+            ensure!(found.is_none(), "{found:?}");
         }
         world.emulators.clear_faults();
         for (prefix, count) in &self.store {
@@ -222,7 +262,7 @@ impl Step {
     }
 
     /// Sends every request with every bearer, body and fault, and checks each answer.
-    async fn ask(&self, world: &mut World) -> anyhow::Result<()> {
+    async fn ask(&self, world: &mut World) -> anyhow::Result<BTreeSet<String>> {
         ensure!(
             self.fault.is_empty() || !self.request.is_empty(),
             "a fault without a request"
@@ -233,6 +273,7 @@ impl Step {
         } else {
             faults
         };
+        let mut answered = BTreeSet::new();
         let before = world.apps[0].store().rows()?;
         let lock = self
             .locked
@@ -246,11 +287,9 @@ impl Step {
                         if let Some(fault) = fault {
                             world.emulators.fault(fault.clone());
                         }
-                        self.ask_one(world, request, bearer, body)
-                            .await
-                            .with_context(|| {
-                                format!("{request}, {bearer:?}, {body:?}, {fault:?}")
-                            })?;
+                        let ids = self.ask_one(world, request, bearer, body);
+                        let context = || format!("{request}, {bearer:?}, {body:?}, {fault:?}");
+                        answered.extend(ids.await.with_context(context)?);
                         let left = world.emulators.faults_left();
                         ensure!(
                             fault.is_none_or(|fault| left < fault.count),
@@ -261,14 +300,16 @@ impl Step {
             }
         }
         drop(lock);
-        // A refusal has no effect.
+        // A refusal has no effect but that it may be noted.
         if self.code.is_some() && self.meanwhile.is_none() {
+            let is_changed = world.apps[0].store().rows()? != before;
             ensure!(
-                world.apps[0].store().rows()? == before,
-                "the store was changed"
+                is_changed == self.noted,
+                "the store was {}changed",
+                if is_changed { "" } else { "not " }
             );
         }
-        Ok(())
+        Ok(answered)
     }
 
     async fn ask_one(
@@ -277,11 +318,13 @@ impl Step {
         request: &str,
         bearer: &Bearer,
         body: &Body,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         let app = world.apps.get(self.app).context("no such app")?;
         let token = bearer.token(&world.emulators);
         let token = token.as_deref();
-        let answers = try_join_all((0..self.times).map(|_| send(app, request, token, body)));
+        let headers = &self.request_header;
+        let answers =
+            try_join_all((0..self.times).map(|_| send(app, request, token, headers, body)));
         let (answers, others) = match &self.meanwhile {
             None => (answers.await?, Vec::new()),
             Some(other) => {
@@ -295,7 +338,7 @@ impl Step {
                 let others = async {
                     let mut others = Vec::new();
                     while !is_over.get() {
-                        others.push(send(app, other, token, &nothing).await?);
+                        others.push(send(app, other, token, headers, &nothing).await?);
                     }
                     Ok(others)
                 };
@@ -312,6 +355,33 @@ impl Step {
         let other = self.meanwhile.as_deref().unwrap_or_default();
         let places = others.iter().map(|answer| leaks::place_of(answer, other));
         world.answers.extend(places);
+        let ids = answers.iter().map(|answer| answer.header("x-request-id"));
+        Ok(ids.map(str::to_owned).collect())
+    }
+
+    /// Whether a line of the log is about one of the requests, and who else has seen its correlation id.
+    fn check_line(
+        &self,
+        world: &World,
+        line: &Value,
+        answered: &BTreeSet<String>,
+    ) -> anyhow::Result<()> {
+        if let Some(id) = line["request_id"].as_str() {
+            ensure!(answered.contains(id), "{line} is of none of {answered:?}");
+        }
+        let Some(expected) = &self.correlated else {
+            return Ok(());
+        };
+        let journal = world.emulators.journal();
+        let id = line["correlation_id"].as_str();
+        let seen = journal
+            .iter()
+            .filter(|it| it.correlation_id.as_deref() == id);
+        let seen: BTreeSet<_> = seen.map(|entry| entry.target).collect();
+        ensure!(
+            id.is_some() && seen == *expected,
+            "{seen:?} have seen the id of {line}"
+        );
         Ok(())
     }
 
@@ -342,6 +412,9 @@ impl Step {
                 "expected {name}: {value}: {answer:?}"
             );
         }
+        for name in &self.no_header {
+            ensure!(!answer.headers.contains_key(name), "{name}: {answer:?}");
+        }
         for (name, value) in &self.json {
             ensure!(
                 is_like(&answer.json[name], value),
@@ -364,16 +437,6 @@ impl Key {
         let [nbf, exp] = [self.nbf, self.exp].map(|seconds| Some(now() + seconds?));
         emulators.set_secret_validity(&name, nbf, exp)?;
         Ok(())
-    }
-}
-
-/// Whether a value is the one expected; of an object, whether the members expected are.
-fn is_like(value: &Value, expected: &Value) -> bool {
-    match expected {
-        Value::Object(members) => members
-            .iter()
-            .all(|(name, expected)| is_like(&value[name], expected)),
-        _ => value == expected,
     }
 }
 

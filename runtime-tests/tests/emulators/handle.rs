@@ -106,6 +106,20 @@ async fn the_control_port_does_the_same_over_http() {
         .strip_prefix("Authorization: Bearer ")
         .unwrap();
     assert_eq!(payload(token)["oid"], USER);
+    for (who, role) in [("job", "Behalf.Act"), ("admin", "Behalf.Admin")] {
+        let url = format!("{control}/demo/{who}-authorization");
+        let line = world.client.get(url).send().await.unwrap();
+        let line = line.text().await.unwrap();
+        let token = line.trim_end().strip_prefix("Authorization: Bearer ");
+        let claims = payload(token.unwrap());
+        let options = world.emulators.options();
+        assert_eq!(claims["roles"], json!([role]));
+        assert_eq!(claims["azp"], json!(options.job_id));
+        // The app's own, and no user's.
+        assert_eq!(claims["oid"], json!(options.job_principal_id));
+        assert_eq!(claims["sub"], claims["oid"]);
+        assert!(claims.get("scp").is_none());
+    }
 
     let minted: Value = post("/tokens", json!({ "user": "someone", "roles": ["Behalf.Sweep"], "claims": { "exp": 5, "uti": null }, "signature": "hs256" })).await.json().await.unwrap();
     let token = minted["token"].as_str().unwrap();

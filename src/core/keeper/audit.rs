@@ -192,9 +192,9 @@ impl<'a, E: Environment> Entry<'a, E> {
         self.put("tenant", tenant.as_str());
     }
 
-    /// The scopes that it is about.
+    /// The scopes that it is about, unless they are none: then they may be anything.
     pub(crate) fn scope(&mut self, scope: &str) {
-        if let Some(scope) = Scope::parse(scope) {
+        if let Ok(scope) = Scope::asked(scope) {
             self.put("resource", scope.resource());
             self.put("scope", scope.as_str());
         }

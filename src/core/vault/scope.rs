@@ -1,6 +1,7 @@
 //! Scopes: what an access token is asked for (RFC 6749 §3.3).
 
 use crate::error::{CallerError, Reason};
+use crate::identity::Guid;
 
 /// Longest list of scopes that is taken from a caller, in bytes: it is sent on, logged, and kept.
 const LONGEST: usize = 2048;
@@ -43,12 +44,13 @@ impl Scope {
     /// Reads what a caller asks for.
     ///
     /// # Errors
-    /// [`CallerError::InvalidScope`], also for what Entra ID would refuse anyhow.
+    /// [`CallerError::InvalidScope`], also for what Entra ID would refuse anyhow. So what a caller puts there by mistake,
+    /// such as a key in base64, is never written down as a scope.
     pub fn asked(text: &str) -> Result<Self, CallerError> {
         Some(text)
             .filter(|text| text.len() <= LONGEST)
             .and_then(Self::parse)
-            .filter(|scope| !scope.mixes_default())
+            .filter(|scope| !scope.mixes_default() && is_resource(&scope.resource))
             .ok_or(CallerError::InvalidScope(Reason::default()))
     }
 
@@ -77,6 +79,12 @@ impl Scope {
         permissions.any(|name| name.eq_ignore_ascii_case(".default"))
             && self.permissions().nth(1).is_some()
     }
+}
+
+/// Whether Entra ID can know a resource by this: a URI, or the client id of its app
+/// (<https://learn.microsoft.com/entra/identity-platform/scopes-oidc>).
+fn is_resource(text: &str) -> bool {
+    text.contains(':') || Guid::parse(text).is_some()
 }
 
 /// Whether a text can stand in a scope (RFC 6749 §3.3), and so in a header and a line of the log.
@@ -124,6 +132,13 @@ mod tests {
         assert_eq!(Scope::asked(mixed), refused);
         let long = format!("https://a/{}", "x".repeat(LONGEST));
         assert_eq!(Scope::asked(&long), refused);
-        assert!(Scope::asked("https://a/.default").is_ok());
+        assert_eq!(Scope::asked("Zm9v/YmFy="), refused);
+        for text in [
+            "https://a/.default",
+            "api://33333333-3333-4333-8333-333333333333/x",
+            "33333333-3333-4333-8333-333333333333/x",
+        ] {
+            assert!(Scope::asked(text).is_ok(), "{text}");
+        }
     }
 }
