@@ -86,7 +86,8 @@ fn the_component_says_what_it_is_and_is_what_was_built() {
         };
         (names(&world.imports), names(&world.exports))
     };
-    let built = std::fs::read(Path::new(ROOT).join("target/wasm32-wasip2/release/behalf_vault.wasm"));
+    let built =
+        std::fs::read(Path::new(ROOT).join("target/wasm32-wasip2/release/behalf_vault.wasm"));
     let (imports, exports) = world(&bytes);
     assert_eq!(exports, [format!("behalf:vault/vault@{VERSION}")]);
     assert_eq!((imports, exports), world(&built.unwrap()));
