@@ -9,12 +9,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use runtime_tests::app::root;
 use wasm_metadata::Payload;
 use wit_parser::Resolve;
 use wit_parser::decoding::{DecodedWasm, decode};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 #[test]
 fn the_wit_package_is_the_interface_with_its_words() {
@@ -24,7 +24,7 @@ fn the_wit_package_is_the_interface_with_its_words() {
         panic!("it is no WIT package");
     };
     let mut source = Resolve::default();
-    let (own, _) = source.push_dir(root().join("wit")).unwrap();
+    let (own, _) = source.push_dir(Path::new(ROOT).join("wit")).unwrap();
     let (published_package, own_package) = (&published.packages[id], &source.packages[own]);
     assert_eq!(published_package.name, own_package.name);
     assert_eq!(
@@ -86,7 +86,8 @@ fn the_component_says_what_it_is_and_is_what_was_built() {
         };
         (names(&world.imports), names(&world.exports))
     };
-    let built = std::fs::read(root().join("target/wasm32-wasip2/release/behalf_vault.wasm"));
+    let built =
+        std::fs::read(Path::new(ROOT).join("target/wasm32-wasip2/release/behalf_vault.wasm"));
     let (imports, exports) = world(&bytes);
     assert_eq!(exports, [format!("behalf:vault/vault@{VERSION}")]);
     assert_eq!((imports, exports), world(&built.unwrap()));
@@ -95,7 +96,7 @@ fn the_component_says_what_it_is_and_is_what_was_built() {
 #[test]
 fn without_a_source_nothing_is_made() {
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_package"))
+    let output = Command::new(env!("CARGO_BIN_EXE_behalf-package"))
         .arg("--out")
         .arg(folder.path())
         .output()
@@ -107,7 +108,7 @@ fn without_a_source_nothing_is_made() {
 
 fn package(arguments: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_package"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_behalf-package"));
     command.arg("--out").arg(folder.path());
     if arguments.is_empty() {
         command.args(["--source", "https://sources.example/"]);

@@ -6,11 +6,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
-use runtime_tests::app::root;
 use wasm_metadata::{
     AddMetadata, AddMetadataField, Description, Licenses, Producers, Revision, Source, Version,
 };
 use wit_parser::Resolve;
+
+/// Where Cargo.toml is, and `wit`.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Writes `behalf:vault@<version>.wasm`, the WIT package, and `behalf:vault-component@<version>.wasm`, the component.
 #[derive(Parser)]
@@ -56,7 +58,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn wit_package() -> anyhow::Result<(String, Vec<u8>)> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(root().join("wit"))?;
+    let (package, _) = resolve.push_dir(Path::new(ROOT).join("wit"))?;
     let wasm = wit_component::encode(&resolve, package)?;
     let mut producers = Producers::empty();
     producers.add("processed-by", "behalf", env!("CARGO_PKG_VERSION"));
@@ -70,7 +72,7 @@ fn wit_package() -> anyhow::Result<(String, Vec<u8>)> {
 }
 
 fn component(name: &str, version: &str, arguments: &Arguments) -> anyhow::Result<Vec<u8>> {
-    let file = root().join("target/wasm32-wasip2/release/behalf_vault.wasm");
+    let file = Path::new(ROOT).join("target/wasm32-wasip2/release/behalf_vault.wasm");
     let wasm =
         std::fs::read(&file).with_context(|| format!("{}: run scripts/build", file.display()))?;
     let revision = match &arguments.revision {
@@ -93,7 +95,7 @@ fn component(name: &str, version: &str, arguments: &Arguments) -> anyhow::Result
 
 fn checked_out() -> anyhow::Result<String> {
     let output = Command::new("git")
-        .current_dir(root())
+        .current_dir(ROOT)
         .args(["rev-parse", "HEAD"])
         .output()
         .context("cannot run git: give --revision")?;
