@@ -41,6 +41,8 @@ pub(crate) struct Step {
     meanwhile: Option<String>,
     /// Another process holds the store's lock meanwhile.
     locked: bool,
+    /// The user enrols again before each fault: what was drawn or refused before is of an enrolment that is over.
+    anew: bool,
 
     /// What each answer must have.
     status: u16,
@@ -102,6 +104,7 @@ impl Default for Step {
             times: 1,
             meanwhile: None,
             locked: false,
+            anew: false,
             status: 200,
             code: None,
             detail: None,
@@ -274,12 +277,13 @@ impl Step {
             faults
         };
         let mut answered = BTreeSet::new();
-        let before = world.apps[0].store().rows()?;
-        let lock = self
-            .locked
-            .then(|| world.apps[0].store().lock())
-            .transpose()?;
         for fault in faults {
+            if self.anew {
+                self.enrol_anew(world).await?;
+            }
+            let store = world.apps[0].store();
+            let before = store.rows()?;
+            let lock = self.locked.then(|| store.lock()).transpose()?;
             for request in &self.request {
                 for bearer in &self.bearer {
                     for body in &self.body {
@@ -298,18 +302,28 @@ impl Step {
                     }
                 }
             }
-        }
-        drop(lock);
-        // A refusal has no effect but that it may be noted.
-        if self.code.is_some() && self.meanwhile.is_none() {
-            let is_changed = world.apps[0].store().rows()? != before;
-            ensure!(
-                is_changed == self.noted,
-                "the store was {}changed",
-                if is_changed { "" } else { "not " }
-            );
+            drop(lock);
+            // A refusal has no effect but that it may be noted.
+            if self.code.is_some() && self.meanwhile.is_none() {
+                let is_changed = store.rows()? != before;
+                ensure!(
+                    is_changed == self.noted,
+                    "the store was {}changed: {fault:?}",
+                    if is_changed { "" } else { "not " }
+                );
+            }
         }
         Ok(answered)
+    }
+
+    async fn enrol_anew(&self, world: &World) -> anyhow::Result<()> {
+        world.emulators.clear_faults();
+        let token = world.emulators.caller().mint();
+        let app = world.apps.get(self.app).context("no such app")?;
+        let nothing = Body::Text(String::new());
+        let answer = send(app, "PUT /v1/me", Some(&token), &BTreeMap::new(), &nothing).await?;
+        ensure!(answer.status == 200, "no enrolment anew: {answer:?}");
+        Ok(())
     }
 
     async fn ask_one(
