@@ -23,10 +23,15 @@ const NARROW: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
 /// An app to which nothing is.
 const NOBODY: &str = "cccccccc-cccc-4ccc-8ccc-cccccccccccc";
 
+/// What waits for the same call is seen where no draw is answered from memory.
+fn keeping_none(app: app::Options) -> app::Options {
+    app.set("access_token_cache_seconds", "0")
+}
+
 /// One in-flight call per user and scope: a task of the component waits for what another one fetches.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_token_is_drawn_once_at_a_time() -> Result {
-    let scene = Scene::start().await?;
+    let scene = Scene::with(Options::default(), keeping_none).await?;
     scene.enrol().await?;
     let mut all = 0;
     for round in 0..5 {
@@ -77,6 +82,52 @@ async fn the_same_token_is_drawn_once_at_a_time() -> Result {
     Ok(())
 }
 
+/// A service that draws for each of its requests makes one request to Entra ID in each instance, not the loop that Entra ID
+/// breaks (AADSTS50196): instances live as by the host's own limits, not as on Spin.
+#[tokio::test(flavor = "multi_thread")]
+async fn draws_again_and_again_ask_once_an_instance() -> Result {
+    const DRAWS: usize = 300;
+    let scene = Scene::with(Options::default(), |app| app::Options {
+        embedded: Some(Vec::new()),
+        ..app.arguments(&[
+            "--max-instance-reuse-count",
+            "1000000",
+            "--idle-instance-timeout",
+            "600s",
+        ])
+    })
+    .await?;
+    scene.enrol().await?;
+    let token = scene.emulators.caller().mint();
+    let draw = async || {
+        let request = scene.app.request(Method::POST, "/v1/me/access-token");
+        let answer = app::Answer::read(request.bearer_auth(&token).send().await?).await?;
+        scene.remember(&answer, "/v1/me/access-token");
+        anyhow::ensure!(answer.status == 200, "{answer:?}");
+        let token = answer.json["access_token"].as_str().unwrap_or_default();
+        anyhow::Ok(token.to_owned())
+    };
+    let mut tokens = BTreeSet::new();
+    for _ in 0..DRAWS {
+        tokens.insert(draw().await?);
+    }
+    let journal = scene.emulators.journal();
+    let refreshes = journal
+        .iter()
+        .filter(|entry| entry.grant.as_deref() == Some("refresh_token"));
+    let refreshes = refreshes.count();
+    // Each instance asks for the signing keys once.
+    let instances = journal.iter().filter(|it| it.target == Target::Jwks);
+    let instances = instances.count();
+    assert!(
+        (1..=instances).contains(&refreshes) && instances < 10,
+        "{refreshes} requests for {DRAWS} draws, {instances} instances"
+    );
+    assert_eq!(tokens.len(), refreshes, "every answer is of a call");
+    scene.end().await?;
+    Ok(())
+}
+
 /// Whoever waits for what another fetches gets it by a rule of its own, or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_call_gives_each_caller_what_is_granted_to_it() -> Result {
@@ -93,7 +144,7 @@ async fn a_shared_call_gives_each_caller_what_is_granted_to_it() -> Result {
         rule(&emulated.job_id, "app", &["*"]),
     ]);
     let scene = Scene::with(emulated, |app| {
-        app.one_instance().set("grants", &grants.to_string())
+        keeping_none(app.one_instance()).set("grants", &grants.to_string())
     })
     .await?;
     scene.enrol().await?;
@@ -190,7 +241,7 @@ async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
 /// Waiting tasks go on, whatever else their instance does; none is lost and nothing traps.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served() -> Result {
-    let scene = Scene::start().await?;
+    let scene = Scene::with(Options::default(), keeping_none).await?;
     scene.enrol().await?;
     let url = scene.app.url();
     let of_user = [

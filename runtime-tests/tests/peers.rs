@@ -6,7 +6,7 @@
 )]
 
 use runtime_tests::app::root;
-use runtime_tests::emulators::{TENANT, USER, key_name};
+use runtime_tests::emulators::{Options, TENANT, USER, key_name};
 use runtime_tests::peers::{node, python};
 use runtime_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -48,7 +48,11 @@ async fn the_second_reader_opens_what_the_app_stored() -> Result {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jose_opens_what_behalf_sealed_and_behalf_what_jose_sealed() -> Result {
-    let scene = Scene::start().await?;
+    // What is stored is opened for each draw.
+    let scene = Scene::with(Options::default(), |app| {
+        app.set("access_token_cache_seconds", "0")
+    })
+    .await?;
     scene.enrol().await?;
     let (place, mut record) = scene.store().record()?;
     let key = key(&scene, &record);

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use reqwest::Method;
-use runtime_tests::emulators::{TENANT, USER};
+use runtime_tests::emulators::{Options, TENANT, USER};
 use runtime_tests::scene::Scene;
 
 /// How it ended, and how often the user was asked to sign in.
@@ -47,13 +47,24 @@ async fn client(scene: &Scene, sign_in: impl Fn(&Scene)) -> anyhow::Result<(End,
     }
 }
 
+/// Nothing is refused any longer, nor remembered as refused.
+async fn enrol_anew(scene: &Scene) -> anyhow::Result<()> {
+    scene.emulators.refuse(TENANT, USER, None);
+    let answer = scene.call(Method::PUT, "/v1/me").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_asks_its_user_at_most_once_for_the_same() -> anyhow::Result<()> {
-    let scene = Scene::start().await?;
+    // Entra ID decides anew on each draw; and each client begins with an enrolment that nothing was refused under.
+    let scene = Scene::with(Options::default(), |app| {
+        app.set("access_token_cache_seconds", "0")
+    })
+    .await?;
     scene.enrol().await?;
     let refuse = |code: u32| {
-        let code = (code > 0).then_some(code);
-        scene.emulators.refuse(TENANT, USER, code);
+        scene.emulators.refuse(TENANT, USER, Some(code));
     };
     let nothing = |_: &Scene| {};
     let satisfied = |scene: &Scene| scene.emulators.refuse(TENANT, USER, None);
@@ -62,16 +73,19 @@ async fn a_client_asks_its_user_at_most_once_for_the_same() -> anyhow::Result<()
     refuse(50_076);
     assert_eq!(client(&scene, satisfied).await?, (End::Drawn, 1));
     // It does not help.
+    enrol_anew(&scene).await?;
     refuse(50_076);
     assert_eq!(client(&scene, nothing).await?, (End::AskedAlready, 1));
     // Nor would asking for that.
+    enrol_anew(&scene).await?;
     refuse(50_105);
     assert_eq!(client(&scene, nothing).await?, (End::Organisation, 0));
     // Something else is asked for the second time.
+    enrol_anew(&scene).await?;
     refuse(50_076);
     let harder = |scene: &Scene| scene.emulators.refuse(TENANT, USER, Some(53_000));
     assert_eq!(client(&scene, harder).await?, (End::AskedAlready, 2));
-    refuse(0);
+    enrol_anew(&scene).await?;
     scene.emulators.revoke(TENANT, USER);
     assert_eq!(client(&scene, nothing).await?, (End::Drawn, 1));
     scene.end().await?;

@@ -50,6 +50,8 @@ async fn a_wrong_setting_stops_the_start() -> Result {
         ("user_id_template", "{oid}"),
         ("secret_id_template", "one-key-for-all"),
         ("refresh_after_seconds", "soon"),
+        ("access_token_cache_seconds", "901"),
+        ("access_token_cache_seconds", "-1"),
         ("store_prefix", "a/b"),
     ] {
         let options = Options::for_emulators(&emulators).set(name, value);

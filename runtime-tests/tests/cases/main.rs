@@ -125,6 +125,8 @@ struct World {
     options: app::Options,
     apps: Vec<App>,
     answers: Vec<String>,
+    /// The access token that was drawn last, and its `expires_in`.
+    drawn: Option<(String, u64)>,
     output: Vec<String>,
     _folder: TempDir,
     _redis: Option<Redis>,
@@ -159,6 +161,7 @@ impl Case {
             options,
             apps: Vec::new(),
             answers: Vec::new(),
+            drawn: None,
             output: Vec::new(),
             _folder: folder,
             _redis: redis,

@@ -41,6 +41,8 @@ pub(crate) struct Step {
     meanwhile: Option<String>,
     /// Another process holds the store's lock meanwhile.
     locked: bool,
+    /// The user enrols again before each fault: what was drawn or refused before is of an enrolment that is over.
+    anew: bool,
 
     /// What each answer must have.
     status: u16,
@@ -55,6 +57,8 @@ pub(crate) struct Step {
     noted: bool,
     /// Members of each answer's body.
     json: BTreeMap<String, Value>,
+    /// Each answer's access token, beside the one that was drawn last.
+    access_token: Option<Likeness>,
 
     /// Names of things to do: see [`Step::act`].
     act: Option<String>,
@@ -102,6 +106,7 @@ impl Default for Step {
             times: 1,
             meanwhile: None,
             locked: false,
+            anew: false,
             status: 200,
             code: None,
             detail: None,
@@ -109,6 +114,7 @@ impl Default for Step {
             no_header: Vec::new(),
             noted: false,
             json: BTreeMap::new(),
+            access_token: None,
             act: None,
             refuse: None,
             key: None,
@@ -126,6 +132,14 @@ impl Default for Step {
             journal: None,
         }
     }
+}
+
+/// Whether an access token is the one that was drawn last, and not for longer, or another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Likeness {
+    Same,
+    Another,
 }
 
 /// Changes of the newest version of the tenant's key.
@@ -274,12 +288,13 @@ impl Step {
             faults
         };
         let mut answered = BTreeSet::new();
-        let before = world.apps[0].store().rows()?;
-        let lock = self
-            .locked
-            .then(|| world.apps[0].store().lock())
-            .transpose()?;
         for fault in faults {
+            if self.anew {
+                self.enrol_anew(world).await?;
+            }
+            let store = world.apps[0].store();
+            let before = store.rows()?;
+            let lock = self.locked.then(|| store.lock()).transpose()?;
             for request in &self.request {
                 for bearer in &self.bearer {
                     for body in &self.body {
@@ -298,18 +313,28 @@ impl Step {
                     }
                 }
             }
-        }
-        drop(lock);
-        // A refusal has no effect but that it may be noted.
-        if self.code.is_some() && self.meanwhile.is_none() {
-            let is_changed = world.apps[0].store().rows()? != before;
-            ensure!(
-                is_changed == self.noted,
-                "the store was {}changed",
-                if is_changed { "" } else { "not " }
-            );
+            drop(lock);
+            // A refusal has no effect but that it may be noted.
+            if self.code.is_some() && self.meanwhile.is_none() {
+                let is_changed = store.rows()? != before;
+                ensure!(
+                    is_changed == self.noted,
+                    "the store was {}changed: {fault:?}",
+                    if is_changed { "" } else { "not " }
+                );
+            }
         }
         Ok(answered)
+    }
+
+    async fn enrol_anew(&self, world: &World) -> anyhow::Result<()> {
+        world.emulators.clear_faults();
+        let token = world.emulators.caller().mint();
+        let app = world.apps.get(self.app).context("no such app")?;
+        let nothing = Body::Text(String::new());
+        let answer = send(app, "PUT /v1/me", Some(&token), &BTreeMap::new(), &nothing).await?;
+        ensure!(answer.status == 200, "no enrolment anew: {answer:?}");
+        Ok(())
     }
 
     async fn ask_one(
@@ -347,6 +372,7 @@ impl Step {
         };
         for answer in &answers {
             self.check(answer)?;
+            self.check_access_token(world, answer)?;
         }
         let places = answers
             .iter()
@@ -357,6 +383,28 @@ impl Step {
         world.answers.extend(places);
         let ids = answers.iter().map(|answer| answer.header("x-request-id"));
         Ok(ids.map(str::to_owned).collect())
+    }
+
+    /// Compares an access token with the one that was drawn last, and is that then.
+    fn check_access_token(&self, world: &mut World, answer: &Answer) -> anyhow::Result<()> {
+        let Some(token) = answer.json["access_token"].as_str() else {
+            ensure!(self.access_token.is_none(), "no access token: {answer:?}");
+            return Ok(());
+        };
+        let left = answer.json["expires_in"].as_u64().context("expires_in")?;
+        let now = (token.to_owned(), left);
+        if let Some(expected) = self.access_token {
+            let last = world.drawn.as_ref().context("none was drawn before")?;
+            let found = if last.0 == now.0 {
+                ensure!(left <= last.1, "{left} s, and {} s before", last.1);
+                Likeness::Same
+            } else {
+                Likeness::Another
+            };
+            ensure!(found == expected, "the access token is {found:?}");
+        }
+        world.drawn = Some(now);
+        Ok(())
     }
 
     /// Whether a line of the log is about one of the requests, and who else has seen its correlation id.
@@ -407,8 +455,10 @@ impl Step {
             ensure!(found.contains(detail), "expected {detail}: {answer:?}");
         }
         for (name, value) in &self.header {
+            let found = answer.header(name);
+            let is_number = value == "<number>" && found.parse::<u64>().is_ok();
             ensure!(
-                answer.header(name) == value,
+                is_number || found == value,
                 "expected {name}: {value}: {answer:?}"
             );
         }
