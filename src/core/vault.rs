@@ -94,7 +94,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             None => (None, None),
             Some((draw, asked)) => {
                 let rule = may_draw(&context, &known, asked.wanted())?;
-                (Some(rule), self.kept(&context, &known, draw, asked)?)
+                (Some(rule), self.kept(&context, &known, draw, asked))
             }
         };
         Ok(Caller {
@@ -366,22 +366,25 @@ impl<E: Environment> Vault<E> {
         *told = Some(context.grants.clone());
     }
 
-    /// What the same draw came to before, if this caller may have that. Whether its enrolment still is the user's, storage
-    /// has to tell.
+    /// What the same draw came to before, if this caller may have that; none, too, if it may not: what was kept can be of an
+    /// enrolment that is over, and refuses nobody. Whether its enrolment still is the user's, storage has to tell.
     fn kept(
         &self,
         context: &Context<'_, E>,
         known: &Known,
         draw: &Draw,
         asked: &Asked,
-    ) -> Result<Option<Kept>, VaultError> {
+    ) -> Option<Kept> {
         let claims = asked.claims.as_deref();
         let take = |found: Found<'_>| {
             let outcome = match found.outcome {
-                Outcome::Refused(error) => KeptOutcome::Refused(Remembered {
-                    error: error.clone(),
-                    retry_after_seconds: found.left,
-                }),
+                Outcome::Refused(error) => {
+                    may_draw(context, known, Wanted::Scope(found.asked)).ok()?;
+                    KeptOutcome::Refused(Remembered {
+                        error: error.clone(),
+                        retry_after_seconds: found.left,
+                    })
+                }
                 Outcome::Given {
                     access_token,
                     token_type,
@@ -392,7 +395,7 @@ impl<E: Environment> Vault<E> {
                         given: scope,
                     };
                     KeptOutcome::Issued(Issued {
-                        rule: may_draw(context, known, given)?,
+                        rule: may_draw(context, known, given).ok()?,
                         access_token: AccessToken::new(access_token.expose().into()),
                         token_type: token_type.clone(),
                         expires_in: found.left,
@@ -401,7 +404,7 @@ impl<E: Environment> Vault<E> {
                     })
                 }
             };
-            Ok(Kept {
+            Some(Kept {
                 nonce: found.nonce.clone(),
                 scope: found.asked.as_str().into(),
                 outcome,
@@ -409,7 +412,7 @@ impl<E: Environment> Vault<E> {
         };
         self.access_tokens
             .find(context, &known.user, draw, claims, take)
-            .transpose()
+            .flatten()
     }
 
     /// The newest key of a tenant, if it may seal now.
