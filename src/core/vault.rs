@@ -175,6 +175,16 @@ impl<E: Environment> VaultPort for Vault<E> {
         if !envelope.is_bound_to(&Binding::new(client_id, &user.tenant, user_id, nonce)) {
             return Err(StoredError::NotBound.into());
         }
+        // Another draw may have been answered since `identify` found nothing.
+        if !draw.replace
+            && let Some(kept) = self.kept(&context, &known, &draw, &asked)
+            && kept.nonce == *nonce
+        {
+            return match kept.outcome {
+                KeptOutcome::Issued(issued) => Ok(issued),
+                KeptOutcome::Refused(remembered) => Err(remembered.error),
+            };
+        }
         let payload = self.open(&context, envelope, &user.tenant).await?;
         if payload.user_id != *user_id {
             return Err(StoredError::NotBound.into());

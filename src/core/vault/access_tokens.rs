@@ -184,6 +184,12 @@ impl AccessTokens {
         self.0.borrow_mut().put(name, entry);
     }
 
+    /// Forgets everything.
+    #[cfg(test)]
+    pub(crate) fn clear(&self) {
+        self.0.replace(Self::new().0.into_inner());
+    }
+
     /// Forgets all that was drawn for a user.
     pub(crate) fn forget(&self, user: &User) {
         let mut kept = self.0.borrow_mut();

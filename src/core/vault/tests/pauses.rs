@@ -178,7 +178,7 @@ fn a_failure_is_shared_and_not_remembered() {
     world.slow.set(true);
     world.entra_answers.borrow_mut().push_back((
         400,
-        json!({"error": "invalid_grant", "error_codes": [65_001]}),
+        json!({"error": "invalid_resource", "error_codes": [50_001]}),
     ));
     let bearer = world.bearer();
     let nonce = nonce();
@@ -195,7 +195,7 @@ fn a_failure_is_shared_and_not_remembered() {
     for outcome in block_on(join_all(draws)) {
         assert!(matches!(
             outcome,
-            Err(VaultError::User(UserError::InteractionRequired(_)))
+            Err(VaultError::Operator(OperatorError::EntraRefused(_)))
         ));
     }
     draw(&vault, &bearer, &sealed.token, Draw::default()).unwrap();
