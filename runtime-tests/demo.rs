@@ -246,17 +246,11 @@ impl<W: Write> Story<'_, W> {
         let answer = self
             .call(Method::POST, "/v1/me/access-token", Some(json!({})))
             .await?;
-        expect(
+        expect_problem(
             "status of POST /v1/me/access-token",
             StatusCode::NOT_FOUND,
-            answer.status,
-            &answer.text,
-        )?;
-        expect(
-            "`code` of the answer",
             "not_enrolled",
-            answer.code(),
-            &answer.text,
+            &answer,
         )?;
         self.line("draw", "POST /v1/me/access-token: 404, not_enrolled")
     }
@@ -293,17 +287,11 @@ impl<W: Write> Story<'_, W> {
         let another = another.claim("azp", ANOTHER_APP).mint();
         let answer = self.of_user(Method::POST, "/access-token", &another);
         let answer = answer.await?;
-        expect(
+        expect_problem(
             "status of the draw of an app without a grant",
             StatusCode::FORBIDDEN,
-            answer.status,
-            &answer.text,
-        )?;
-        expect(
-            "`code` of the answer",
             "not_granted",
-            answer.code(),
-            &answer.text,
+            &answer,
         )?;
         self.line(
             "refuse",
@@ -351,17 +339,11 @@ impl<W: Write> Story<'_, W> {
 
     async fn draw_for_nobody(&mut self) -> anyhow::Result<()> {
         let answer = self.job(Method::POST, "/access-token").await?;
-        expect(
+        expect_problem(
             "status of the job's draw",
             StatusCode::NOT_FOUND,
-            answer.status,
-            &answer.text,
-        )?;
-        expect(
-            "`code` of the answer",
             "not_enrolled",
-            answer.code(),
-            &answer.text,
+            &answer,
         )?;
         self.line(
             "job",
@@ -450,6 +432,17 @@ fn text(json: &Value, name: &str) -> anyhow::Result<String> {
         .as_str()
         .map(str::to_owned)
         .with_context(|| format!("expected a text `{name}`, seen: {json}"))
+}
+
+/// A refusal, by its status and its code.
+fn expect_problem(
+    what: &str,
+    status: StatusCode,
+    code: &str,
+    answer: &Answer,
+) -> anyhow::Result<()> {
+    expect(what, status, answer.status, &answer.text)?;
+    expect("`code` of the answer", code, answer.code(), &answer.text)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
