@@ -124,6 +124,17 @@ impl Options {
         }
     }
 
+    /// With instances that serve as many requests as come, and that outlive a pause: how the embedded host runs by itself.
+    #[must_use]
+    pub fn long_lived(self) -> Self {
+        self.arguments(&[
+            "--max-instance-reuse-count",
+            "1000000000",
+            "--idle-instance-timeout",
+            "600s",
+        ])
+    }
+
     /// On a state directory that outlives the app.
     #[must_use]
     pub fn state_dir(mut self, path: &Path) -> Self {
@@ -272,6 +283,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The id of its process group.
+    #[must_use]
+    pub fn group(&self) -> u32 {
+        self.process.group.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// What it stored.

@@ -6,7 +6,9 @@ use crate::key_value::HasKeyValue;
 use crate::variables::HasVariables;
 use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ProfilingStrategy, Store,
+};
 
 /// Each part of a component, itself and each dependency, has one memory.
 const MEMORIES_PER_PART: u32 = 1;
@@ -24,6 +26,9 @@ const MODULES_PER_PART: u32 = 8;
 /// How much of a memory, and of a stack, that nobody uses any more stays in the machine's memory, cleared, for the next
 /// instance, in bytes. What is kept for all places is kept for good.
 const KEEP_RESIDENT: usize = 16 * 1024;
+
+/// With this in the environment, `/tmp/perf-PID.map` tells `perf` the names of components' functions (CONTRIBUTING.md).
+const PERF_MAP: &str = "BEHALF_PERF_MAP";
 
 /// How often a component that computes lets others run, if it can be interrupted.
 const TICK: Duration = Duration::from_millis(10);
@@ -52,6 +57,9 @@ pub(crate) fn engine(instances: u32, parts: u32, interruptible: bool) -> wasmtim
     // Without it a stack stays in the machine's memory for good, as far as it was ever used.
     config.async_stack_zeroing(true);
     config.epoch_interruption(interruptible);
+    if std::env::var_os(PERF_MAP).is_some() {
+        config.profiler(ProfilingStrategy::PerfMap);
+    }
     let mut pooled = config.clone();
     pooled.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     let engine = Engine::new(&pooled).or_else(|error| {

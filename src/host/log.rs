@@ -29,6 +29,9 @@ const ROOM: usize = 1024 * 1024;
 /// How many bytes are written at once at most, if so many wait.
 const BATCH: usize = 64 * 1024;
 
+/// How long lines are gathered after a write, so that a busy host does not wake the thread that writes for each of them.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// How long the end of this process waits for its last lines to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -261,6 +264,7 @@ fn write_all(
         }
         write(&mut out, &batch);
         room.add_permits(room_left);
+        let is_full = batch.len() >= BATCH;
         batch.clear();
         let count = dropped.swap(0, Ordering::Relaxed);
         if count > 0 {
@@ -271,6 +275,9 @@ fn write_all(
                 ..Record::new(Level::WARN)
             };
             write(&mut out, &rendering.line(&record));
+        }
+        if told.is_empty() && !is_full {
+            std::thread::sleep(GATHER);
         }
         for written in told {
             let _ = written.send(());

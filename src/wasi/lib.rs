@@ -76,6 +76,7 @@ pub fn fill(buffer: &mut [u8]) {
 
 /// Writes a line for the operator.
 pub fn line(line: &str) {
-    // `eprintln!` would trap if the host closed standard error.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // Standard error has no buffer, and each part of a format would be a call of the host. `eprintln!` would trap if the
+    // host closed it.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

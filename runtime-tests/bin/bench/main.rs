@@ -1,0 +1,102 @@
+//! Measures behalf on this machine, beside what its host can do at most and beside the service that people write today;
+//! `scripts/bench` builds what it needs and runs it.
+
+mod cost;
+mod load;
+mod report;
+mod scene;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Measures behalf: throughput, latency, processor time, memory and cold starts, beside the ceiling of its host and a peer
+/// in Node.
+#[derive(Parser)]
+#[command(bin_name = "scripts/bench", after_help = EXAMPLES)]
+struct Arguments {
+    /// Show within two minutes that everything can be measured; the numbers mean little, and BENCHMARKS.md stays as it is.
+    #[arg(long)]
+    short: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  scripts/bench                     measure, print the tables, write BENCHMARKS.md
+  scripts/bench --short             what scripts/test runs
+  SPIN_BIN=spin scripts/bench       measure on Spin, too
+
+Exit codes: 0 measured, 1 not everything could be, or an answer was not 2xx.";
+
+/// How much is measured.
+struct Plan {
+    /// How often each row is measured, in turn with the others.
+    rounds: usize,
+    /// How long each time.
+    time: Duration,
+    /// How long each is asked before.
+    warm_up: Duration,
+    /// Over so many connections.
+    connections: &'static [u32],
+}
+
+// One thread: which processor it runs on is what it starts inherits.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let plan = if arguments.short {
+        Plan {
+            rounds: 1,
+            time: Duration::from_secs(1),
+            warm_up: Duration::from_secs(1),
+            connections: &[1, 16, 64],
+        }
+    } else {
+        Plan {
+            rounds: 5,
+            time: Duration::from_secs(3),
+            warm_up: Duration::from_secs(5),
+            connections: &[1, 16, 64],
+        }
+    };
+    let measured = tokio::select! {
+        measured = measure(&plan, arguments.short) => measured,
+        _ = interrupted() => bail_interrupted(),
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(plan: &Plan, short: bool) -> anyhow::Result<()> {
+    let results = scene::measure(plan).await?;
+    let page = report::page(plan, &results)?;
+    println!("{}", page.tables);
+    if !short {
+        report::write(&page)?;
+    }
+    Ok(())
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn interrupted() -> anyhow::Result<()> {
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    tokio::select! {
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+fn bail_interrupted() -> anyhow::Result<()> {
+    bail!("interrupted")
+}
