@@ -245,7 +245,8 @@ impl App {
         Self::serving(command, Store::of(state_dir), false, None).await
     }
 
-    async fn serving(
+    /// The same, whatever its store; the folder lives as long as the app.
+    pub(crate) async fn serving(
         command: Command,
         store: Store,
         echo: bool,
@@ -272,6 +273,12 @@ impl App {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its process id; none if it has ended.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.process.child.id()
     }
 
     /// What it stored.

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use redis::{Client, Connection};
+use redis::{Client, Connection, InfoDict};
 use tempfile::TempDir;
 
 use crate::debian;
@@ -49,6 +49,14 @@ impl Redis {
     /// A connection of the test's own.
     pub fn connect(&self) -> anyhow::Result<Connection> {
         connect(&self.url())
+    }
+
+    /// The server's process id.
+    pub fn process(&self) -> anyhow::Result<u32> {
+        let info: InfoDict = redis::cmd("INFO")
+            .arg("server")
+            .query(&mut self.connect()?)?;
+        info.get("process_id").context("Redis says no process_id")
     }
 
     /// Ends the server, as a crash would.
