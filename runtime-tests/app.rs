@@ -256,7 +256,8 @@ impl App {
         Self::serving(command, Store::of(state_dir), false, None).await
     }
 
-    async fn serving(
+    /// The same, whatever its store; the folder lives as long as the app.
+    pub(crate) async fn serving(
         command: Command,
         store: Store,
         echo: bool,

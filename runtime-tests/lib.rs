@@ -8,7 +8,9 @@
 //! - [`redis`]: a Redis server that is the app's store; [`debian`]: where it comes from.
 //! - [`scene`]: what most cases need of the three.
 //! - [`leaks`]: the search for secrets where none may be.
+//! - [`peer`]: the service that the bench compares with.
 //! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.
+//! - [`peer`]: the service that people write today in Node for the same job, which the bench compares behalf with.
 //! - [`demo`]: one token's whole life, told step by step.
 //!
 //! The `up` program (`scripts/up`) puts these together for developers; `tests/` holds the cases.
@@ -28,6 +30,7 @@ pub mod debian;
 pub mod demo;
 pub mod emulators;
 pub mod leaks;
+pub mod peer;
 pub mod peers;
 pub mod redis;
 pub mod scene;

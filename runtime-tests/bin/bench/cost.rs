@@ -25,7 +25,9 @@ impl Service {
                     .context("/proc/PID/stat is not as proc(5) has it")?;
             }
         }
-        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+        Ok(Duration::from_millis(
+            ticks * 1000 / rustix::param::clock_ticks_per_second(),
+        ))
     }
 
     /// Its memory, in bytes; what processes share is counted once.
@@ -111,7 +113,9 @@ impl Processors {
     /// How the method says it.
     pub(crate) fn describe(&self) -> &'static str {
         match self.service {
-            Some(_) => "each service on one processor of its own, wrk and the emulators on the others",
+            Some(_) => {
+                "each service on one processor of its own, wrk and the emulators on the others"
+            }
             None => "services, wrk and the emulators share the machine's one processor",
         }
     }

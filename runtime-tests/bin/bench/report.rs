@@ -31,8 +31,14 @@ pub(crate) fn page(plan: &Plan, results: &Results) -> anyhow::Result<Page> {
     }
     add("Memory after the load", &memory(results))?;
     add("A cached draw, by how long instances live", &lives(results))?;
-    add("From a request to a new instance's answer", &new_instance(results))?;
-    add("From the start of the process to its first answer", &start(results))?;
+    add(
+        "From a request to a new instance's answer",
+        &new_instance(results),
+    )?;
+    add(
+        "From the start of the process to its first answer",
+        &start(results),
+    )?;
     add("Sizes of the components", &sizes()?)?;
     Ok(Page {
         tables,
@@ -75,7 +81,9 @@ fn aims(results: &Results) -> anyhow::Result<Table> {
     let memory = |name| {
         let found = results.memory.iter().find(|(it, _)| *it == name);
         #[allow(clippy::cast_precision_loss, reason = "bytes of a process")]
-        found.map(|(_, bytes)| *bytes as f64).context("a row is missing")
+        found
+            .map(|(_, bytes)| *bytes as f64)
+            .context("a row is missing")
     };
     let throughput = ratio(CACHED, CEILING, |it| it.per_second)?;
     let slowest = ratio(CACHED, CEILING, |it| it.p99)?;
@@ -83,9 +91,21 @@ fn aims(results: &Results) -> anyhow::Result<Table> {
     let share = memory(BEHALF)? / memory(NODE)?;
     let mut table = Table::new(&["Aim, over 16 connections", "Measured", ""]);
     for (aim, measured, met) in [
-        ("a cached draw has at least 0.8 × the throughput of the ceiling", throughput, throughput >= 0.8),
-        ("its 99th percentile is below 2 × the ceiling's", slowest, slowest < 2.0),
-        ("it has at least 5 × the throughput of the peer on one processor", peer, peer >= 5.0),
+        (
+            "a cached draw has at least 0.8 × the throughput of the ceiling",
+            throughput,
+            throughput >= 0.8,
+        ),
+        (
+            "its 99th percentile is below 2 × the ceiling's",
+            slowest,
+            slowest < 2.0,
+        ),
+        (
+            "it has at least 5 × the throughput of the peer on one processor",
+            peer,
+            peer >= 5.0,
+        ),
         ("with at most 0.25 × its memory", share, share <= 0.25),
     ] {
         let met = if met { "met" } else { "missed" };
@@ -217,9 +237,15 @@ fn method(plan: &Plan, results: &Results) -> anyhow::Result<String> {
         line.and_then(|line| line.split_once(": "))
             .map_or("unknown", |(_, value)| value)
     };
-    let processors = info.lines().filter(|it| it.starts_with("processor")).count();
+    let processors = info
+        .lines()
+        .filter(|it| it.starts_with("processor"))
+        .count();
     let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).current_dir(root()).output();
+        let output = Command::new(program)
+            .args(arguments)
+            .current_dir(root())
+            .output();
         output.map_or_else(
             |_| "unknown".to_owned(),
             |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
@@ -275,7 +301,11 @@ impl std::fmt::Display for Table {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(3)
+            cells
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+                .max(3)
         };
         let widths: Vec<_> = (0..columns).map(width).collect();
         for (at, row) in self.rows.iter().enumerate() {

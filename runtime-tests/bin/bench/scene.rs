@@ -110,7 +110,9 @@ impl Bench {
         spin: bool,
     ) -> anyhow::Result<(Vec<Row>, Vec<(&'static str, u64)>)> {
         let ceiling = root().join("runtime-tests/ceiling");
-        let hello = self.app(&ceiling.join("hello.toml"), spin, Options::long_lived).await?;
+        let hello = self
+            .app(&ceiling.join("hello.toml"), spin, Options::long_lived)
+            .await?;
         let through = self
             .app(&ceiling.join("through.toml"), spin, Options::long_lived)
             .await?;
@@ -126,11 +128,17 @@ impl Bench {
         self.processors.one()?;
         let peer = Peer::start(&self.emulators, &redis, 1).await;
         self.processors.others()?;
-        let peer = peer?.app;
-        self.enrol(&peer).await?;
+        let peer = peer?;
+        self.enrol(&peer.app).await?;
         let rows = [
             ("hello", &hello, "GET", "/", false),
-            ("hello through a dependency", &through, "GET", "/call", false),
+            (
+                "hello through a dependency",
+                &through,
+                "GET",
+                "/call",
+                false,
+            ),
             (CEILING, &through, "GET", "/reads", false),
             ("behalf: GET /healthz", &behalf, "GET", "/healthz", false),
             ("behalf: GET /v1/me", &behalf, "GET", "/v1/me", true),
@@ -142,20 +150,24 @@ impl Bench {
                 "/v1/me/access-token",
                 true,
             ),
-            (PEER, &peer, "POST", "/v1/me/access-token", true),
+            (PEER, &peer.app, "POST", "/v1/me/access-token", true),
         ];
         let rows: Vec<_> = rows
             .into_iter()
             .map(|(name, app, method, path, token)| {
-                (name, service(app), self.request(&app.url(), method, path, token))
+                (
+                    name,
+                    service(app),
+                    self.request(&app.url(), method, path, token),
+                )
             })
             .collect();
         let samples = in_turn(plan, &rows).await?;
         let memory = vec![
             (BEHALF, service(&behalf).memory()?),
-            (NODE, service(&peer).memory()?),
+            (NODE, service(&peer.app).memory()?),
         ];
-        for app in [hello, through, behalf, uncached] {
+        for app in [hello, through, behalf, uncached, peer.app] {
             app.stop().await?;
         }
         Ok((samples, memory))
@@ -175,8 +187,7 @@ impl Bench {
             self.emulators.clear_journal();
             let sample = load::run(&request, service(&app), 16, plan.time).await?;
             #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
-            let upstream =
-                self.emulators.journal().len() as f64 * 1000.0 / sample.requests as f64;
+            let upstream = self.emulators.journal().len() as f64 * 1000.0 / sample.requests as f64;
             lives.push(Lives {
                 name,
                 sample,
@@ -189,9 +200,7 @@ impl Bench {
 
     /// Table (e): each request finds no instance.
     async fn new_instances(&self, plan: &Plan) -> anyhow::Result<Vec<(&'static str, f64)>> {
-        let once = |options: Options| {
-            options.arguments(&["--max-instance-reuse-count", "1"])
-        };
+        let once = |options: Options| options.arguments(&["--max-instance-reuse-count", "1"]);
         let manifest = root().join("runtime-tests/ceiling/hello.toml");
         let hello = self.app(&manifest, false, once).await?;
         let behalf = self.behalf(false, once).await?;
@@ -200,7 +209,13 @@ impl Bench {
             ("hello", &hello, "GET", "/", false),
             ("behalf: GET /healthz", &behalf, "GET", "/healthz", false),
             ("behalf: GET /v1/me", &behalf, "GET", "/v1/me", true),
-            ("behalf: a draw", &behalf, "POST", "/v1/me/access-token", true),
+            (
+                "behalf: a draw",
+                &behalf,
+                "POST",
+                "/v1/me/access-token",
+                true,
+            ),
         ] {
             let request = self.request(&app.url(), method, path, token);
             let sample = load::run(&request, service(app), 1, plan.time).await?;
@@ -296,7 +311,11 @@ async fn in_turn(
         .iter()
         .map(|(name, ..)| Row {
             name,
-            samples: plan.connections.iter().map(|&it| (it, Vec::new())).collect(),
+            samples: plan
+                .connections
+                .iter()
+                .map(|&it| (it, Vec::new()))
+                .collect(),
         })
         .collect();
     let most = plan.connections.iter().copied().max().unwrap_or(1);
@@ -306,7 +325,10 @@ async fn in_turn(
     }
     for round in 1..=plan.rounds {
         for (at, &connections) in plan.connections.iter().enumerate() {
-            eprintln!("round {round} of {}, connections: {connections}", plan.rounds);
+            eprintln!(
+                "round {round} of {}, connections: {connections}",
+                plan.rounds
+            );
             for ((name, service, request), row) in rows.iter().zip(&mut found) {
                 let sample = load::run(request, *service, connections, plan.time)
                     .await
@@ -319,9 +341,7 @@ async fn in_turn(
 }
 
 fn service(app: &App) -> Service {
-    Service {
-        group: app.group(),
-    }
+    Service { group: app.group() }
 }
 
 async fn ask(app: &App, method: Method, path: &str, bearer: Option<&str>) -> anyhow::Result<()> {
@@ -329,4 +349,3 @@ async fn ask(app: &App, method: Method, path: &str, bearer: Option<&str>) -> any
     ensure!(answer.status.is_success(), "{path}: {answer:?}");
     Ok(())
 }
-
