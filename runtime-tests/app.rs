@@ -124,12 +124,12 @@ impl Options {
         }
     }
 
-    /// With instances that serve as many requests as come, and that outlive a pause: how the embedded host runs by itself.
+    /// With instances that live as long as the embedded host lets them by itself.
     #[must_use]
     pub fn long_lived(self) -> Self {
         self.arguments(&[
             "--max-instance-reuse-count",
-            "1000000000",
+            "10000",
             "--idle-instance-timeout",
             "600s",
         ])

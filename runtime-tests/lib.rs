@@ -8,7 +8,6 @@
 //! - [`redis`]: a Redis server that is the app's store; [`debian`]: where it comes from.
 //! - [`scene`]: what most cases need of the three.
 //! - [`leaks`]: the search for secrets where none may be.
-//! - [`peer`]: the service that the bench compares with.
 //! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.
 //! - [`peer`]: the service that people write today in Node for the same job, which the bench compares behalf with.
 //! - [`demo`]: one token's whole life, told step by step.

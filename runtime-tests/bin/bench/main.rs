@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
         }
     } else {
         Plan {
-            rounds: 5,
+            rounds: 3,
             time: Duration::from_secs(3),
             warm_up: Duration::from_secs(5),
             connections: &[1, 16, 64],

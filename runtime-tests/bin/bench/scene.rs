@@ -180,7 +180,7 @@ impl Bench {
         let long = self.behalf(false, Options::long_lived).await?;
         for (name, app) in [
             ("128 requests, 1 s idle (Spin's defaults)", as_on_spin),
-            ("no limit, 10 min idle (behalf's host)", long),
+            ("10,000 requests, 10 min idle (behalf's host)", long),
         ] {
             let request = self.request(&app.url(), "POST", "/v1/me/access-token", true);
             load::run(&request, service(&app), 16, plan.warm_up).await?;

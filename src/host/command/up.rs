@@ -73,7 +73,7 @@ pub(super) struct Up {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_requests: Option<usize>,
 
-    /// Requests that one instance of a component serves in its life [default: as many as come].
+    /// Requests that one instance of a component serves in its life [default: 10000].
     #[arg(long, value_name = "N", value_parser = positive)]
     max_instance_reuse_count: Option<usize>,
 
