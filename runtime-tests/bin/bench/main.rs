@@ -1,6 +1,12 @@
 //! Measures behalf on this machine, beside what its host can do at most and beside the service that people write today;
 //! `scripts/bench` builds what it needs and runs it.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a bench: a panic is a failed measurement"
+)]
+
 mod cost;
 mod load;
 mod report;

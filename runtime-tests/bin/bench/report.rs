@@ -42,7 +42,7 @@ pub(crate) fn page(plan: &Plan, results: &Results) -> anyhow::Result<Page> {
     add("Sizes of the components", &sizes()?)?;
     Ok(Page {
         tables,
-        method: method(plan, results)?,
+        method: method(plan, results),
     })
 }
 
@@ -230,7 +230,7 @@ fn sizes() -> anyhow::Result<Table> {
 }
 
 /// How it was measured, and on what.
-fn method(plan: &Plan, results: &Results) -> anyhow::Result<String> {
+fn method(plan: &Plan, results: &Results) -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name));
@@ -252,7 +252,7 @@ fn method(plan: &Plan, results: &Results) -> anyhow::Result<String> {
         )
     };
     let connections: Vec<_> = plan.connections.iter().map(u32::to_string).collect();
-    Ok(format!(
+    format!(
         "`scripts/bench` wrote this page on {date}, at commit {commit}; run it to have your own machine's numbers.\n\
          \n\
          **Machine.** {processors} × {model}, Linux {kernel}, {rustc}, Node {node}.\n\
@@ -276,7 +276,7 @@ fn method(plan: &Plan, results: &Results) -> anyhow::Result<String> {
         warm_up = plan.warm_up.as_secs(),
         time = plan.time.as_secs(),
         rounds = plan.rounds,
-    ))
+    )
 }
 
 /// A table in Markdown, aligned also for who reads it as text.
