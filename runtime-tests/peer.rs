@@ -16,7 +16,7 @@ use crate::store::Store;
 pub struct Peer {
     /// The service as a child process. [`App::store`] is all that is in its Redis server.
     pub app: App,
-    // Ends after the service.
+    // Dropped after the service.
     _proxy: Proxy,
 }
 

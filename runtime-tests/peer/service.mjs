@@ -127,7 +127,7 @@ async function verified(request) {
   const { oid, tid, exp, iss, scp } = payload;
   if (iss !== `${LOGIN}/${tid}/v2.0` || !`${scp}`.split(" ").includes("access_as_user")) throw new Unauthorized();
   const caller = { token, tenant: tid, partition: `${oid}.${tid}` };
-  const ttl = Math.min(exp * 1000 - Date.now(), 5 * MINUTE);
+  const ttl = Math.min(exp * 1000 - Date.now(), 60 * MINUTE);
   if (ttl > 0) callers.set(token, caller, { ttl });
   return caller;
 }
