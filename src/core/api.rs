@@ -16,6 +16,7 @@ use crate::api::cors::Cors;
 use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_response};
 use crate::identity::{Guid, TenantId, UserName};
 use crate::journal::Journal as _;
+use crate::json::Object;
 use crate::keeper::{Keeper, KeeperError, Request, View};
 use crate::ledger::record::Status;
 use crate::ledger::{Ledger, LedgerError};
@@ -332,7 +333,8 @@ async fn read_json<T: for<'a> Deserialize<'a> + Default>(
         return Ok(T::default());
     }
     // The text of serde's errors can quote the body, and the body a token: only the place is told.
-    serde_json::from_slice(&body).map_err(|error| {
+    let read = serde_json::from_slice(&body).map(|Object(read)| read);
+    read.map_err(|error| {
         if error.is_data() {
             ApiError::InvalidBody(members)
         } else {

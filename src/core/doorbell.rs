@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::endpoint::{has_userinfo, is_confidential};
 use crate::error::SettingFault;
+use crate::json;
 use crate::port::{Config, HttpError, Limits, SecretBody, trimmed};
 use crate::secret::SweepKey;
 
@@ -206,7 +207,7 @@ impl Doorbell {
             });
         }
         let answer: Answer =
-            serde_json::from_slice(response.body()).map_err(|_| DoorbellError::Strange { call })?;
+            json::object(response.body()).ok_or(DoorbellError::Strange { call })?;
         if !answer.lease_held {
             return Ok(Next::Done(left_to_another()));
         }
@@ -383,7 +384,7 @@ fn code(body: &SecretBody) -> Option<String> {
     struct Problem {
         code: String,
     }
-    let problem: Problem = serde_json::from_slice(body).ok()?;
+    let problem: Problem = json::object(body)?;
     is_code(&problem.code).then_some(problem.code)
 }
 

@@ -1,12 +1,40 @@
 //! Reading JSON that others wrote, where serde alone would take too much or too little.
 
-use serde::de::{Deserialize, Deserializer, Error as _};
+use std::fmt;
+use std::marker::PhantomData;
 
-/// Reads a JSON object. serde alone would also take an array of the values, in the order of the members.
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+
+/// Reads a JSON object.
 pub(crate) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
-    let json = json.trim_ascii_start();
-    json.starts_with(b"{")
-        .then(|| serde_json::from_slice(json).ok())?
+    serde_json::from_slice(json)
+        .ok()
+        .map(|Object(object)| object)
+}
+
+/// A JSON object. serde alone would also take a list of the values, in the order of the members.
+#[derive(Default)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+                text.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData)).map(Self)
+    }
 }
 
 /// Reads a whole number, or a text that is one: `3599` and `"3599"`. For `#[serde(default, deserialize_with = …)]`.
@@ -37,9 +65,9 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_object() {
+    fn a_list_is_no_object() {
         let read = |json: &str| object::<Answer>(json.as_bytes()).map(|answer| answer.seconds);
-        assert_eq!(read(r#" {"seconds":7}"#), Some(Some(7)));
+        assert_eq!(read(r#" {"seconds":7,"more":[]} "#), Some(Some(7)));
         for json in ["[7]", " [7]", "7", "", "null", "{"] {
             assert_eq!(read(json), None, "{json}");
         }

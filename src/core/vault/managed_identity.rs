@@ -14,7 +14,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::{HoldsUp, OperatorError, Reason, System, UpstreamError, VaultError};
-use crate::json::number_or_text;
+use crate::json::{self, number_or_text};
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, IdentityHeader};
 use crate::vault::pause::retry_after;
@@ -95,8 +95,7 @@ impl IdentityEndpoint {
             StatusCode::GONE => return Err(unavailable(Some(70))),
             _ => return Err(unavailable(retry_after(response.headers(), now))),
         }
-        let body: Success =
-            serde_json::from_slice(response.body()).map_err(|_| unavailable(None))?;
+        let body: Success = json::object(response.body()).ok_or_else(|| unavailable(None))?;
         // App Service gives a time alone; where both are, the span does not depend on whose clock is right.
         let expires_at = body
             .expires_in
@@ -201,6 +200,7 @@ mod tests {
             json!({"access_token": "at"}),
             json!({"access_token": "at", "expires_on": "11/05/2026 15:18:31 +00:00"}),
             json!({"expires_in": "1"}),
+            json!(["at", 86_399, null]),
         ] {
             assert_eq!(
                 read(&imds(), 200, &body).map(|_| ()),

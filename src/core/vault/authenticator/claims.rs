@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::error::{CallerError, TokenDefect};
 use crate::identity::{Guid, Subject, TenantId};
+use crate::json;
 use crate::vault::grants::{App, Callers, Missing};
 use crate::vault::settings::Settings;
 
@@ -129,7 +130,7 @@ impl Claims {
 
     /// Reads the payload of a token. None: a claim is missing, or is not what Entra ID makes it.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
-        let raw: RawClaims = serde_json::from_slice(payload).ok()?;
+        let raw: RawClaims = json::object(payload)?;
         let words = |text: String| text.split_ascii_whitespace().map(Into::into).collect();
         let scopes: Vec<String> = raw.scp.map(words).unwrap_or_default();
         // An app's own token has no scopes, and says `idtyp` only if it is configured to. Without it, `sub` = `oid`

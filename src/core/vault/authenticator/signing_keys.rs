@@ -11,6 +11,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::error::{System, VaultError};
+use crate::json::{self, Object};
 use crate::port::SecretBody;
 use crate::vault::cache::Cache;
 use crate::vault::clock_check::date;
@@ -43,7 +44,7 @@ impl SigningKeys {
     /// None if it is no JWK set, or holds no usable key.
     #[must_use]
     pub fn parse(document: &[u8]) -> Option<Self> {
-        let set: RawKeys = serde_json::from_slice(document).ok()?;
+        let set: RawKeys = json::object(document)?;
         let keys: Vec<_> = set
             .keys
             .into_iter()
@@ -70,7 +71,7 @@ pub struct SigningKey {
 
 impl SigningKey {
     fn read(raw: serde_json::Value) -> Option<Self> {
-        let raw: RawKey = serde_json::from_value(raw).ok()?;
+        let Object(raw): Object<RawKey> = serde_json::from_value(raw).ok()?;
         if raw.kty != "RSA" || raw.r#use.is_some_and(|purpose| purpose != "sig") {
             return None;
         }
@@ -196,7 +197,24 @@ struct RawKey {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::vault::samples::jwks;
+
+    #[test]
+    fn a_list_of_keys_is_no_key_set() {
+        let set: Value = serde_json::from_slice(&jwks(Value::Null)).unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        let nameless: Vec<_> = keys
+            .iter()
+            .map(|key| json!(["RSA", "sig", key["kid"], key["n"], key["e"], null]))
+            .collect();
+        let parse = |set: Value| SigningKeys::parse(set.to_string().as_bytes());
+        assert!(parse(json!({"keys": keys})).is_some());
+        assert!(parse(json!([keys])).is_none());
+        assert!(parse(json!({"keys": nameless})).is_none());
+    }
 
     #[test]
     fn key_sets_without_a_usable_key_are_refused() {

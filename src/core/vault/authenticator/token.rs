@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::error::{AccountKind, CallerError, TokenDefect};
 use crate::identity::PERSONAL_ACCOUNTS;
+use crate::json;
 use crate::secret::Bearer;
 use crate::vault::authenticator::claims::Claims;
 use crate::vault::authenticator::signing_keys::SigningKey;
@@ -59,8 +60,7 @@ impl<'a> Unverified<'a> {
                 .map_err(|_| TokenDefect::Malformed)
         };
 
-        let header: Header =
-            serde_json::from_slice(&decode(header)?).map_err(|_| TokenDefect::Malformed)?;
+        let header: Header = json::object(&decode(header)?).ok_or(TokenDefect::Malformed)?;
         // What the holder of a bound token signs around it.
         if header
             .typ
@@ -77,7 +77,7 @@ impl<'a> Unverified<'a> {
         }
         let payload = decode(payload)?;
         // First, because such tokens need not have the claims of the others.
-        let kind: Kind = serde_json::from_slice(&payload).map_err(|_| TokenDefect::Malformed)?;
+        let kind: Kind = json::object(&payload).ok_or(TokenDefect::Malformed)?;
         kind.check()?;
         Ok(Self {
             signed,
@@ -434,6 +434,21 @@ mod tests {
                 Err(TokenDefect::BadSignature)
             );
         }
+    }
+
+    /// What serde alone would take for a header without its members' names.
+    #[test]
+    fn a_header_that_is_a_list_is_malformed() {
+        let nameless = json!(["JWT", "RS256", header()["kid"], null]);
+        assert_eq!(
+            check(&nameless, &claims(), template()),
+            Err(TokenDefect::Malformed.into())
+        );
+        let nameless = json!(["an-issuer", TENANT, null]);
+        assert_eq!(
+            check(&header(), &nameless, template()),
+            Err(TokenDefect::Malformed.into())
+        );
     }
 
     #[test]

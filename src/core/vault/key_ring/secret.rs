@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
+use crate::json::{self, Object};
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, EncryptionKey};
 use crate::vault::claims_request;
@@ -100,10 +101,14 @@ pub fn read_secret(
             }));
         }
         StatusCode::FORBIDDEN => {
-            let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
+            let body: Option<Failure> = json::object(response.body());
             let inner = body
-                .and_then(|body| body.error.innererror)
-                .map(|inner| inner.code);
+                .and_then(
+                    |Failure {
+                         error: Object(error),
+                     }| error.innererror,
+                )
+                .map(|Object(inner)| inner.code);
             return Err(match inner.as_deref() {
                 Some("SecretDisabled") => OperatorError::KeyDisabled(name()).into(),
                 Some("AccessDenied" | "ForbiddenByPolicy" | "ForbiddenByRbac") => {
@@ -120,17 +125,18 @@ pub fn read_secret(
         // An outage, or no Key Vault at all.
         _ => return Err(unavailable()),
     }
-    let bundle: Bundle = serde_json::from_slice(response.body()).map_err(|_| unavailable())?;
+    let bundle: Bundle = json::object(response.body()).ok_or_else(unavailable)?;
     let value = Zeroizing::new(bundle.value.unwrap_or_default());
     let found = version_of(&bundle.id, secret).ok_or_else(unavailable)?;
     if version.is_some_and(|asked| *asked != found) {
         return Err(unavailable());
     }
+    let Object(attributes) = bundle.attributes;
     Ok(Key {
         version: found,
         key: read_key(&value).ok_or_else(|| OperatorError::KeyMalformed(name()))?,
-        not_before: bundle.attributes.nbf.unwrap_or(0),
-        expires_at: bundle.attributes.exp.unwrap_or(u64::MAX),
+        not_before: attributes.nbf.unwrap_or(0),
+        expires_at: attributes.exp.unwrap_or(u64::MAX),
     })
 }
 
@@ -177,8 +183,12 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
 
 /// Whether Key Vault refuses a token for its audience or issuer, by the number at the front of its message.
 fn is_about_audience_or_issuer(response: &Response<SecretBody>) -> bool {
-    let body: Option<Failure> = serde_json::from_slice(response.body()).ok();
-    let message = body.and_then(|body| body.error.message);
+    let body: Option<Failure> = json::object(response.body());
+    let message = body.and_then(
+        |Failure {
+             error: Object(error),
+         }| error.message,
+    );
     let number = message
         .as_deref()
         .and_then(|message| message.split(':').next());
@@ -239,7 +249,7 @@ struct Bundle {
     value: Option<String>,
     id: String,
     #[serde(default)]
-    attributes: Attributes,
+    attributes: Object<Attributes>,
 }
 
 #[derive(Deserialize, Default)]
@@ -250,13 +260,13 @@ struct Attributes {
 
 #[derive(Deserialize)]
 struct Failure {
-    error: FailureBody,
+    error: Object<FailureBody>,
 }
 
 #[derive(Deserialize)]
 struct FailureBody {
     message: Option<String>,
-    innererror: Option<InnerError>,
+    innererror: Option<Object<InnerError>>,
 }
 
 #[derive(Deserialize)]
@@ -349,6 +359,34 @@ mod tests {
                 error,
                 OperatorError::KeyMalformed("obo-t".into()).into(),
                 "{value}"
+            );
+        }
+    }
+
+    /// What serde alone would take for the same members without their names.
+    #[test]
+    fn a_list_is_no_answer() {
+        let value = STANDARD.encode([7; 32]);
+        let id = &bundle(&value)["id"];
+        assert_eq!(
+            read_secret(&answer(200, &json!([value, id, {}])), &name(), None).unwrap_err(),
+            unavailable()
+        );
+        let mut times = bundle(&value);
+        times["attributes"] = json!([100, 200]);
+        assert_eq!(
+            read_secret(&answer(200, &times), &name(), None).unwrap_err(),
+            unavailable()
+        );
+        for failure in [
+            json!([{"innererror": {"code": "SecretDisabled"}}]),
+            json!({"error": ["m", {"code": "SecretDisabled"}]}),
+            json!({"error": {"innererror": ["SecretDisabled"]}}),
+        ] {
+            assert_eq!(
+                read_secret(&answer(403, &failure), &name(), None).unwrap_err(),
+                OperatorError::KeyVaultRefused.into(),
+                "{failure}"
             );
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::error::{HoldsUp, Reason, Suberror};
-use crate::json::number_or_text;
+use crate::json::{self, number_or_text};
 use crate::port::SecretBody;
 use crate::secret::{AccessToken, RefreshToken};
 use crate::vault::claims_request::is_claims_request;
@@ -151,7 +151,7 @@ pub fn read_token_response(
         trace_id: None,
     };
     if response.status() == StatusCode::OK {
-        let body: Success = serde_json::from_slice(response.body()).map_err(|_| without_body())?;
+        let body: Success = json::object(response.body()).ok_or_else(without_body)?;
         if !body.token_type.eq_ignore_ascii_case("Bearer") {
             return Err(without_body());
         }
@@ -169,7 +169,7 @@ pub fn read_token_response(
                 .map(RefreshToken::new),
         });
     }
-    let Ok(body) = serde_json::from_slice::<Failure>(response.body()) else {
+    let Some(body) = json::object::<Failure>(response.body()) else {
         return Err(without_body());
     };
     // First of all, whatever else the answer says: throttling comes in the disguise of other refusals.
@@ -451,6 +451,17 @@ mod tests {
             (429, "", HoldsUp::Tenant),
             (400, "", HoldsUp::Request),
             (400, "{}", HoldsUp::Request),
+            // serde alone would take a list for the members without their names.
+            (
+                200,
+                r#"["a","Bearer",1,"User.Read","rt"]"#,
+                HoldsUp::Request,
+            ),
+            (
+                400,
+                r#"["invalid_grant",[70043],"bad_token"]"#,
+                HoldsUp::Request,
+            ),
             (401, "<html>", HoldsUp::Request),
             (302, "", HoldsUp::Request),
         ] {
