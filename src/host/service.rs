@@ -36,6 +36,7 @@ pub(crate) struct Service {
     places: Places,
     processors: usize,
     line: Mutex<Line>,
+    started: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -78,6 +79,7 @@ impl Service {
             places,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             line: Mutex::default(),
+            started: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
     }
@@ -156,6 +158,16 @@ impl Service {
         self.failed
             .fetch_add(1, Ordering::Relaxed)
             .saturating_add(1)
+    }
+
+    /// Counts an instance that was started, and says so to whoever wants to know how long they are of use.
+    fn tell_started(&self) {
+        let before = self.started.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(
+            "component {}: an instance started ({} so far)",
+            self.grants.component,
+            before.saturating_add(1)
+        );
     }
 
     fn enter(self: &Arc<Self>, visit: Visit) -> Waiting<'_> {
@@ -301,6 +313,7 @@ async fn start(starting: Starting) {
     let mut store = service.grants.store(service.pre.engine());
     match service.pre.instantiate_async(&mut store).await {
         Ok(instance) => {
+            service.tell_started();
             let alive = Alive::new(&service, place.number());
             drop(starting);
             worker::run(&service, place, store, &instance).await;

@@ -1165,6 +1165,16 @@ async fn how_much_is_said_can_be_chosen() {
         log.contains("web: to standard error"),
         "what a component says is its own: {log}"
     );
+
+    let host = Setup::new(&manifest())
+        .arg(&["--log-level", "debug", "--max-instance-reuse-count", "1"])
+        .start();
+    for number in 1..=3 {
+        host.text("/served").await;
+        host.log_with(&format!(
+            "component web: an instance started ({number} so far)"
+        ));
+    }
 }
 
 /// As a log collector does that has hung: it costs lines of the host, which are counted, and nothing else.
