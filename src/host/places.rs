@@ -76,14 +76,16 @@ impl Places {
     }
 
     /// A place for an instance of `component`, as soon as there is one. If there is none, another instance is asked to
-    /// leave: one that is idle, or else one of another component once it has done what it has begun.
+    /// leave: one that is idle, or else one of another component once it has done what it has begun. For a request none of the same
+    /// component is: if it has time it takes the request itself, and it knows more than a new one.
     pub(crate) async fn take(&self, component: &Arc<str>, purpose: Purpose) -> Place {
         let mine = match purpose {
             Purpose::Requests => &self.0.for_requests,
             Purpose::Tick => &self.0.for_ticks,
         };
-        let mine = permit(mine, || self.0.ask_for_room(component)).await;
-        let any = permit(&self.0.all, || self.0.ask_for_room(component)).await;
+        let ask = || self.0.ask_for_room(component, purpose);
+        let mine = permit(mine, ask).await;
+        let any = permit(&self.0.all, ask).await;
         let asked = CancellationToken::new();
         let mut taken = self.0.taken();
         let number = taken.next;
@@ -122,7 +124,7 @@ impl Shared {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask_for_room(&self, component: &Arc<str>) {
+    fn ask_for_room(&self, component: &Arc<str>, purpose: Purpose) {
         let taken = self.taken();
         let could = || {
             taken
@@ -131,6 +133,7 @@ impl Shared {
                 .filter(|it| it.purpose == Purpose::Requests && !it.asked.is_cancelled())
         };
         let idle = could()
+            .filter(|it| purpose == Purpose::Tick || it.component != *component)
             .filter(|it| it.idle.is_some())
             .min_by_key(|it| it.idle);
         let others = || could().find(|it| it.component != *component);
@@ -216,11 +219,26 @@ mod tests {
         let now = Instant::now();
         two.set_idle(Some(now));
         three.set_idle(Some(now.checked_sub(Duration::from_millis(1)).unwrap()));
+        // Nor would one in the place of one that is idle, and knows more.
         assert!(places.take(&a, Purpose::Requests).now_or_never().is_none());
+        assert!(!asked(&mut one) && !asked(&mut two) && !asked(&mut three));
+        assert!(places.take(&b, Purpose::Requests).now_or_never().is_none());
         assert!(asked(&mut three) && !asked(&mut two) && !asked(&mut one));
         two.set_idle(None);
         assert!(places.take(&b, Purpose::Requests).now_or_never().is_none());
         assert!(asked(&mut one) && !asked(&mut two));
+    }
+
+    #[tokio::test]
+    async fn a_tick_gets_the_place_of_its_own_component_that_is_idle() {
+        let a: Arc<str> = "a".into();
+        let places = Places::new(2, true);
+        let one = places.take(&a, Purpose::Requests).await;
+        let mut two = places.take(&a, Purpose::Requests).await;
+        two.set_idle(Some(Instant::now()));
+        assert!(places.take(&a, Purpose::Tick).now_or_never().is_none());
+        assert!(asked(&mut two));
+        drop(one);
     }
 
     #[tokio::test]
