@@ -1,8 +1,20 @@
 //! What is handed out again.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::*;
-use crate::keeper::Request as Asked;
+use crate::Vault;
+use crate::error::VaultError;
+use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::keeper::{Keeper, Request as Asked};
+use crate::ledger::key_value::KeyValueLedger;
+use crate::secret::Bearer;
 use crate::simulation::world::GRANTS;
+use crate::vault::port::{
+    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
+    Subject, SweepLimits, Terms, VaultPort,
+};
 use crate::vault::samples::{TENANT, USER, sign};
 
 const DRAW: &str = "POST /v1/me/access-token";
@@ -51,11 +63,23 @@ fn six_thousand_draws_in_a_minute_are_one_request_an_instance_and_scope() {
 
 #[test]
 fn a_hit_is_one_call_of_the_vault_and_two_reads_in_order() {
-    let (world, app) = enrolled();
-    let first = draw(&app, &world);
+    let (world, _) = enrolled();
+    let calls = Rc::default();
+    let counted = Counted {
+        vault: Vault::new(Rc::clone(&world)),
+        calls: Rc::clone(&calls),
+    };
+    let ledger = KeyValueLedger::new(Rc::clone(&world), Rc::clone(&world));
+    let app = Keeper::new(counted, ledger, Rc::clone(&world));
+    let bearer = world.bearer();
+    let draw = || block_on(app.draw(&Asked::of(&bearer), None, None)).unwrap();
+    let first = draw();
+    assert_eq!(calls.take(), ["identify", "access-token"]);
     world.operations.borrow_mut().clear();
     world.take_calls();
-    assert_eq!(draw(&app, &world)["access_token"], first["access_token"]);
+    let again = draw();
+    assert_eq!(again.access_token.expose(), first.access_token.expose());
+    assert_eq!(calls.take(), ["identify"]);
     let operations: Vec<_> = world
         .operations
         .take()
@@ -331,4 +355,92 @@ fn retry_after(app: &App, world: &Shared, body: &'static str) -> Option<String> 
     let response = block_on(app.handle(&parts, Body(body)));
     let value = response.headers().get("retry-after")?;
     Some(value.to_str().unwrap().to_owned())
+}
+
+/// A vault whose calls are counted: those that a draw can need.
+struct Counted {
+    vault: Vault<Shared>,
+    calls: Rc<RefCell<Vec<&'static str>>>,
+}
+
+impl Counted {
+    fn count(&self, call: &'static str) -> &Vault<Shared> {
+        self.calls.borrow_mut().push(call);
+        &self.vault
+    }
+}
+
+impl VaultPort for Counted {
+    fn check_settings(&self) -> Result<Policy, VaultError> {
+        self.count("check-settings").check_settings()
+    }
+
+    async fn identify(
+        &self,
+        bearer: &Bearer,
+        subject: &Subject,
+        purpose: &Purpose,
+        terms: Terms,
+    ) -> Result<Caller, VaultError> {
+        let vault = self.count("identify");
+        vault.identify(bearer, subject, purpose, terms).await
+    }
+
+    async fn access_token(
+        &self,
+        bearer: &Bearer,
+        subject: &Subject,
+        nonce: &Nonce,
+        token: &str,
+        draw: Draw,
+        terms: Terms,
+    ) -> Result<Issued, VaultError> {
+        let vault = self.count("access-token");
+        let issued = vault.access_token(bearer, subject, nonce, token, draw, terms);
+        issued.await
+    }
+
+    fn forget(&self, user: &User) {
+        self.count("forget").forget(user);
+    }
+
+    async fn enrol(
+        &self,
+        _: &Bearer,
+        _: &Nonce,
+        _: Option<&str>,
+        _: Terms,
+    ) -> Result<Enrolment, VaultError> {
+        unreachable!()
+    }
+
+    async fn refresh(&self, _: &StoredToken, _: Terms) -> Result<SealedToken, VaultError> {
+        unreachable!()
+    }
+
+    async fn reseal(&self, _: &StoredToken, _: Terms) -> Result<Option<SealedToken>, VaultError> {
+        unreachable!()
+    }
+
+    async fn newest_key_version(&self, _: &TenantId, _: Terms) -> Result<KeyVersion, VaultError> {
+        unreachable!()
+    }
+
+    async fn confirm_clock(&self, _: Terms) -> Result<(), VaultError> {
+        unreachable!()
+    }
+
+    async fn authorize_sweep(&self, _: &Bearer, _: Terms) -> Result<SweepLimits, VaultError> {
+        unreachable!()
+    }
+
+    async fn authorize_operator(
+        &self,
+        _: &Bearer,
+        _: Role,
+        _: Option<&TenantId>,
+        _: Terms,
+    ) -> Result<Operator, VaultError> {
+        unreachable!()
+    }
 }
