@@ -175,7 +175,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         if !envelope.is_bound_to(&Binding::new(client_id, &user.tenant, user_id, nonce)) {
             return Err(StoredError::NotBound.into());
         }
-        // Another draw may have been answered since `identify` found nothing.
+        let payload = self.open(&context, envelope, &user.tenant).await?;
+        if payload.user_id != *user_id {
+            return Err(StoredError::NotBound.into());
+        }
+        // Another draw may have been answered since `identify` found nothing. Nothing is waited for from here to the request: who
+        // waited for the same key comes here when the one who fetched it has been answered.
         if !draw.replace
             && let Some(kept) = self.kept(&context, &known, &draw, &asked)
             && kept.nonce == *nonce
@@ -184,10 +189,6 @@ impl<E: Environment> VaultPort for Vault<E> {
                 KeptOutcome::Issued(issued) => Ok(issued),
                 KeptOutcome::Refused(remembered) => Err(remembered.error),
             };
-        }
-        let payload = self.open(&context, envelope, &user.tenant).await?;
-        if payload.user_id != *user_id {
-            return Err(StoredError::NotBound.into());
         }
         let claims = asked.claims.as_deref();
         let scope = if let Some(scope) = asked.scope {

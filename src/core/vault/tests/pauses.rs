@@ -1,6 +1,9 @@
 //! Whom a refusal holds up, and what is asked for once for all who wait.
 
+use futures_util::future::join;
+
 use super::*;
+use crate::simulation::world::turn;
 
 fn left(error: VaultError) -> Option<u32> {
     match error {
@@ -168,6 +171,42 @@ fn a_cold_crowd_asks_for_each_thing_once() {
     let mut calls = world.take_calls();
     calls.retain(|call| call != "entra jwt-bearer");
     assert_eq!(calls, ["keys", "entra client_credentials", "key vault "]);
+}
+
+/// Whoever waited for the key finds what was drawn by whoever fetched it.
+#[test]
+fn a_cold_crowd_of_one_user_draws_once() {
+    let world = World::new();
+    let (_, sealed) = enrolled(&Vault::new(Rc::clone(&world)), &world);
+    world.take_calls();
+    world.slow.set(true);
+    let vault = Vault::new(Rc::clone(&world));
+    let (bearer, nonce) = (world.bearer(), nonce());
+    let draws = (0..5).map(|_| {
+        vault.access_token(
+            &bearer,
+            &Subject::Me,
+            &nonce,
+            &sealed.token,
+            Draw::default(),
+            LONGEST.into(),
+        )
+    });
+    // The key comes while all but one look seldom whether it is there.
+    *world.held.borrow_mut() = Some(("key vault", TENANT.into()));
+    let release = async {
+        for _ in 0..40 {
+            turn().await;
+        }
+        world.held.take();
+    };
+    let (issued, ()) = block_on(join(join_all(draws), release));
+    let issued: Vec<_> = issued.into_iter().map(|issued| issued.unwrap()).collect();
+    let mut calls = world.take_calls();
+    calls.retain(|call| call == "entra refresh_token");
+    assert_eq!(calls.len(), 1);
+    let first = issued[0].access_token.expose();
+    assert!(issued.iter().all(|it| it.access_token.expose() == first));
 }
 
 #[test]
