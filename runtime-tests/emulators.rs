@@ -34,6 +34,8 @@ mod signing;
 mod world;
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -52,9 +54,11 @@ use proxy::Upstreams;
 use server::Server;
 use world::World;
 
-/// The running emulators. They stop when this is dropped.
+/// The running emulators. They stop when this is dropped, and panic then if they broke a loop that nobody meant:
+/// [`Options::provokes_loop`].
 pub struct Emulators {
     world: Arc<World>,
+    _unlooped: Option<Unlooped>,
     control: Server,
     entra: Server,
     key_vault: Server,
@@ -104,6 +108,7 @@ impl Emulators {
         });
         Ok(Self {
             control: control.await?,
+            _unlooped: (!world.options.provokes_loop).then(|| Unlooped(world.clone())),
             world,
             entra,
             key_vault,
@@ -318,6 +323,23 @@ impl Emulators {
         self.world.entra.refuse(tenant, user, code);
     }
 
+    /// Whether Entra ID answers a user's identical requests with AADSTS50196 from the 16th in 5 minutes on, as it does from the
+    /// start. The bench has it off, whose draws are to be Entra ID's each.
+    pub fn refuse_loops(&self, refuse: bool) {
+        self.world.entra.refuse_loops(refuse);
+    }
+
+    /// How many requests Entra ID has taken for a loop.
+    #[must_use]
+    pub fn loops_broken(&self) -> usize {
+        self.world.entra.loops_broken()
+    }
+
+    /// Lets time pass on the clock by which Entra ID tells a loop, and on no other.
+    pub fn pass(&self, time: Duration) {
+        self.world.entra.pass(time);
+    }
+
     /// Signs with a new key from now on. The last one stays published, the one before it does not.
     pub fn rotate_signing_keys(&self) {
         self.world.entra.rotate_signing_keys();
@@ -373,5 +395,18 @@ impl Emulators {
         // A case may set a secret to a text that is in anything.
         secrets.retain(|secret| secret.len() >= 16);
         secrets
+    }
+}
+
+/// No loop is broken while this lives.
+struct Unlooped(Arc<World>);
+
+impl Drop for Unlooped {
+    fn drop(&mut self) {
+        let broken = self.0.entra.loops_broken();
+        assert!(
+            broken == 0 || thread::panicking(),
+            "Entra ID has taken {broken} requests for a loop (AADSTS50196): the same of a user more than 15 times in 5 minutes"
+        );
     }
 }

@@ -124,6 +124,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
             entra_port,
             key_vault_port,
             downstream_port,
+            provokes_loop: true,
             ..emulators::Options::default()
         };
         let started = Emulators::start(ports)

@@ -15,10 +15,13 @@
 //! | `POST /users/{tenant}/{user}/revoke` | revokes the user's sessions |
 //! | `PATCH /users/{tenant}/{user}` | `{"enabled"}` |
 //! | `POST /signing-keys/rotate` | Entra ID signs with a new key |
+//! | `PUT /loops` | `{"refused"}`: whether AADSTS50196 answers identical requests of a user from the 16th in 5 minutes on |
+//! | `POST /loops/pass` | `{"seconds"}`: lets time pass on the clock that these minutes are taken from |
 //! | `POST /faults`, `DELETE /faults` | adds a [`Fault`], forgets all |
 //! | `GET /journal`, `DELETE /journal` | |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +57,8 @@ pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Ro
         .route("/users/{tenant}/{user}", axum::routing::patch(enable_user))
         .route("/users/{tenant}/{user}/revoke", post(revoke))
         .route("/signing-keys/rotate", post(rotate_signing_keys))
+        .route("/loops", put(refuse_loops))
+        .route("/loops/pass", post(pass))
         .route("/faults", post(add_fault).delete(clear_faults))
         .route("/journal", get(journal).delete(clear_journal))
         .with_state(world)
@@ -210,6 +215,28 @@ async fn enable_user(
 
 async fn rotate_signing_keys(State(world): Shared) -> StatusCode {
     world.entra.rotate_signing_keys();
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Loops {
+    refused: bool,
+}
+
+async fn refuse_loops(State(world): Shared, Json(loops): Json<Loops>) -> StatusCode {
+    world.entra.refuse_loops(loops.refused);
+    StatusCode::NO_CONTENT
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Passes {
+    seconds: u32,
+}
+
+async fn pass(State(world): Shared, Json(passes): Json<Passes>) -> StatusCode {
+    world.entra.pass(Duration::from_secs(passes.seconds.into()));
     StatusCode::NO_CONTENT
 }
 

@@ -5,6 +5,7 @@ mod authority;
 mod client;
 mod directory;
 pub(crate) mod error;
+mod loops;
 mod scope;
 mod tokens;
 

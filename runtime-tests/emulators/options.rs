@@ -58,6 +58,9 @@ pub struct Options {
     pub access_token_seconds: u32,
     /// `refresh_in` of token responses.
     pub refresh_in: Option<u32>,
+    /// Whether a loop of requests is meant. If not, one that Entra ID breaks (AADSTS50196) is a mistake of whoever runs the
+    /// emulators: they panic when they are dropped.
+    pub provokes_loop: bool,
 }
 
 impl Default for Options {
@@ -88,6 +91,7 @@ impl Default for Options {
             always_refreshable: false,
             access_token_seconds: 3599,
             refresh_in: None,
+            provokes_loop: false,
         }
     }
 }

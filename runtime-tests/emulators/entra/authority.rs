@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use http::HeaderMap;
@@ -9,8 +10,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, FEDERATION, external_token};
-use super::directory::{Directory, SignIn};
+use super::directory::{Directory, SignIn, User};
 use super::error::TokenError;
+use super::loops::{Loops, Same};
 use super::scope::{Asked, GRAPH};
 use super::tokens::{Tokens, issuers, pairwise};
 use crate::emulators::options::Options;
@@ -40,6 +42,7 @@ pub(crate) struct Entra {
     origin: OnceLock<String>,
     tokens: Tokens,
     directory: Mutex<Directory>,
+    loops: Loops,
 }
 
 /// What a grant yields: the body of the answer, and the refresh token in it.
@@ -58,6 +61,7 @@ impl Entra {
             options,
             origin: OnceLock::new(),
             directory: Mutex::default(),
+            loops: Loops::new(),
         }
     }
 
@@ -85,6 +89,21 @@ impl Entra {
     /// Refuses a user's grants with this AADSTS code; none: no more.
     pub(crate) fn refuse(&self, tenant: &str, user: &str, code: Option<u32>) {
         self.directory.lock().unwrap().refuse(tenant, user, code);
+    }
+
+    /// Whether identical requests are refused from some number on.
+    pub(crate) fn refuse_loops(&self, refuse: bool) {
+        self.loops.switch(refuse);
+    }
+
+    /// How many requests were refused as a loop.
+    pub(crate) fn loops_broken(&self) -> usize {
+        self.loops.broken()
+    }
+
+    /// Lets time pass on the clock that loops are seen by, and no other.
+    pub(crate) fn pass(&self, time: Duration) {
+        self.loops.pass(time);
     }
 
     pub(crate) fn rotate_signing_keys(&self) {
@@ -200,6 +219,20 @@ impl Entra {
             endpoints: [origin, LOGIN].map(|origin| format!("{origin}/{tenant}/oauth2/v2.0/token")),
         };
         client.authenticate(form, headers)?;
+        if let Some((of, user)) = self.user_of(grant, form) {
+            let text = |name| field(name).unwrap_or_default().to_owned();
+            let request = Same {
+                client: self.options.client_id.clone(),
+                tenant: of,
+                user,
+                grant: grant.to_owned(),
+                scope: text("scope"),
+                claims: text("claims"),
+            };
+            if self.loops.is_loop(request) {
+                return Err(TokenError::new(50_196));
+            }
+        }
         match grant {
             "client_credentials" => self.client_credentials(&tenant, required("scope")?),
             "refresh_token" => {
@@ -212,6 +245,22 @@ impl Entra {
                 self.on_behalf_of(&tenant, required("assertion")?, required("scope")?, form)
             }
             _ => Err(TokenError::new(70_003)),
+        }
+    }
+
+    /// The user whom a request is for, refused or not; none: this app itself, or nobody whom anybody knows.
+    fn user_of(&self, grant: &str, form: &Form) -> Option<User> {
+        match grant {
+            "refresh_token" => {
+                let directory = self.directory.lock().unwrap();
+                directory.user_of(form.get("refresh_token")?)
+            }
+            "client_credentials" => None,
+            _ => {
+                let claims = self.verify(form.get("assertion")?)?;
+                let text = |name: &str| Some(claims[name].as_str()?.to_owned());
+                Some((text("tid")?, text("oid")?))
+            }
         }
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Revocation {
 }
 
 /// Tenant and object id, in lower case.
-type User = (String, String);
+pub(super) type User = (String, String);
 
 impl Directory {
     /// A user signs in.
@@ -55,6 +55,12 @@ impl Directory {
         let token = format!("1.AXoA{}", random::text(780));
         self.sign_ins.insert(token.clone(), sign_in);
         token
+    }
+
+    /// Whose refresh token it is, good or not: tenant and object id.
+    pub(super) fn user_of(&self, refresh_token: &str) -> Option<User> {
+        let sign_in = self.sign_ins.get(refresh_token)?;
+        Some(key(&sign_in.tenant, &sign_in.user))
     }
 
     /// The sign-in of a refresh token, if it still is good.

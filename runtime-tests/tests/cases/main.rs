@@ -109,6 +109,9 @@ struct Case {
     /// Tokens carry all of them, not only those asked for.
     #[serde(default)]
     over_grant: bool,
+    /// Entra ID is to take requests for a loop (AADSTS50196), which fails every other case.
+    #[serde(default)]
+    provokes_loop: bool,
     /// How many apps run on the one store.
     #[serde(default = "one")]
     apps: usize,
@@ -137,6 +140,7 @@ impl Case {
         let folder = tempfile::tempdir()?;
         let mut emulated = Options {
             over_grant: self.over_grant,
+            provokes_loop: self.provokes_loop,
             ..Options::default()
         };
         if let Some(consented) = self.consented {

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat_n;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::{try_join, try_join_all};
@@ -37,7 +39,9 @@ pub(crate) struct Step {
     app: usize,
     /// How many times the request is sent at once.
     times: usize,
-    /// Method and path of what the same caller sends again and again until the answers are there.
+    /// How many times all requests are sent, one after another.
+    again: usize,
+    /// Method and path of what the same caller sends again and again, half a second apart, until the answers are there.
     meanwhile: Option<String>,
     /// Another process holds the store's lock meanwhile.
     locked: bool,
@@ -104,6 +108,7 @@ impl Default for Step {
             fault: Vec::new(),
             app: 0,
             times: 1,
+            again: 1,
             meanwhile: None,
             locked: false,
             anew: false,
@@ -241,6 +246,7 @@ impl Step {
             "revoke" => emulators.revoke(TENANT, USER),
             "disable-user" => emulators.set_user_enabled(TENANT, USER, false),
             "clear-journal" => emulators.clear_journal(),
+            "five-minutes-pass" => emulators.pass(Duration::from_mins(5)),
             _ => bail!("there is no act {act:?}"),
         }
         Ok(())
@@ -295,7 +301,7 @@ impl Step {
             let store = world.apps[0].store();
             let before = store.rows()?;
             let lock = self.locked.then(|| store.lock()).transpose()?;
-            for request in &self.request {
+            for request in repeat_n(&self.request, self.again).flatten() {
                 for bearer in &self.bearer {
                     for body in &self.body {
                         world.emulators.clear_faults();
@@ -364,6 +370,8 @@ impl Step {
                     let mut others = Vec::new();
                     while !is_over.get() {
                         others.push(send(app, other, token, headers, &nothing).await?);
+                        // Often, and yet no loop to Entra ID.
+                        tokio::time::sleep(Duration::from_millis(500)).await;
                     }
                     Ok(others)
                 };

@@ -19,8 +19,12 @@ pub(crate) type Form = Vec<(&'static str, String)>;
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
         Self {
-            emulators: Emulators::start(Options::default()).await.unwrap(),
+            emulators: Emulators::start(options).await.unwrap(),
             client: Client::new(),
         }
     }

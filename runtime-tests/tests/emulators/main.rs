@@ -12,4 +12,5 @@ mod client;
 mod downstream;
 mod handle;
 mod key_vault;
+mod loops;
 mod token_endpoint;
