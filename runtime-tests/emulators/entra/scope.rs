@@ -5,6 +5,8 @@ use crate::emulators::options::Options;
 
 /// The resource of the downstream API, which a permission without a resource is of.
 pub(crate) const GRAPH: &str = "https://graph.microsoft.com";
+/// Another resource that users can have tokens for, and the permission there that they have consented to.
+const SHAREPOINT: (&str, &str) = ("https://contoso.sharepoint.com", "AllSites.Read");
 
 /// What is asked for.
 pub(super) struct Asked {
@@ -19,12 +21,14 @@ impl Asked {
     /// Reads a scope parameter, and refuses what nobody has consented to.
     pub(super) fn read(scope: &str, options: &Options) -> Result<Self, TokenError> {
         let mut asked = Self::parse(scope)?;
-        if asked.resource != GRAPH {
-            return Err(TokenError::new(500_011));
-        }
-        let consented = &options.consented;
+        let of_sharepoint = [SHAREPOINT.1.to_owned()];
+        let consented = match asked.resource.as_str() {
+            GRAPH => options.consented.as_slice(),
+            resource if resource == SHAREPOINT.0 => &of_sharepoint,
+            _ => return Err(TokenError::new(500_011)),
+        };
         if asked.default {
-            asked.permissions.clone_from(consented);
+            asked.permissions = consented.to_vec();
         }
         for permission in &mut asked.permissions {
             let known = consented
@@ -35,7 +39,7 @@ impl Asked {
                 .clone_into(permission);
         }
         if options.over_grant {
-            asked.permissions.clone_from(consented);
+            asked.permissions = consented.to_vec();
         }
         Ok(asked)
     }
