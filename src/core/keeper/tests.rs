@@ -4,6 +4,7 @@ mod acting;
 mod audited;
 mod cached;
 mod cross_origin;
+mod rounds;
 
 use std::time::Duration;
 

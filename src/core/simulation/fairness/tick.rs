@@ -28,19 +28,20 @@ impl World {
     /// Returns what must not be.
     pub(super) fn tick(self: &Rc<Self>, app: &App) -> Vec<String> {
         let mut violations = Vec::new();
-        let begun = self.elapsed.get();
+        let begun = self.time.elapsed();
         let mut bell = Doorbell::new(&self.settings).unwrap().unwrap();
         loop {
-            let call = self.elapsed.get();
+            let call = self.time.elapsed();
             self.asked.borrow_mut().clear();
             if self.forgets {
                 let key = Layout::new("").sweep_state();
                 self.rows.borrow_mut().remove(&key);
             }
             let report = self
+                .time
                 .run(app.sweep(&Request::of(&Bearer::new(SWEEP_KEY.into()))))
                 .unwrap();
-            let took = self.elapsed.get().saturating_sub(call);
+            let took = self.time.elapsed().saturating_sub(call);
             if took > Duration::from_secs(SWEEP_SECONDS) {
                 violations.push(format!("a call took {took:?}"));
             }
@@ -49,7 +50,11 @@ impl World {
             if let Some((version, times)) = often.next() {
                 violations.push(format!("{version} was asked for {times} times in a call"));
             }
-            match ring(&mut bell, &report, self.elapsed.get().saturating_sub(begun)) {
+            match ring(
+                &mut bell,
+                &report,
+                self.time.elapsed().saturating_sub(begun),
+            ) {
                 Ok(Next::Ring) => {}
                 Ok(Next::Done(_)) | Err(DoorbellError::TimeIsUp { .. }) => break,
                 Err(error) => {

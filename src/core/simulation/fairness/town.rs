@@ -81,7 +81,7 @@ pub(super) fn live(world: &Shared, rules: Rules, hours: u64) -> Vec<String> {
         }
         let next = NOW + (tick + 1) * TICK;
         let wait = next.saturating_sub(world.seconds());
-        world.pass(Duration::from_secs(wait));
+        world.time.pass(Duration::from_secs(wait));
     }
     if records(world) == before {
         Vec::new()

@@ -1,15 +1,8 @@
-//! Everything outside a keeper that has many tenants: its store, its settings, and a time that passes only when everybody
-//! waits.
+//! Everything outside a keeper that has many tenants: its store, its settings, and its time.
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::future::poll_fn;
-use std::pin::pin;
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -26,6 +19,7 @@ use crate::ledger::schedule::DAILY;
 use crate::port::{Clock, Config, ConfigError, Log, Random, Timer};
 use crate::secret::{EncryptionKey, RefreshToken};
 use crate::simulation::fairness::tenant::{Tenant, Trouble, key, tenant_id, user_id, version};
+use crate::simulation::time::Time;
 use crate::simulation::world::SWEEP_KEY;
 use crate::vault::samples::{CLIENT, NOW, Values, least};
 use crate::vault::sealing::{Binding, Payload, seal};
@@ -37,12 +31,7 @@ pub(super) const SWEEP_SECONDS: u64 = 20;
 /// Everything outside.
 pub(super) struct World {
     pub(super) tenants: Vec<Tenant>,
-    /// The time since the start.
-    pub(super) elapsed: Cell<Duration>,
-    /// When somebody wants to be woken, and the numbers of those who do.
-    timers: RefCell<BinaryHeap<Reverse<(Duration, u64)>>>,
-    /// Those who wait, by their numbers.
-    wakers: RefCell<BTreeMap<u64, Waker>>,
+    pub(super) time: Time,
     /// The last number that was given out.
     counter: Cell<u64>,
     pub(super) rows: RefCell<BTreeMap<String, Vec<u8>>>,
@@ -90,9 +79,7 @@ impl World {
         });
         let world = Rc::new(Self {
             tenants: tenants.collect(),
-            elapsed: Cell::default(),
-            timers: RefCell::default(),
-            wakers: RefCell::default(),
+            time: Time::default(),
             counter: Cell::default(),
             rows: RefCell::default(),
             settings,
@@ -178,42 +165,7 @@ impl World {
 
     /// The time, in seconds since 1970.
     pub(super) fn seconds(&self) -> u64 {
-        NOW + self.elapsed.get().as_secs()
-    }
-
-    /// Runs a future until it is over. Whoever waits is woken at its time, and no time passes otherwise.
-    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        struct Flag(AtomicBool);
-        impl Wake for Flag {
-            fn wake(self: Arc<Self>) {
-                self.0.store(true, Ordering::Relaxed);
-            }
-        }
-        let flag = Arc::new(Flag(AtomicBool::new(true)));
-        let waker = Waker::from(Arc::clone(&flag));
-        let mut context = Context::from_waker(&waker);
-        let mut future = pin!(future);
-        loop {
-            if flag.0.swap(false, Ordering::Relaxed) {
-                if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
-                    return value;
-                }
-                continue;
-            }
-            let timer = self.timers.borrow_mut().pop();
-            let Reverse((time, id)) = timer.expect("somebody waits for a time");
-            self.elapsed.set(self.elapsed.get().max(time));
-            if let Some(waker) = self.wakers.borrow_mut().remove(&id) {
-                waker.wake();
-            }
-        }
-    }
-
-    /// Lets time pass in which nobody does anything.
-    pub(super) fn pass(&self, duration: Duration) {
-        self.elapsed.set(self.elapsed.get() + duration);
-        self.timers.borrow_mut().clear();
-        self.wakers.borrow_mut().clear();
+        NOW + self.time.elapsed().as_secs()
     }
 }
 
@@ -248,21 +200,11 @@ impl Clock for Shared {
 
 impl Timer for Shared {
     fn elapsed(&self) -> Duration {
-        self.elapsed.get()
+        self.time.elapsed()
     }
 
     async fn sleep(&self, duration: Duration) {
-        let (until, id) = (self.elapsed.get() + duration, self.next());
-        self.timers.borrow_mut().push(Reverse((until, id)));
-        poll_fn(|context| {
-            if self.elapsed.get() >= until {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.wakers.borrow_mut();
-            wakers.insert(id, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        self.time.sleep(duration).await;
     }
 }
 
