@@ -182,8 +182,8 @@ impl Authenticator {
         &self,
         context: &Context<'_, E>,
     ) -> Result<bool, VaultError> {
-        let (_, is_dated) = self.signing_keys.fetch(context).await?;
-        Ok(is_dated)
+        let fetched = self.signing_keys.fetch(context).await?;
+        Ok(fetched.is_dated)
     }
 
     /// Verifies signature and issuer, or knows that it has, of a token with acceptable claims.
@@ -253,13 +253,13 @@ fn refused(client: Option<Guid>, Missing(missing): Missing) -> NotGranted {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use futures_util::future::join_all;
+    use futures_util::future::{join, join_all};
     use pollster::block_on;
     use serde_json::json;
 
     use super::*;
     use crate::error::System;
-    use crate::simulation::world::{SWEEP_KEY, Shared, World};
+    use crate::simulation::world::{SWEEP_KEY, Shared, World, turn};
     use crate::vault::authenticator::signing_keys::{PAUSE, SigningKeys, USABLE};
     use crate::vault::context::tests::Bench;
     use crate::vault::samples::{
@@ -390,6 +390,33 @@ mod tests {
             user.unwrap();
         }
         assert_eq!(world.take_calls(), ["keys"]);
+    }
+
+    /// A sweep asks for them whether or not they are known, and users come beside it.
+    #[test]
+    fn a_sweep_and_the_first_users_wait_for_one_fetch() {
+        for sweeps_first in [true, false] {
+            let world = World::new();
+            let desk = Desk::new(&world);
+            world.slow.set(true);
+            let bearers = [world.bearer(), world.bearer_of(OTHER_USER)];
+            let context = desk.bench.context();
+            let sweep = async {
+                if !sweeps_first {
+                    turn().await;
+                }
+                desk.authenticator.renew_signing_keys(&context).await
+            };
+            let users = join_all(bearers.iter().map(async |bearer| {
+                if sweeps_first {
+                    turn().await;
+                }
+                desk.authenticator.user(&context, bearer).await.map(drop)
+            }));
+            let (swept, users) = block_on(join(sweep, users));
+            assert_eq!((swept, users), (Ok(true), vec![Ok(()), Ok(())]));
+            assert_eq!(world.take_calls(), ["keys"], "{sweeps_first}");
+        }
     }
 
     #[test]

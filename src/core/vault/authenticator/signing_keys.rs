@@ -97,7 +97,15 @@ pub(crate) struct SigningKeySource {
     known: Cache<(), Rc<SigningKeys>>,
     /// When somebody last asked for newer ones, whatever came of it.
     asked_at: Cell<u64>,
-    fetches: SingleFlight<(), Rc<SigningKeys>, VaultError>,
+    fetches: SingleFlight<(), Fetched, VaultError>,
+}
+
+/// What a fetch brought.
+#[derive(Clone)]
+pub(crate) struct Fetched {
+    keys: Rc<SigningKeys>,
+    /// Whether the answer had a date.
+    pub(crate) is_dated: bool,
 }
 
 impl SigningKeySource {
@@ -136,29 +144,31 @@ impl SigningKeySource {
                 return Ok(Rc::clone(keys));
             }
         }
-        let fetched = self
-            .fetches
-            .run(context.env, &(), context.deadline, async || {
-                self.asked_at.set(now);
-                let (keys, _) = self.fetch(context).await?;
-                Ok(keys)
-            })
-            .await;
+        let fetched = self.fetch(context).await.map(|fetched| fetched.keys);
         match known {
             Some((keys, _)) if fetched.is_err() && serves(&keys) => Ok(keys),
             _ => fetched,
         }
     }
 
-    /// Fetches them, from one URL for all tenants, so that a token cannot make the vault fetch for a tenant of its
-    /// choice. And whether the answer had a date.
+    /// Fetches them, once at a time, whoever wants them and for whatever.
     ///
     /// # Errors
     /// [`VaultError::Upstream`].
     pub(crate) async fn fetch<E: Environment>(
         &self,
         context: &Context<'_, E>,
-    ) -> Result<(Rc<SigningKeys>, bool), VaultError> {
+    ) -> Result<Fetched, VaultError> {
+        self.fetches
+            .run(context.env, &(), context.deadline, async || {
+                self.asked_at.set(context.uptime());
+                self.ask(context).await
+            })
+            .await
+    }
+
+    /// Asks for them, at one URL for all tenants, so that a token cannot make the vault ask for a tenant of its choice.
+    async fn ask<E: Environment>(&self, context: &Context<'_, E>) -> Result<Fetched, VaultError> {
         let unavailable = || VaultError::upstream(System::SigningKeys);
         let request = Request::get(format!("{}common/discovery/v2.0/keys", context.authority))
             .body(SecretBody::default())
@@ -168,8 +178,10 @@ impl SigningKeySource {
             return Err(unavailable());
         }
         let keys = SigningKeys::parse(response.body()).ok_or_else(unavailable)?;
-        let keys = self.keep(keys, context.uptime());
-        Ok((keys, date(&response).is_some()))
+        Ok(Fetched {
+            keys: self.keep(keys, context.uptime()),
+            is_dated: date(&response).is_some(),
+        })
     }
 
     pub(super) fn keep(&self, keys: SigningKeys, now: u64) -> Rc<SigningKeys> {
