@@ -1,16 +1,21 @@
 //! Faults: answers that an emulator gives instead of its own, a number of times.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::entra::error::TokenError;
 use super::journal::{Entry, Target};
 use super::key_vault::SecretError;
 use super::server::Close;
+
+/// For how long a fault waits for another request.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// A fault, and which requests it meets.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub struct Fault {
     /// Milliseconds to wait before the answer.
     #[serde(default)]
     pub delay_ms: u64,
+    /// Wait before the answer until a request for this arrives, of those that come once the fault is there; for half a minute.
+    #[serde(default)]
+    pub until: Option<Target>,
     /// Value of `Retry-After`.
     #[serde(default)]
     pub retry_after: Option<String>,
@@ -96,6 +104,7 @@ impl Fault {
             grant: None,
             count: 1,
             delay_ms: 0,
+            until: None,
             retry_after: None,
             date: None,
             answer,
@@ -129,15 +138,18 @@ impl Fault {
         self
     }
 
+    /// Waits before the answer until a request for this arrives.
+    #[must_use]
+    pub fn until(mut self, target: Target) -> Self {
+        self.until = Some(target);
+        self
+    }
+
     /// Adds `Retry-After`.
     #[must_use]
     pub fn retry_after(mut self, value: &str) -> Self {
         self.retry_after = Some(value.to_owned());
         self
-    }
-
-    pub(crate) fn delay(&self) -> Duration {
-        Duration::from_millis(self.delay_ms)
     }
 
     /// The answer; none to pass the request on.
@@ -195,25 +207,51 @@ impl Fault {
 
 /// The faults that wait, oldest first.
 #[derive(Default)]
-pub(crate) struct Faults(Mutex<Vec<Fault>>);
+pub(crate) struct Faults {
+    faults: Mutex<Vec<Fault>>,
+    /// What requests have arrived for, of all that a fault waits for.
+    arrived: watch::Sender<BTreeSet<Target>>,
+}
 
 impl Faults {
     pub(crate) fn add(&self, fault: Fault) {
-        self.0.lock().unwrap().push(fault);
+        if let Some(target) = fault.until {
+            self.arrived.send_modify(|arrived| {
+                arrived.remove(&target);
+            });
+        }
+        self.faults.lock().unwrap().push(fault);
     }
 
     pub(crate) fn clear(&self) {
-        self.0.lock().unwrap().clear();
+        self.faults.lock().unwrap().clear();
     }
 
     /// How many requests they can still meet.
     pub(crate) fn left(&self) -> u32 {
-        self.0.lock().unwrap().iter().map(|fault| fault.count).sum()
+        let faults = self.faults.lock().unwrap();
+        faults.iter().map(|fault| fault.count).sum()
+    }
+
+    /// A request has arrived.
+    pub(crate) fn arrive(&self, target: Target) {
+        self.arrived
+            .send_if_modified(|arrived| arrived.insert(target));
+    }
+
+    /// Waits for as long as a fault says.
+    pub(crate) async fn wait(&self, fault: &Fault) {
+        tokio::time::sleep(Duration::from_millis(fault.delay_ms)).await;
+        if let Some(target) = &fault.until {
+            let mut arrived = self.arrived.subscribe();
+            let awaited = arrived.wait_for(|arrived| arrived.contains(target));
+            let _ = tokio::time::timeout(LONGEST, awaited).await;
+        }
     }
 
     /// The oldest fault that meets this request, used up by one.
     pub(crate) fn take(&self, request: &Entry) -> Option<Fault> {
-        let mut faults = self.0.lock().unwrap();
+        let mut faults = self.faults.lock().unwrap();
         let at = faults.iter().position(|fault| {
             fault.target == request.target
                 && match fault.grant.as_deref() {

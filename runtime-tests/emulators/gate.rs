@@ -41,11 +41,12 @@ async fn pass(State((gate, target)): Guard, request: Request, next: Next) -> Res
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let mut entry = Entry::of(target(parts.uri.path()), &parts, &body);
+    gate.faults.arrive(entry.target);
     let fault = gate.faults.take(&entry);
     let mut injected = None;
     if let Some(fault) = &fault {
         let correlation_id = parts.headers.get("client-request-id");
-        tokio::time::sleep(fault.delay()).await;
+        gate.faults.wait(fault).await;
         injected = fault.response(correlation_id.and_then(|id| id.to_str().ok()));
         entry.fault = true;
     }

@@ -297,6 +297,150 @@ async fn a_cold_crowd_asks_key_vault_once_an_instance() -> Result {
     Ok(())
 }
 
+/// Each waits for the other to be asked: one after the other, neither would come.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_instance_asks_for_the_signing_keys_and_at_key_vault_at_once() -> Result {
+    // An instance a request: all are cold.
+    let scene = Scene::with(Options::default(), |app| app::Options {
+        embedded: Some(Vec::new()),
+        ..app.arguments(&["--max-instance-reuse-count", "1"])
+    })
+    .await?;
+    for (method, path) in [
+        (Method::PUT, "/v1/me"),
+        (Method::POST, "/v1/me/access-token"),
+    ] {
+        scene.emulators.clear_journal();
+        for (held, until) in [
+            (Target::Jwks, Target::KeyVault),
+            (Target::KeyVault, Target::Jwks),
+        ] {
+            let held = Fault::new(held, Answer::Pass).until(until);
+            scene.emulators.fault(held);
+        }
+        let answer = scene.call(method, path).await?;
+        assert!(answer.status.is_success(), "{answer:?}");
+        assert_eq!(scene.emulators.faults_left(), 0);
+        let journal = scene.emulators.journal();
+        let mut asked: Vec<_> = journal.iter().map(|it| (it.target, it.status)).collect();
+        asked.sort();
+        // Nothing is asked for twice, nor for nothing: the key that was begun is the record's.
+        assert_eq!(
+            asked,
+            [
+                (Target::EntraToken, Some(200)),
+                (Target::EntraToken, Some(200)),
+                (Target::Jwks, Some(200)),
+                (Target::KeyVault, Some(200)),
+                (Target::KeyVault, Some(401)),
+            ],
+            "{path}"
+        );
+    }
+    scene.end().await?;
+    Ok(())
+}
+
+/// The first requests of an instance, all at once: whatever one of them waits for, it is asked for once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_at_a_cold_instance_asks_for_each_thing_once() -> Result {
+    let scene = Scene::with(Options::default(), |app| app::Options {
+        embedded: Some(Vec::new()),
+        ..app.one_instance()
+    })
+    .await?;
+    // Long enough for all to arrive while the first waits.
+    for target in [Target::Jwks, Target::KeyVault, Target::KeyVault] {
+        scene.emulators.fault(Fault {
+            delay_ms: 500,
+            ..Fault::new(target, Answer::Pass)
+        });
+    }
+    let draws = (0..16).map(|n| {
+        let token = scene.emulators.caller().claim("uti", n).mint();
+        let request = scene.app.request(Method::POST, "/v1/me/access-token");
+        request.bearer_auth(token).send()
+    });
+    for answer in futures_util::future::try_join_all(draws).await? {
+        assert_eq!(answer.status(), 404);
+    }
+    scene.enrol().await?;
+    assert_eq!(
+        asked_in_all(&scene, 5).await,
+        [
+            (Target::Jwks, Some(200)),
+            (Target::KeyVault, Some(401)),
+            (Target::EntraToken, Some(200)),
+            (Target::KeyVault, Some(200)),
+            (Target::EntraToken, Some(200)),
+        ]
+    );
+    scene.end().await?;
+    Ok(())
+}
+
+/// What was begun beside a call goes on when that is answered, in the same instance, and holds up nobody who does not need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cold_instance_has_begun_outlives_the_request() -> Result {
+    let scene = Scene::with(Options::default(), app::Options::one_instance).await?;
+    // Key Vault answers when this test says so.
+    let held = Fault::new(Target::KeyVault, Answer::Pass).until(Target::Downstream);
+    scene.emulators.fault(held);
+    for (method, path) in [
+        (Method::POST, "/v1/me/access-token"),
+        (Method::GET, "/v1/me"),
+        (Method::POST, "/v1/me/access-token"),
+    ] {
+        let answer = scene.call(method, path).await?;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code()),
+            (404, "not_enrolled")
+        );
+    }
+    let held = async {
+        while scene.emulators.faults_left() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), held).await?;
+    assert_eq!(asked(&scene), [(Target::Jwks, Some(200))]);
+    reqwest::get(scene.emulators.downstream_url()).await?;
+    // Nobody asks the app for anything, and it comes to its end.
+    assert_eq!(
+        asked_in_all(&scene, 4).await,
+        [
+            (Target::Jwks, Some(200)),
+            (Target::KeyVault, Some(401)),
+            (Target::EntraToken, Some(200)),
+            (Target::KeyVault, Some(200)),
+        ]
+    );
+    // Who enrols finds it.
+    scene.emulators.clear_journal();
+    scene.enrol().await?;
+    assert_eq!(asked(&scene), [(Target::EntraToken, Some(200))]);
+    scene.end().await?;
+    Ok(())
+}
+
+/// What the emulators of Entra ID and Key Vault have answered.
+fn asked(scene: &Scene) -> Vec<(Target, Option<u16>)> {
+    let journal = scene.emulators.journal().into_iter();
+    let of_the_app = journal.filter(|it| it.target != Target::Downstream);
+    of_the_app.map(|it| (it.target, it.status)).collect()
+}
+
+/// The same, once it is so many.
+async fn asked_in_all(scene: &Scene, answers: usize) -> Vec<(Target, Option<u16>)> {
+    let come = async {
+        while asked(scene).len() < answers {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_mins(1), come).await;
+    asked(scene)
+}
+
 /// Waiting tasks go on, whatever else their instance does; none is lost and nothing traps.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_served() -> Result {

@@ -17,6 +17,7 @@ pub(crate) mod visit;
 
 use std::cell::RefCell;
 
+use futures_util::future::join;
 use serde_json::json;
 use thiserror::Error;
 
@@ -158,12 +159,16 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         if let Some(scope) = scope {
             entry.scope(scope);
         }
-        self.identify(request, entry, Purpose::Manage).await?;
+        let caller = self.identify(request, entry, Purpose::Enrol).await?;
         let now = self.env.now();
         let nonce = Nonce::for_enrolment(now, &self.env);
         let terms = entry.terms(deadline.left(&self.env));
         let enrolment = self.vault.enrol(request.bearer, &nonce, scope, terms);
-        let enrolment = enrolment.await?;
+        // Mostly the look below costs nothing then. It is made all the same, with the settings that were enrolled under, and
+        // not before: of an enrolment that fails nothing is kept.
+        let ledger = self.ledger.under(&caller.policy.store_prefix);
+        let (enrolment, _) = join(enrolment, self.has_seen(&ledger, &caller.policy)).await;
+        let enrolment = enrolment?;
         entry.scope(&enrolment.scope);
         let (user, policy) = (&enrolment.user, &enrolment.policy);
         let record = Record {
@@ -203,8 +208,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         request: &Request<'_>,
         entry: &mut Entry<'_, E>,
     ) -> Result<View, KeeperError> {
-        let (caller, ledger) = self.find_ledger(request, entry, Purpose::Manage).await?;
-        let enrolled = ledger.find(&caller.user).await?;
+        let Caller { user, policy, .. } = self.identify(request, entry, Purpose::Manage).await?;
+        let ledger = self.ledger.under(&policy.store_prefix);
+        let enrolled = self.read(&ledger, &policy, ledger.find(&user)).await??;
         let record = match enrolled.record {
             Ok(record) => Some(record),
             Err(LedgerError::NoRefreshToken) => None,
@@ -250,10 +256,12 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             replace: false,
         };
         let purpose = Purpose::Draw(draw.clone());
-        let (caller, ledger) = self.find_ledger(request, entry, purpose).await?;
+        let caller = self.identify(request, entry, purpose).await?;
         let Caller { user, policy, .. } = caller;
+        let ledger = self.ledger.under(&policy.store_prefix);
         if let Some(kept) = caller.kept {
-            match ledger.still_current(&user, &kept.nonce).await {
+            let current = ledger.still_current(&user, &kept.nonce);
+            match self.read(&ledger, &policy, current).await? {
                 Ok(true) => return kept_again(kept, entry),
                 Ok(false) => self.vault.forget(&user),
                 Err(error) => {
@@ -265,7 +273,8 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             }
         }
         for _ in 0..ATTEMPTS {
-            let Enrolled { nonce, record, .. } = ledger.find(&user).await?;
+            let found = self.read(&ledger, &policy, ledger.find(&user)).await?;
+            let Enrolled { nonce, record, .. } = found?;
             let record = record?;
             entry.scope(draw.scope.as_ref().unwrap_or(&record.scope));
             let is_own = (draw.scope.as_ref()).is_none_or(|scope| *scope == record.scope);
@@ -381,11 +390,22 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         Ok(ledger)
     }
 
+    /// Reads what the ledger has, and beside it what [`Self::open`] does. If settings are others than those that it was made
+    /// with, nothing of what was read is told.
+    async fn read<T>(
+        &self,
+        ledger: &L,
+        policy: &Policy,
+        reading: impl Future<Output = Result<T, LedgerError>>,
+    ) -> Result<Result<T, LedgerError>, KeeperError> {
+        let (seen, read) = join(self.check_fingerprint(ledger, policy), reading).await;
+        seen?;
+        Ok(read)
+    }
+
     /// Compares the settings with those that the ledger has seen. Costs nothing for a time after they were found right.
     async fn check_fingerprint(&self, ledger: &L, policy: &Policy) -> Result<(), KeeperError> {
-        let now = self.env.elapsed();
-        let covers = |seen: &Seen| seen.covers(policy, now);
-        if self.seen.borrow().as_ref().is_some_and(covers) {
+        if self.has_seen(ledger, policy).await? {
             return Ok(());
         }
         let current = &policy.fingerprint;
@@ -402,8 +422,22 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 self.env.event("changed_settings_confirmed", settings);
             }
         }
-        *self.seen.borrow_mut() = Some(Seen::new(policy, now));
+        *self.seen.borrow_mut() = Some(Seen::new(policy, self.env.elapsed()));
         Ok(())
+    }
+
+    /// Whether the ledger has seen these settings and no others since. Writes nothing.
+    async fn has_seen(&self, ledger: &L, policy: &Policy) -> Result<bool, LedgerError> {
+        let now = self.env.elapsed();
+        let covers = |seen: &Seen| seen.covers(policy, now);
+        if self.seen.borrow().as_ref().is_some_and(covers) {
+            return Ok(true);
+        }
+        let is_same = ledger.fingerprint().await?.as_ref() == Some(&policy.fingerprint);
+        if is_same {
+            *self.seen.borrow_mut() = Some(Seen::new(policy, now));
+        }
+        Ok(is_same)
     }
 
     /// A record with the successor of its refresh token.

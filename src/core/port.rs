@@ -96,6 +96,13 @@ pub trait Random {
     }
 }
 
+/// Work that nobody waits for.
+pub trait Background {
+    /// Begins a task, and returns. It goes on beside the call that began it, and after that; or it is dropped at any point, so
+    /// nothing may depend on it.
+    fn begin(&self, task: impl Future<Output = ()> + 'static);
+}
+
 /// The settings (README, "Settings").
 pub trait Config {
     /// The value of a setting, none if it is not defined.

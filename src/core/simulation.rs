@@ -23,7 +23,7 @@ mod request;
 pub(crate) mod rounds;
 mod run;
 mod store;
-mod time;
+pub(crate) mod time;
 mod users;
 mod watched;
 pub(crate) mod world;

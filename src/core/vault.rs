@@ -23,12 +23,14 @@ pub mod scope;
 pub mod sealing;
 pub mod settings;
 mod single_flight;
+mod sources;
 #[cfg(test)]
 mod tests;
 pub mod token_client;
 pub mod wit;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use serde_json::json;
 
@@ -38,11 +40,10 @@ use crate::identity::{KeyVersion, Nonce, TenantId, User};
 use crate::secret::{AccessToken, Bearer, RefreshToken};
 use crate::vault::access_tokens::{AccessTokens, Found, Outcome};
 use crate::vault::authenticator::{Authenticator, Known};
-use crate::vault::clock_check::ClockCheck;
 use crate::vault::context::Context;
 pub use crate::vault::context::Environment;
 use crate::vault::grants::{Grants, Missing, Wanted};
-use crate::vault::key_ring::{KeyRing, NewestKey};
+use crate::vault::key_ring::NewestKey;
 use crate::vault::port::{
     Caller, Draw, Enrolment, Issued, Kept, KeptOutcome, Operator, Policy, Purpose, Remembered,
     Role, SealedToken, StoredToken, Subject, SweepLimits, Terms, VaultPort,
@@ -50,18 +51,16 @@ use crate::vault::port::{
 use crate::vault::scope::Scope;
 use crate::vault::sealing::{Binding, Envelope, Payload, Sealer};
 use crate::vault::settings::source::SettingsSource;
+use crate::vault::sources::Sources;
+use crate::vault::token_client::ScopeChoice;
 use crate::vault::token_client::answer::Granted;
 use crate::vault::token_client::grant::Grant;
-use crate::vault::token_client::{ScopeChoice, TokenClient};
 
 /// The vault. What it remembers is a cache, bounded, and gone with it.
 pub struct Vault<E> {
-    env: E,
+    sources: Rc<Sources<E>>,
     settings: SettingsSource,
-    clock_check: ClockCheck,
     authenticator: Authenticator,
-    token_client: TokenClient,
-    key_ring: KeyRing,
     sealer: Sealer,
     access_tokens: AccessTokens,
     /// The grants that the operator was told of last.
@@ -83,13 +82,22 @@ impl<E: Environment> VaultPort for Vault<E> {
         terms: Terms,
     ) -> Result<Caller, VaultError> {
         let context = self.context(terms)?;
-        let draw = match purpose {
-            Purpose::Manage => None,
-            Purpose::Draw(draw) => Some((draw, Asked::read(draw)?)),
+        let (draw, needed) = match (purpose, subject) {
+            (Purpose::Manage, _) | (Purpose::Enrol, Subject::Me) => (None, Role::Admin),
+            (Purpose::Enrol, Subject::User(_)) => {
+                let what = "`subject`: nobody enrols somebody else";
+                return Err(CallerError::InvalidRequest(what.into()).into());
+            }
+            (Purpose::Draw(draw), _) => (Some((draw, Asked::read(draw)?)), Role::Act),
         };
-        let needed = draw.as_ref().map_or(Role::Admin, |_| Role::Act);
         let caller = self.authenticator.caller(&context, bearer, subject, needed);
-        let known = caller.await?;
+        let known = match purpose {
+            Purpose::Manage => caller.await?,
+            // For these Key Vault will be asked.
+            Purpose::Enrol | Purpose::Draw(_) => {
+                self.sources.while_verifying(&context, caller).await?
+            }
+        };
         let (rule, kept) = match &draw {
             None => (None, None),
             Some((draw, asked)) => {
@@ -97,6 +105,9 @@ impl<E: Environment> VaultPort for Vault<E> {
                 (Some(rule), self.kept(&context, &known, draw, asked))
             }
         };
+        if draw.is_some() && kept.is_none() {
+            self.sources.begin_key(&context, &known.user.tenant);
+        }
         Ok(Caller {
             app: known.app.client,
             rule,
@@ -116,7 +127,8 @@ impl<E: Environment> VaultPort for Vault<E> {
         let context = self.context(terms)?;
         let scope_choice = ScopeChoice::of(scope);
         let asked = scope.map(Scope::asked).transpose()?;
-        let known = self.authenticator.user(&context, bearer).await?;
+        let caller = self.authenticator.user(&context, bearer);
+        let known = self.sources.while_verifying(&context, caller).await?;
         if let Some(asked) = &asked {
             // A scope of one's own is for what is drawn later.
             may_draw(&context, &known, Wanted::Scope(asked))?;
@@ -130,6 +142,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: &scope,
         };
         let granted = self
+            .sources
             .token_client
             .grant(&context, &user, &grant, scope_choice);
         let payload = Payload {
@@ -165,7 +178,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         let caller = self
             .authenticator
             .caller(&context, bearer, subject, Role::Act);
-        let known = caller.await?;
+        let known = self.sources.while_verifying(&context, caller).await?;
         may_draw(&context, &known, asked.wanted())?;
         let Known { user_id, user, .. } = &known;
 
@@ -205,6 +218,7 @@ impl<E: Environment> VaultPort for Vault<E> {
             claims,
         };
         let granted = self
+            .sources
             .token_client
             .grant(&context, user, &grant, scope_choice);
         let granted = granted.await;
@@ -253,9 +267,10 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope: &scope,
             claims: None,
         };
-        let granted = self
-            .token_client
-            .grant(&context, user, &grant, ScopeChoice::Settings);
+        let granted =
+            self.sources
+                .token_client
+                .grant(&context, user, &grant, ScopeChoice::Settings);
         let payload = Payload {
             refresh_token: successor(&*granted.await?)?,
             ..payload
@@ -291,11 +306,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         let context = self.context(terms)?;
         context.tenants.check(tenant)?;
         let newest = self
+            .sources
             .key_ring
-            .newest_now(&context, &self.token_client, tenant)
+            .newest_now(&context, &self.sources.token_client, tenant)
             .await?;
         // By a wrong clock a sweep would refresh what is not due, or leave what is.
-        self.clock_check.check()?;
+        self.sources.clock_check.check()?;
         self.sealer.check(context.now(), &newest)?;
         Ok(newest.key.version.clone())
     }
@@ -307,7 +323,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         if !is_dated {
             return Err(VaultError::upstream(System::SigningKeys));
         }
-        Ok(self.clock_check.check()?)
+        Ok(self.sources.clock_check.check()?)
     }
 
     async fn authorize_sweep(
@@ -347,12 +363,9 @@ impl<E: Environment> Vault<E> {
     #[must_use]
     pub fn new(env: E) -> Self {
         Self {
-            env,
+            sources: Sources::new(env),
             settings: SettingsSource::new(),
-            clock_check: ClockCheck::default(),
             authenticator: Authenticator::new(),
-            token_client: TokenClient::new(),
-            key_ring: KeyRing::new(),
             sealer: Sealer::new(),
             access_tokens: AccessTokens::new(),
             told: RefCell::default(),
@@ -361,8 +374,11 @@ impl<E: Environment> Vault<E> {
 
     /// What a call of the vault needs from its start.
     fn context(&self, terms: Terms) -> Result<Context<'_, E>, VaultError> {
-        let settings = self.settings.current(&self.env)?;
-        Ok(Context::new(&self.env, &self.clock_check, settings, terms))
+        let settings = self.settings.current(&self.sources.env)?;
+        let Sources {
+            env, clock_check, ..
+        } = &*self.sources;
+        Ok(Context::new(env, clock_check, settings, terms))
     }
 
     /// Says the grants in words, once an instance and whenever they have changed: in a list of ids nobody sees who may what.
@@ -433,8 +449,9 @@ impl<E: Environment> Vault<E> {
         tenant: &TenantId,
     ) -> Result<NewestKey, VaultError> {
         let newest = self
+            .sources
             .key_ring
-            .newest(context, &self.token_client, tenant)
+            .newest(context, &self.sources.token_client, tenant)
             .await?;
         self.sealer.check(context.now(), &newest)?;
         Ok(newest)
@@ -446,9 +463,10 @@ impl<E: Environment> Vault<E> {
         context: &Context<'_, E>,
         tenant: &TenantId,
     ) -> Result<NewestKey, VaultError> {
-        let newest = self
-            .key_ring
-            .newest_for_enrolment(context, &self.token_client, tenant);
+        let newest =
+            self.sources
+                .key_ring
+                .newest_for_enrolment(context, &self.sources.token_client, tenant);
         let newest = newest.await?;
         self.sealer.check(context.now(), &newest)?;
         Ok(newest)
@@ -483,8 +501,9 @@ impl<E: Environment> Vault<E> {
             return Err(StoredError::NotBound.into());
         }
         let key = self
+            .sources
             .key_ring
-            .exact(context, &self.token_client, secret, version);
+            .exact(context, &self.sources.token_client, secret, version);
         let key = key.await?;
         Sealer::open(context, envelope, &key)
     }

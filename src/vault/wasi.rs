@@ -1,7 +1,7 @@
 //! The core's ports on WASI 0.3.
 
 use behalf_core::Vault;
-use behalf_core::port::{Config, ConfigError, Http, HttpError, Limits, SecretBody};
+use behalf_core::port::{Background, Config, ConfigError, Http, HttpError, Limits, SecretBody};
 use behalf_wasi::nanoseconds;
 use futures_util::future::join;
 use http::{HeaderMap, Request, Response};
@@ -31,6 +31,14 @@ behalf_wasi::ports!(Wasi);
 impl Config for Wasi {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         store::get(name).map_err(|_| ConfigError)
+    }
+}
+
+impl Background for Wasi {
+    /// The task is one of the call that begins it, which is answered when it has its answer, and over when this is: hosts keep
+    /// an instance for as long.
+    fn begin(&self, task: impl Future<Output = ()> + 'static) {
+        wit_bindgen::spawn(task);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use http::Request;
@@ -57,6 +58,8 @@ pub(super) struct Outside {
     pub(super) bars: RefCell<Vec<Bar>>,
     /// Requests that arrive after their sender has given up, and the step at which they do.
     pub(super) late_requests: RefCell<Vec<(u64, Request<SecretBody>)>>,
+    /// What the act that goes on has begun beside itself.
+    pub(super) begun: RefCell<Vec<Pin<Box<dyn Future<Output = ()>>>>>,
     pub(super) settings: Values,
     pub(super) log: RefCell<Vec<String>>,
     pub(super) acts: RefCell<Vec<Act>>,
@@ -89,6 +92,7 @@ impl Outside {
             rows: RefCell::default(),
             bars: RefCell::default(),
             late_requests: RefCell::default(),
+            begun: RefCell::default(),
             settings,
             log: RefCell::default(),
             acts: RefCell::default(),

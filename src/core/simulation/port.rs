@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Keeper;
 use crate::ledger::key_value::KeyValueLedger;
-use crate::port::{Clock, Config, ConfigError, Log, Random, Timer};
+use crate::port::{Background, Clock, Config, ConfigError, Log, Random, Timer};
 use crate::simulation::history::Operation;
 use crate::simulation::mutation::Mutation;
 use crate::simulation::outside::{DAY, HOUR, Outside};
@@ -67,6 +67,12 @@ impl Random for Port {
 impl Config for Port {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         Ok(self.outside.settings.get(name).cloned())
+    }
+}
+
+impl Background for Port {
+    fn begin(&self, task: impl Future<Output = ()> + 'static) {
+        self.outside.begun.borrow_mut().push(Box::pin(task));
     }
 }
 

@@ -2,7 +2,10 @@
 //! the answers that had to be waited for one after another.
 
 use std::cell::RefCell;
+use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -11,7 +14,7 @@ use crate::ledger::StoreError;
 use crate::ledger::key_value::KeyValueLedger;
 use crate::ledger::key_value::store::{Page, Store};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
+    Background, Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
 use crate::simulation::time::Time;
 use crate::simulation::world::{Shared, World};
@@ -26,7 +29,13 @@ struct Inner {
     time: Time,
     /// What was asked for, and in which second.
     asked: RefCell<Vec<(u64, String)>>,
+    /// To what nobody answers.
+    silent: RefCell<Vec<&'static str>>,
+    /// What was begun beside a call, and is not over.
+    begun: RefCell<Vec<Task>>,
 }
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The app, with its caches.
 pub(crate) type App = Keeper<Vault<Rounds>, KeyValueLedger<Rounds, Rounds>, Rounds>;
@@ -38,6 +47,8 @@ impl Rounds {
             world: World::new(),
             time: Time::default(),
             asked: RefCell::default(),
+            silent: RefCell::default(),
+            begun: RefCell::default(),
         }))
     }
 
@@ -52,29 +63,84 @@ impl Rounds {
         Keeper::new(Vault::new(self.clone()), ledger, self.clone())
     }
 
-    /// Runs an operation until it is answered. What it came to, and what was asked for in each second of it.
+    /// Runs an operation until it is answered, and beside it what was begun. What it came to, and what was asked for in each
+    /// second of it.
     pub(crate) fn run<T>(&self, operation: impl Future<Output = T>) -> (T, Vec<Vec<String>>) {
-        // So that it begins with a second.
-        let rest = self.elapsed().subsec_nanos();
-        if rest > 0 {
-            self.0
-                .time
-                .pass(Duration::from_nanos((1_000_000_000 - rest).into()));
-        }
-        self.0.asked.borrow_mut().clear();
-        let begun = self.elapsed().as_secs();
-        let answer = self.0.time.run(operation);
+        let mut begun = 0;
+        let answer = self.go_on(async {
+            // It begins with a second.
+            let rest = 1_000_000_000 - self.elapsed().subsec_nanos();
+            self.sleep(Duration::from_nanos(rest.into())).await;
+            self.0.asked.borrow_mut().clear();
+            begun = self.elapsed().as_secs();
+            operation.await
+        });
         let took = self.elapsed().as_secs() - begun;
         let mut rounds = vec![Vec::new(); usize::try_from(took).unwrap()];
         for (second, what) in self.0.asked.take() {
-            rounds[usize::try_from(second - begun).unwrap()].push(what);
+            match rounds.get_mut(usize::try_from(second - begun).unwrap()) {
+                Some(round) => round.push(what),
+                // Nothing that is begun when the answer is there was waited for.
+                None => self.0.asked.borrow_mut().push((second, what)),
+            }
         }
         (answer, rounds)
+    }
+
+    /// Runs what is not over, until it is. What was asked for since the last operation was answered.
+    pub(crate) fn finish(&self) -> Vec<String> {
+        self.0.time.run(poll_fn(|task| {
+            self.poll_begun(task);
+            if self.0.begun.borrow().is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        }));
+        self.0
+            .asked
+            .take()
+            .into_iter()
+            .map(|(_, what)| what)
+            .collect()
+    }
+
+    /// From now on there is no answer to these.
+    pub(crate) fn silence(&self, what: &[&'static str]) {
+        self.0.silent.replace(what.to_vec());
+    }
+
+    fn go_on<T>(&self, operation: impl Future<Output = T>) -> T {
+        let mut operation = pin!(operation);
+        self.0.time.run(poll_fn(|task| {
+            let polled = operation.as_mut().poll(task);
+            self.poll_begun(task);
+            polled
+        }))
+    }
+
+    fn poll_begun(&self, task: &mut Context<'_>) {
+        let mut going_on = Vec::new();
+        loop {
+            let begun = self.0.begun.take();
+            if begun.is_empty() {
+                break;
+            }
+            for mut it in begun {
+                if it.as_mut().poll(task).is_pending() {
+                    going_on.push(it);
+                }
+            }
+        }
+        self.0.begun.replace(going_on);
     }
 
     async fn answer(&self, what: &str) {
         let second = self.elapsed().as_secs();
         self.0.asked.borrow_mut().push((second, what.to_owned()));
+        if self.0.silent.borrow().contains(&what) {
+            pending::<()>().await;
+        }
         self.0.time.sleep(Duration::from_secs(1)).await;
     }
 }
@@ -153,6 +219,12 @@ impl Random for Rounds {
 impl Config for Rounds {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         Config::get(&self.0.world, name)
+    }
+}
+
+impl Background for Rounds {
+    fn begin(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.begun.borrow_mut().push(Box::pin(task));
     }
 }
 

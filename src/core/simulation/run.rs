@@ -129,8 +129,18 @@ impl Run {
             }
             outside.current.set(self.tasks[at].act);
             let mut context = Context::from_waker(Waker::noop());
+            let act = self.tasks[at].act;
             if self.tasks[at].future.as_mut().poll(&mut context).is_ready() {
                 self.tasks.remove(at);
+            }
+            for future in outside.begun.take() {
+                // It goes on, or dies, by itself.
+                let priority = outside.chance.number();
+                self.tasks.push(Task {
+                    act,
+                    priority,
+                    future,
+                });
             }
         }
         outside.deliver(u64::MAX);

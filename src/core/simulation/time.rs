@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::port::Timer;
+
 /// The time since the start, and who waits.
 #[derive(Default)]
-pub(super) struct Time {
+pub(crate) struct Time {
     elapsed: Cell<Duration>,
     /// When somebody wants to be woken, and the numbers of those who do.
     timers: RefCell<BinaryHeap<Reverse<(Duration, u64)>>>,
@@ -23,30 +25,8 @@ pub(super) struct Time {
 }
 
 impl Time {
-    /// How much has passed.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.elapsed.get()
-    }
-
-    /// Waits.
-    pub(super) async fn sleep(&self, duration: Duration) {
-        let until = self.elapsed.get() + duration;
-        let id = self.counter.get() + 1;
-        self.counter.set(id);
-        self.timers.borrow_mut().push(Reverse((until, id)));
-        poll_fn(|context| {
-            if self.elapsed.get() >= until {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.wakers.borrow_mut();
-            wakers.insert(id, context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
     /// Runs a future until it is over. Whoever waits is woken at its time, and no time passes otherwise.
-    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
         struct Flag(AtomicBool);
         impl Wake for Flag {
             fn wake(self: Arc<Self>) {
@@ -78,5 +58,27 @@ impl Time {
         self.elapsed.set(self.elapsed.get() + duration);
         self.timers.borrow_mut().clear();
         self.wakers.borrow_mut().clear();
+    }
+}
+
+impl Timer for Time {
+    fn elapsed(&self) -> Duration {
+        self.elapsed.get()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let until = self.elapsed.get() + duration;
+        let id = self.counter.get() + 1;
+        self.counter.set(id);
+        self.timers.borrow_mut().push(Reverse((until, id)));
+        poll_fn(|context| {
+            if self.elapsed.get() >= until {
+                return Poll::Ready(());
+            }
+            let mut wakers = self.wakers.borrow_mut();
+            wakers.insert(id, context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }

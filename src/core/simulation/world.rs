@@ -17,7 +17,7 @@ use crate::ledger::StoreError;
 use crate::ledger::key_value::KeyValueLedger;
 use crate::ledger::key_value::store::{Page, Store};
 use crate::port::{
-    Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
+    Background, Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
 use crate::secret::Bearer;
 use crate::vault::samples::{NOW, TENANT, USER, Values, claims, jwks_of, least, sign};
@@ -555,6 +555,11 @@ impl Config for Shared {
         }
         Ok(self.settings.borrow().get(name).cloned())
     }
+}
+
+impl Background for Shared {
+    /// Nothing goes on beside a call here; it does in [`crate::simulation::rounds`].
+    fn begin(&self, _: impl Future<Output = ()> + 'static) {}
 }
 
 impl Log for Shared {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::deadline::{Deadline, LONGEST};
 use crate::error::{System, VaultError};
 use crate::identity::Guid;
-use crate::port::{Clock, Config, Http, HttpError, Log, Random, SecretBody, Timer};
+use crate::port::{Background, Clock, Config, Http, HttpError, Log, Random, SecretBody, Timer};
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::outbound::{Repeat, send};
 use crate::vault::port::Terms;
@@ -22,8 +22,8 @@ const ENTRA_REQUEST_ID: HeaderName = HeaderName::from_static("client-request-id"
 const KEY_VAULT_REQUEST_ID: HeaderName = HeaderName::from_static("x-ms-client-request-id");
 
 /// What a vault needs of the world.
-pub trait Environment: Http + Clock + Timer + Random + Config + Log {}
-impl<E: Http + Clock + Timer + Random + Config + Log> Environment for E {}
+pub trait Environment: Http + Clock + Timer + Random + Config + Log + Background + 'static {}
+impl<E: Http + Clock + Timer + Random + Config + Log + Background + 'static> Environment for E {}
 
 /// One call of the vault: the world, the settings that hold for all of it, which it derefs to, and when it has to be
 /// over. Every part of the vault is handed this, and so none needs to know the vault.
@@ -34,6 +34,13 @@ pub(crate) struct Context<'a, E> {
     pub(crate) deadline: Deadline,
     settings: Rc<Settings>,
     clock_check: &'a ClockCheck,
+    correlation_id: OnceCell<Guid>,
+}
+
+/// What a call goes by, for what goes on beside it.
+pub(crate) struct Call {
+    deadline: Deadline,
+    settings: Rc<Settings>,
     correlation_id: OnceCell<Guid>,
 }
 
@@ -59,6 +66,31 @@ impl<'a, E: Environment> Context<'a, E> {
         Self {
             env,
             deadline: Deadline::within(env, terms.within.min(LONGEST)),
+            settings,
+            clock_check,
+            correlation_id,
+        }
+    }
+
+    /// What this call goes by.
+    pub(crate) fn call(&self) -> Call {
+        Call {
+            deadline: self.deadline,
+            settings: Rc::clone(&self.settings),
+            correlation_id: self.correlation_id.clone(),
+        }
+    }
+
+    /// Of what goes on beside a call.
+    pub(crate) fn beside(env: &'a E, clock_check: &'a ClockCheck, call: Call) -> Self {
+        let Call {
+            deadline,
+            settings,
+            correlation_id,
+        } = call;
+        Self {
+            env,
+            deadline,
             settings,
             clock_check,
             correlation_id,

@@ -11,10 +11,12 @@ use serde_json::json;
 use crate::error::{CallerError, HoldsUp, OperatorError, System, UpstreamError, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::port::SecretBody;
+use crate::secret::AccessToken;
 use crate::vault::cache::Cache;
 use crate::vault::context::{Context, Environment};
 use crate::vault::key_ring::secret::{
-    Key, LONGEST_ANSWER, SecretError, challenged_tenant, read_secret, secret_request,
+    Key, LONGEST_ANSWER, SecretError, challenge_request, challenged_tenant, read_secret,
+    secret_request,
 };
 use crate::vault::pause::{Pauses, retry_after};
 use crate::vault::single_flight::SingleFlight;
@@ -31,6 +33,8 @@ pub(crate) struct KeyRing {
     newest: Cache<SecretName, KeyVersion>,
     /// Tenants without any key.
     not_onboarded: Cache<SecretName, ()>,
+    /// Secrets of which a version was asked for, whatever came of it, for as long as keys are kept.
+    asked: Cache<SecretName, ()>,
     /// By secret and version; none: the newest.
     fetches: SingleFlight<(SecretName, Option<KeyVersion>), Rc<Key>, VaultError>,
     /// The tenant that Key Vault is in, as it said last.
@@ -53,6 +57,7 @@ impl KeyRing {
             keys: Cache::new(KEYS),
             newest: Cache::new(KEYS),
             not_onboarded: Cache::new(KEYS),
+            asked: Cache::new(KEYS),
             fetches: SingleFlight::new(VaultError::upstream(System::KeyVault)),
             tenant: RefCell::default(),
             pause: Pauses::new(1),
@@ -71,6 +76,13 @@ impl KeyRing {
         version: &KeyVersion,
     ) -> Result<Rc<Key>, VaultError> {
         let id = (secret.clone(), version.clone());
+        if let Some(key) = self.keys.get(&id, context.now()) {
+            return Ok(key);
+        }
+        // Mostly it is the newest, and that may be on its way.
+        self.fetches
+            .landed(context.env, &(secret.clone(), None), context.deadline)
+            .await;
         match self.keys.get(&id, context.now()) {
             Some(key) => Ok(key),
             None => self.fetch(context, tokens, secret, Some(version)).await,
@@ -133,6 +145,27 @@ impl KeyRing {
         Ok(NewestKey { secret, key })
     }
 
+    /// Whether a key of a tenant was asked for, as long ago as keys are kept.
+    pub(crate) fn has_asked<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        tenant: &TenantId,
+    ) -> bool {
+        let secret = context.secret_id.secret_name(tenant);
+        self.asked.get(&secret, context.now()).is_some()
+    }
+
+    /// This app's token for Key Vault, with the claims that a challenge asked for.
+    pub(crate) async fn token<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        tokens: &TokenClient,
+        claims: Option<String>,
+    ) -> Result<Rc<AccessToken>, VaultError> {
+        let find_tenant = async || self.tenant(context).await;
+        tokens.key_vault_token(context, claims, find_tenant).await
+    }
+
     /// Past the caches, and into them. Once at a time.
     async fn fetch<E: Environment>(
         &self,
@@ -144,6 +177,9 @@ impl KeyRing {
         let id = (secret.clone(), version.cloned());
         self.fetches
             .run(context.env, &id, context.deadline, async || {
+                let now = context.now();
+                let until = now.saturating_add(context.key_cache_seconds.into());
+                self.asked.put(secret.clone(), (), now..until);
                 let key = Rc::new(self.ask_twice(context, tokens, secret, version).await?);
                 self.keep(context, secret, &key, version.is_none());
                 Ok(key)
@@ -203,13 +239,9 @@ impl KeyRing {
         claims: Option<String>,
     ) -> Result<Key, SecretError> {
         let other = SecretError::Other;
-        let find_tenant = async || self.tenant(context, secret).await;
-        let token = tokens
-            .key_vault_token(context, claims, find_tenant)
-            .await
-            .map_err(other)?;
+        let token = self.token(context, tokens, claims).await.map_err(other)?;
         let request =
-            secret_request(context, secret, version, Some(&token)).map_err(|_| other(no_url()))?;
+            secret_request(context, secret, version, &token).map_err(|_| other(no_url()))?;
         let response = self.send(context, request).await.map_err(other)?;
         let outcome = read_secret(&response, secret, version);
         if let Err(SecretError::Unauthorized(said)) = &outcome {
@@ -225,13 +257,12 @@ impl KeyRing {
     async fn tenant<E: Environment>(
         &self,
         context: &Context<'_, E>,
-        secret: &SecretName,
     ) -> Result<TenantId, VaultError> {
         let said = self.tenant.borrow().clone();
         if let Some(tenant) = said.or_else(|| context.key_vault_tenant.clone()) {
             return Ok(tenant);
         }
-        let request = secret_request(context, secret, None, None).map_err(|_| no_url())?;
+        let request = challenge_request(context).map_err(|_| no_url())?;
         let response = self.send(context, request).await?;
         let tenant =
             challenged_tenant(&response).ok_or_else(|| VaultError::upstream(System::KeyVault))?;

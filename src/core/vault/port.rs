@@ -40,6 +40,8 @@ pub enum Subject {
 pub enum Purpose {
     /// To see what is stored, or to remove it.
     Manage,
+    /// To enrol.
+    Enrol,
     /// To draw an access token.
     Draw(Draw),
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::deadline::Deadline;
 use crate::port::Timer;
 
-/// The first look is after this long, and each one after twice as long, up to [`LONGEST`].
+/// From one look to the next it takes a quarter of the time that was waited so far, but no less and no more than this.
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(32);
 
@@ -51,14 +51,8 @@ impl<K: Eq + Hash + Clone, T: Clone, E: Clone> SingleFlight<K, T, E> {
         call: impl AsyncFnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         let flight = self.join(key);
-        let mut moment = SHORTEST;
-        while flight.flying.get() {
-            let left = deadline.left(timer);
-            if left.is_zero() {
-                return Err(self.too_late.clone());
-            }
-            timer.sleep(moment.min(left)).await;
-            moment = moment.saturating_mul(2).min(LONGEST);
+        if !flight.has_landed(timer, deadline).await {
+            return Err(self.too_late.clone());
         }
         if let Some(answer) = flight.answer.get() {
             return answer.clone();
@@ -73,6 +67,14 @@ impl<K: Eq + Hash + Clone, T: Clone, E: Clone> SingleFlight<K, T, E> {
         // Who comes from here on asks anew; who waits still has the flight.
         self.leave(key, &flight);
         answer
+    }
+
+    /// Waits for a call that is under way, whatever it comes to, until the deadline. If there is none, it does not wait.
+    pub(crate) async fn landed(&self, timer: &impl Timer, key: &K, deadline: Deadline) {
+        let flight = self.under_way.borrow().get(key).and_then(Weak::upgrade);
+        if let Some(flight) = flight {
+            flight.has_landed(timer, deadline).await;
+        }
     }
 
     fn join(&self, key: &K) -> Rc<Flight<Result<T, E>>> {
@@ -101,6 +103,23 @@ impl<K: Eq + Hash + Clone, T: Clone, E: Clone> SingleFlight<K, T, E> {
     }
 }
 
+impl<A> Flight<A> {
+    /// Waits until nobody makes the call; false: the deadline came first.
+    async fn has_landed(&self, timer: &impl Timer, deadline: Deadline) -> bool {
+        let begun = timer.elapsed();
+        while self.flying.get() {
+            let left = deadline.left(timer);
+            if left.is_zero() {
+                return false;
+            }
+            let waited = timer.elapsed().saturating_sub(begun);
+            let moment = waited.mul_f64(0.25).clamp(SHORTEST, LONGEST);
+            timer.sleep(moment.min(left)).await;
+        }
+        true
+    }
+}
+
 /// Lands when it is dropped, however that comes about.
 struct Flying<'a>(&'a Cell<bool>);
 
@@ -126,6 +145,7 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
+    use crate::simulation::time::Time;
     use crate::simulation::world::{World, turn};
 
     const LONG: Duration = Duration::from_secs(25);
@@ -184,6 +204,37 @@ mod tests {
         let second = block_on(flights.run(&world, &"a", short, async || Ok(7)));
         assert_eq!(second, Err("too late"));
         assert!(world.elapsed.get() < LONG);
+    }
+
+    /// What is there is found soon: after a quarter of the time that it took at most, and a moment if it took none.
+    #[test]
+    fn whoever_waits_finds_the_answer_soon() {
+        for took in [1, 5, 20, 60, 100, 400] {
+            let took = Duration::from_millis(took);
+            let time = Time::default();
+            let flights: SingleFlight<_, u8, &str> = SingleFlight::new("too late");
+            let deadline = Deadline::within(&time, LONG);
+            let call = async || {
+                time.sleep(took).await;
+                Ok(7)
+            };
+            let waits = async {
+                flights.landed(&time, &"a", deadline).await;
+                time.elapsed()
+            };
+            let (_, found) = time.run(join(flights.run(&time, &"a", deadline, call), waits));
+            let late = found.saturating_sub(took);
+            assert!(
+                found >= took && late <= (took / 4).clamp(SHORTEST, LONGEST),
+                "{found:?}"
+            );
+        }
+        // It waits for nothing that nobody has asked for.
+        let time = Time::default();
+        let flights: SingleFlight<_, u8, &str> = SingleFlight::new("too late");
+        let deadline = Deadline::within(&time, LONG);
+        time.run(flights.landed(&time, &"a", deadline));
+        assert_eq!(time.elapsed(), Duration::ZERO);
     }
 
     /// A sweep with a moment left must not fail a user's request that waits for the same thing.

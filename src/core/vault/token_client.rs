@@ -8,6 +8,7 @@ mod ruling;
 
 use std::rc::Rc;
 
+use futures_util::future::try_join;
 use serde_json::json;
 
 use crate::error::{HoldsUp, Reason, Suberror, System, UpstreamError, VaultError};
@@ -83,7 +84,8 @@ impl TokenClient {
         let identity = GrantIdentity::new(user, grant, scope_choice);
         self.grants
             .run(context.env, &identity, context.deadline, async || {
-                let token = self.token(context, &user.tenant, Some(user), grant, scope_choice);
+                let tenant = &user.tenant;
+                let token = self.token(context, tenant, Some(user), grant, scope_choice, None);
                 Ok(Rc::new(token.await?))
             })
             .await
@@ -113,8 +115,9 @@ impl TokenClient {
                         identity_token(context, resource).await?
                     }
                     KeyVaultCredential::App => {
-                        let tenant = find_tenant().await?;
-                        self.app_token(context, &tenant, claims).await?
+                        let proof = self.assertions.common_proof(context);
+                        let (tenant, proof) = try_join(find_tenant(), proof).await?;
+                        self.app_token(context, &tenant, claims, proof).await?
                     }
                 };
                 let token = Rc::new(token);
@@ -124,6 +127,11 @@ impl TokenClient {
                 Ok(token)
             })
             .await
+    }
+
+    /// Whether one is at hand.
+    pub(crate) fn has_key_vault_token<E: Environment>(&self, context: &Context<'_, E>) -> bool {
+        self.key_vault_token.get(&(), context.now()).is_some()
     }
 
     /// Key Vault no longer takes this one.
@@ -138,12 +146,14 @@ impl TokenClient {
         context: &Context<'_, E>,
         tenant: &TenantId,
         claims: Option<&str>,
+        proof: Option<OwnProof>,
     ) -> Result<(AccessToken, u64), VaultError> {
         let grant = Grant::ClientCredentials {
             scope: &context.key_vault_scope,
             claims,
         };
-        let token = self.token(context, tenant, None, &grant, ScopeChoice::Settings);
+        let choice = ScopeChoice::Settings;
+        let token = self.token(context, tenant, None, &grant, choice, proof);
         let granted = token.await?;
         let expires_at = context.now().saturating_add(granted.expires_in.into());
         Ok((granted.access_token, expires_at))
@@ -156,9 +166,13 @@ impl TokenClient {
         user: Option<&User>,
         grant: &Grant<'_>,
         scope_choice: ScopeChoice,
+        proof: Option<OwnProof>,
     ) -> Result<Granted, VaultError> {
         self.check_pauses(context.now(), tenant, user)?;
-        let mut proof = self.assertions.proof(context, tenant).await?;
+        let mut proof = match proof {
+            Some(proof) => proof,
+            None => self.assertions.proof(context, tenant).await?,
+        };
         let mut answer = ask(context, tenant, &proof, grant).await?;
         if let Err(refusal) = &answer
             && let Class::Operator(Suspect::Credential) = refusal.class

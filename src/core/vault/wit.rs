@@ -366,7 +366,7 @@ macro_rules! vault_twins {
             record $crate::vault::port::Terms = Terms { within, correlation_id }
             record $crate::identity::UserName = UserName { tenant, object }
             variant $crate::vault::port::Subject = Subject { Me, User(name) }
-            variant $crate::vault::port::Purpose = Purpose { Manage, Draw(draw) }
+            variant $crate::vault::port::Purpose = Purpose { Manage, Enrol, Draw(draw) }
             record $crate::vault::port::Caller = Caller { app, rule, user, policy, kept }
             record $crate::vault::port::Kept = Kept { nonce, scope, outcome }
             variant $crate::vault::port::KeptOutcome = KeptOutcome { Issued(issued), Refused(refusal) }

@@ -11,7 +11,7 @@ use crate::keeper::Request;
 use crate::keeper::report::SweepReport;
 use crate::ledger::key_value::layout::Layout;
 use crate::ledger::record::Record;
-use crate::port::SecretBody;
+use crate::port::{SecretBody, Timer as _};
 use crate::secret::Bearer;
 use crate::simulation::fairness::tenant::{Trouble, user_id, version};
 use crate::simulation::fairness::world::{App, SWEEP_SECONDS, World};

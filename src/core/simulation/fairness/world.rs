@@ -16,7 +16,7 @@ use crate::ledger::key_value::layout::{Layout, Marker};
 use crate::ledger::key_value::store::{Page, Store};
 use crate::ledger::record::{Record, Status};
 use crate::ledger::schedule::DAILY;
-use crate::port::{Clock, Config, ConfigError, Log, Random, Timer};
+use crate::port::{Background, Clock, Config, ConfigError, Log, Random, Timer};
 use crate::secret::{EncryptionKey, RefreshToken};
 use crate::simulation::fairness::tenant::{Tenant, Trouble, key, tenant_id, user_id, version};
 use crate::simulation::time::Time;
@@ -223,6 +223,12 @@ impl Random for Shared {
 impl Config for Shared {
     fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
         Ok(self.settings.get(name).cloned())
+    }
+}
+
+impl Background for Shared {
+    fn begin(&self, _: impl Future<Output = ()> + 'static) {
+        unreachable!("a sweep begins nothing beside it")
     }
 }
 

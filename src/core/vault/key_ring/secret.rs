@@ -10,6 +10,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use http::request::Builder;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
@@ -57,7 +58,7 @@ impl Key {
     }
 }
 
-/// Asks for a secret: its newest version, or the one given. Without a token it asks for the challenge.
+/// Asks for a secret: its newest version, or the one given.
 ///
 /// # Errors
 /// [`http::Error`] if the parts make no URL: all are checked, so it does not occur.
@@ -65,20 +66,30 @@ pub fn secret_request(
     settings: &Settings,
     secret: &SecretName,
     version: Option<&KeyVersion>,
-    token: Option<&AccessToken>,
+    token: &AccessToken,
 ) -> Result<Request<SecretBody>, http::Error> {
     let version = version.map_or("", KeyVersion::as_str);
-    let mut request = Request::builder().method(Method::GET).uri(format!(
-        "{}secrets/{}/{version}?api-version={API_VERSION}",
-        settings.key_vault_url,
-        secret.as_str()
-    ));
-    if let Some(token) = token {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
-        value.set_sensitive(true);
-        request = request.header(AUTHORIZATION, value);
-    }
-    request.body(Zeroizing::default())
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
+    value.set_sensitive(true);
+    let secret = secret.as_str();
+    request(settings, &format!("secrets/{secret}/{version}"))
+        .header(AUTHORIZATION, value)
+        .body(Zeroizing::default())
+}
+
+/// Asks for the challenge, which is the same whatever is asked for without a token: so nothing in this request is of a tenant.
+///
+/// # Errors
+/// As [`secret_request`].
+pub fn challenge_request(settings: &Settings) -> Result<Request<SecretBody>, http::Error> {
+    request(settings, "secrets").body(Zeroizing::default())
+}
+
+fn request(settings: &Settings, path: &str) -> Builder {
+    let vault = &settings.key_vault_url;
+    Request::builder()
+        .method(Method::GET)
+        .uri(format!("{vault}{path}?api-version={API_VERSION}"))
 }
 
 /// Reads the answer.
@@ -304,18 +315,23 @@ mod tests {
         let settings = Settings::read(&least()).unwrap();
         let version = KeyVersion::parse(VERSION).unwrap();
         let token = AccessToken::new("at-canary".into());
-        let newest = secret_request(&settings, &name(), None, None).unwrap();
+        let newest = secret_request(&settings, &name(), None, &token).unwrap();
         assert_eq!(
             newest.uri(),
             "https://demo.vault.azure.net/secrets/obo-t/?api-version=7.6"
         );
-        assert!(newest.headers().is_empty());
-        let exact = secret_request(&settings, &name(), Some(&version), Some(&token)).unwrap();
+        let exact = secret_request(&settings, &name(), Some(&version), &token).unwrap();
         assert_eq!(
             exact.uri(),
             &*format!("https://demo.vault.azure.net/secrets/obo-t/{VERSION}?api-version=7.6")
         );
         assert!(!format!("{exact:?}").contains("canary"));
+        let challenge = challenge_request(&settings).unwrap();
+        assert_eq!(
+            challenge.uri(),
+            "https://demo.vault.azure.net/secrets?api-version=7.6"
+        );
+        assert!(challenge.headers().is_empty());
     }
 
     #[test]

@@ -206,6 +206,14 @@ fn an_admin_manages_and_never_draws_and_a_job_draws_and_never_manages() {
         error,
         CallerError::InsufficientScope("Behalf.Admin".into()).into()
     );
+    // And nobody enrols somebody else.
+    for bearer in [&admin, &job()] {
+        let error = identify(&vault, bearer, &absent(), &Purpose::Enrol).unwrap_err();
+        assert!(
+            matches!(error, VaultError::Caller(CallerError::InvalidRequest(_))),
+            "{error:?}"
+        );
+    }
     // Whoever is not served is not drawn for.
     let refused = missing(identify(
         &vault,
@@ -223,7 +231,9 @@ fn a_public_client_enrols_and_manages_and_neither_chooses_nor_draws() {
         let vault = Vault::new(Rc::clone(&world));
         let page = token(|claims| claims["azpacr"] = method.clone());
         let enrolment = block_on(vault.enrol(&page, &nonce(), None, LONGEST.into())).unwrap();
-        identify(&vault, &page, &Subject::Me, &Purpose::Manage).unwrap();
+        for purpose in [Purpose::Manage, Purpose::Enrol] {
+            identify(&vault, &page, &Subject::Me, &purpose).unwrap();
+        }
         world.take_calls();
         let chosen = block_on(vault.enrol(&page, &nonce(), Some(READ), LONGEST.into()));
         for refused in [

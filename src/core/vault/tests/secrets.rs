@@ -17,7 +17,7 @@ fn debug_shows_no_secret() {
     let context = vault.context(LONGEST.into()).unwrap();
     let newest = block_on(vault.newest_key(&context, &tenant)).unwrap();
     let token = AccessToken::new("at-canary".into());
-    let question = secret_request(&context, &newest.secret, None, Some(&token)).unwrap();
+    let question = secret_request(&context, &newest.secret, None, &token).unwrap();
     let mut shown = vec![format!("{newest:?} {question:?}")];
     let answer = context.send(question, secret::LONGEST_ANSWER, System::KeyVault);
     shown.push(format!("{:?}", block_on(answer).unwrap()));

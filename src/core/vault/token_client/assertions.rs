@@ -70,13 +70,40 @@ impl Assertions {
         context: &Context<'_, E>,
         tenant: &TenantId,
     ) -> Result<OwnProof, VaultError> {
-        let audience = match &context.credential {
-            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
-                return Ok(OwnProof::Setting);
+        match self.common_proof(context).await? {
+            Some(proof) => Ok(proof),
+            None => {
+                self.assertion(context, token_endpoint(context, tenant))
+                    .await
             }
-            Credential::Certificate(_) => token_endpoint(context, tenant),
-            Credential::ManagedIdentity => context.federation_audience.clone(),
-        };
+        }
+    }
+
+    /// The same, if it is the same for every tenant.
+    ///
+    /// # Errors
+    /// As [`Self::proof`].
+    pub(super) async fn common_proof<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+    ) -> Result<Option<OwnProof>, VaultError> {
+        match &context.credential {
+            Credential::ClientSecret(_) | Credential::FederatedToken(_) => {
+                Ok(Some(OwnProof::Setting))
+            }
+            Credential::Certificate(_) => Ok(None),
+            Credential::ManagedIdentity => {
+                let audience = context.federation_audience.clone();
+                self.assertion(context, audience).await.map(Some)
+            }
+        }
+    }
+
+    async fn assertion<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        audience: String,
+    ) -> Result<OwnProof, VaultError> {
         let kept = self.kept.get(&audience, context.now());
         let is_kept = kept.is_some();
         let assertion = match kept {
