@@ -341,44 +341,6 @@ async fn a_cold_instance_asks_for_the_signing_keys_and_at_key_vault_at_once() ->
     Ok(())
 }
 
-/// The first requests of an instance, all at once: whatever one of them waits for, it is asked for once.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_at_a_cold_instance_asks_for_each_thing_once() -> Result {
-    let scene = Scene::with(Options::default(), |app| app::Options {
-        embedded: Some(Vec::new()),
-        ..app.one_instance()
-    })
-    .await?;
-    // Long enough for all to arrive while the first waits.
-    for target in [Target::Jwks, Target::KeyVault, Target::KeyVault] {
-        scene.emulators.fault(Fault {
-            delay_ms: 500,
-            ..Fault::new(target, Answer::Pass)
-        });
-    }
-    let draws = (0..16).map(|n| {
-        let token = scene.emulators.caller().claim("uti", n).mint();
-        let request = scene.app.request(Method::POST, "/v1/me/access-token");
-        request.bearer_auth(token).send()
-    });
-    for answer in futures_util::future::try_join_all(draws).await? {
-        assert_eq!(answer.status(), 404);
-    }
-    scene.enrol().await?;
-    assert_eq!(
-        asked_in_all(&scene, 5).await,
-        [
-            (Target::Jwks, Some(200)),
-            (Target::KeyVault, Some(401)),
-            (Target::EntraToken, Some(200)),
-            (Target::KeyVault, Some(200)),
-            (Target::EntraToken, Some(200)),
-        ]
-    );
-    scene.end().await?;
-    Ok(())
-}
-
 /// What was begun beside a call goes on when that is answered, in the same instance, and holds up nobody who does not need it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_cold_instance_has_begun_outlives_the_request() -> Result {
