@@ -12,7 +12,9 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+#[cfg(target_os = "linux")]
+use procfs::process;
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process_group};
 #[cfg(target_os = "linux")]
@@ -286,10 +288,15 @@ impl App {
         self.address
     }
 
-    /// The id of its process group.
-    #[must_use]
-    pub fn group(&self) -> u32 {
-        self.process.group.as_raw_nonzero().get().unsigned_abs()
+    /// The processes of its group: itself, and all that it started.
+    #[cfg(target_os = "linux")]
+    pub fn processes(&self) -> anyhow::Result<Vec<process::Process>> {
+        let group = self.process.group.as_raw_nonzero().get();
+        let is_its = |it: &process::Process| it.stat().is_ok_and(|stat| stat.pgrp == group);
+        // Others come and go meanwhile.
+        let found: Vec<_> = process::all_processes()?.flatten().filter(is_its).collect();
+        ensure!(!found.is_empty(), "the app has ended");
+        Ok(found)
     }
 
     /// What it stored.

@@ -28,6 +28,7 @@ pub mod app;
 pub mod debian;
 pub mod demo;
 pub mod emulators;
+pub mod interrupt;
 pub mod leaks;
 pub mod peer;
 pub mod peers;

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use tokio::process::Command;
 
 use crate::app::{App, root};
@@ -50,19 +49,6 @@ impl Peer {
         let store = Store::Redis(redis.url());
         let app = App::serving(command, store, false, Some(folder)).await?;
         Ok(Self { app, _proxy: proxy })
-    }
-
-    /// The ids of its processes: the one that serves, or the one that distributes and those that serve. On Linux alone.
-    pub fn processes(&self) -> anyhow::Result<Vec<u32>> {
-        let first = self.app.group();
-        let children = format!("/proc/{first}/task/{first}/children");
-        let children = std::fs::read_to_string(&children)
-            .with_context(|| format!("cannot read {children}"))?;
-        let mut processes = vec![first];
-        for child in children.split_ascii_whitespace() {
-            processes.push(child.parse()?);
-        }
-        Ok(processes)
     }
 }
 

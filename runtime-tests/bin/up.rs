@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use runtime_tests::app::{self, App, StartFailure, root};
 use runtime_tests::demo;
 use runtime_tests::emulators::{self, Emulators, TENANT};
-use tokio::signal::unix::{SignalKind, signal};
+use runtime_tests::interrupt::interrupted;
 
 /// Runs behalf on 127.0.0.1 with emulators of Entra ID, Azure Key Vault and a downstream API.
 ///
@@ -141,18 +141,6 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
         healthy.status
     );
     Ok((app, emulators))
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn interrupted() -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    }
 }
 
 fn free(address: SocketAddr) -> anyhow::Result<()> {

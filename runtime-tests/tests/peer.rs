@@ -167,7 +167,7 @@ async fn a_wrong_bearer_token_gets_401() -> Result {
 async fn workers_share_the_port_and_end_together() -> Result {
     let (emulators, redis) = around().await?;
     let peer = Peer::start(&emulators, &redis, 2).await?;
-    let processes = peer.processes()?;
+    let processes = peer.app.processes()?;
     assert_eq!(processes.len(), 3, "one distributes");
     let bearer = emulators.caller().mint();
     enrol(&peer, &bearer).await?;
@@ -184,7 +184,7 @@ async fn workers_share_the_port_and_end_together() -> Result {
     let gone = async {
         for process in processes {
             // One that nobody has waited for has no command line.
-            while std::fs::read(format!("/proc/{process}/cmdline")).is_ok_and(|it| !it.is_empty()) {
+            while process.cmdline().is_ok_and(|it| !it.is_empty()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }

@@ -1,76 +1,35 @@
 //! What a service costs: its processor time and its memory, as Linux counts them (proc(5)). And who runs where.
 
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
+use runtime_tests::app::App;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// A process and all that it started: its process group.
-#[derive(Clone, Copy)]
-pub(crate) struct Service {
-    pub(crate) group: u32,
+/// The processor time that it has used so far.
+pub(crate) fn processor_time(service: &App) -> anyhow::Result<Duration> {
+    let mut ticks = 0;
+    for process in service.processes()? {
+        let stat = process.stat()?;
+        ticks += stat.utime + stat.stime;
+    }
+    Ok(Duration::from_millis(
+        ticks * 1000 / procfs::ticks_per_second(),
+    ))
 }
 
-impl Service {
-    /// The processor time that it has used so far.
-    pub(crate) fn processor_time(self) -> anyhow::Result<Duration> {
-        let mut ticks = 0;
-        for (_, fields) in self.processes()? {
-            // utime and stime; the first field here is the third of the page.
-            for field in [11, 12] {
-                ticks += fields
-                    .get(field)
-                    .and_then(|it| it.parse::<u64>().ok())
-                    .context("/proc/PID/stat is not as proc(5) has it")?;
-            }
-        }
-        Ok(Duration::from_millis(
-            ticks * 1000 / rustix::param::clock_ticks_per_second(),
-        ))
+/// Its memory, in MiB; what processes share is counted once.
+pub(crate) fn memory(service: &App) -> anyhow::Result<f64> {
+    let mut bytes = 0;
+    for process in service.processes()? {
+        let rollup = process.smaps_rollup()?.memory_map_rollup;
+        let map = rollup.iter().next();
+        bytes += map
+            .and_then(|map| map.extension.map.get("Pss"))
+            .context("/proc/PID/smaps_rollup has no Pss")?;
     }
-
-    /// Its memory, in bytes; what processes share is counted once.
-    pub(crate) fn memory(self) -> anyhow::Result<u64> {
-        let mut kilobytes = 0;
-        for (process, _) in self.processes()? {
-            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-            kilobytes += rollup
-                .lines()
-                .find_map(|line| line.strip_prefix("Pss:"))
-                .and_then(|rest| rest.trim().strip_suffix(" kB"))
-                .and_then(|number| number.trim().parse::<u64>().ok())
-                .context("/proc/PID/smaps_rollup has no Pss")?;
-        }
-        Ok(kilobytes * 1024)
-    }
-
-    /// The ids of its processes, with the fields of `stat` behind the name.
-    fn processes(self) -> anyhow::Result<Vec<(String, Vec<String>)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let Ok(name) = entry?.file_name().into_string() else {
-                continue;
-            };
-            if !name.bytes().all(|byte| byte.is_ascii_digit()) {
-                continue;
-            }
-            // It may have ended.
-            let Ok(stat) = fs::read_to_string(format!("/proc/{name}/stat")) else {
-                continue;
-            };
-            // The name may hold anything, also a parenthesis.
-            let Some((_, rest)) = stat.rsplit_once(") ") else {
-                continue;
-            };
-            let fields: Vec<_> = rest.split(' ').map(str::to_owned).collect();
-            if fields.get(2) == Some(&self.group.to_string()) {
-                found.push((name, fields));
-            }
-        }
-        ensure!(!found.is_empty(), "the service has ended");
-        Ok(found)
-    }
+    #[allow(clippy::cast_precision_loss, reason = "bytes of a process")]
+    Ok(bytes as f64 / (1024.0 * 1024.0))
 }
 
 /// One processor for services, and the others for what asks them and for what they ask.
@@ -91,18 +50,22 @@ impl Processors {
         Ok(processors)
     }
 
-    /// Has what this thread starts from now on run on the one for services.
-    pub(crate) fn one(&self) -> anyhow::Result<()> {
-        let mut set = CpuSet::new();
-        match self.service {
-            Some(cpu) => set.set(cpu),
-            None => set = self.all,
+    /// Has what is started meanwhile run on the one for services.
+    pub(crate) async fn for_service<T>(
+        &self,
+        start: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        if let Some(cpu) = self.service {
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            sched_setaffinity(None, &set)?;
         }
-        Ok(sched_setaffinity(None, &set)?)
+        let started = start.await;
+        self.others()?;
+        started
     }
 
-    /// Has it run on the others again.
-    pub(crate) fn others(&self) -> anyhow::Result<()> {
+    fn others(&self) -> anyhow::Result<()> {
         let mut set = self.all;
         if let Some(cpu) = self.service {
             set.unset(cpu);

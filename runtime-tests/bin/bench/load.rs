@@ -5,14 +5,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use runtime_tests::{app::root, debian};
+use runtime_tests::app::{App, root};
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::cost::Service;
+use crate::cost::processor_time;
 
 /// What is asked for, again and again.
 pub(crate) struct Request {
+    /// The program `wrk`.
+    pub(crate) wrk: PathBuf,
     pub(crate) url: String,
     pub(crate) method: &'static str,
     /// A file with bearer tokens, which are sent in turn.
@@ -45,11 +47,11 @@ struct Summary {
 /// Sends requests for so long, over so many connections. Fails if one was not answered with 2xx.
 pub(crate) async fn run(
     request: &Request,
-    service: Service,
+    service: &App,
     connections: u32,
     time: Duration,
 ) -> anyhow::Result<Sample> {
-    let mut command = Command::new(debian::program("wrk", "wrk")?);
+    let mut command = Command::new(&request.wrk);
     command
         .args(["-t", "1", "-c", &connections.to_string()])
         .args(["-d", &format!("{}s", time.as_secs().max(1))])
@@ -60,9 +62,9 @@ pub(crate) async fn run(
         .args(request.tokens.as_deref().map(Path::as_os_str))
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    let before = service.processor_time()?;
+    let before = processor_time(service)?;
     let output = command.output().await.context("cannot run wrk")?;
-    let used = service.processor_time()?.saturating_sub(before);
+    let used = processor_time(service)?.saturating_sub(before);
     let text = String::from_utf8_lossy(&output.stdout);
     let summary = text
         .lines()

@@ -15,9 +15,9 @@ mod scene;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use runtime_tests::interrupt::interrupted;
 
 /// Measures behalf: throughput, latency, processor time, memory and cold starts, beside the ceiling of its host and a peer
 /// in Node.
@@ -70,7 +70,7 @@ async fn main() -> ExitCode {
     };
     let measured = tokio::select! {
         measured = measure(&plan, arguments.short) => measured,
-        _ = interrupted() => bail_interrupted(),
+        _ = interrupted() => Err(anyhow!("interrupted")),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,20 +89,4 @@ async fn measure(plan: &Plan, short: bool) -> anyhow::Result<()> {
         report::write(&page)?;
     }
     Ok(())
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn interrupted() -> anyhow::Result<()> {
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-    }
-}
-
-fn bail_interrupted() -> anyhow::Result<()> {
-    bail!("interrupted")
 }

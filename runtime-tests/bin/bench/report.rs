@@ -1,6 +1,6 @@
 //! The tables, and `BENCHMARKS.md`.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Display, Write as _};
 use std::fs;
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use runtime_tests::app::root;
 
 use crate::Plan;
 use crate::load::Sample;
-use crate::scene::{BEHALF, CACHED, CEILING, NODE, PEER, Results, Row};
+use crate::scene::{BEHALF, CACHED, CEILING, NODE, PEER, Results, Row, USERS};
 
 /// What is printed, and what else `BENCHMARKS.md` says.
 pub(crate) struct Page {
@@ -29,17 +29,23 @@ pub(crate) fn page(plan: &Plan, results: &Results) -> anyhow::Result<Page> {
     if !results.on_spin.is_empty() {
         add("Requests on Spin", &requests(&results.on_spin)?)?;
     }
-    add("Memory after the load", &memory(results))?;
+    add(
+        "Memory after the load",
+        &pairs("Service", "MiB", 0, &results.memory),
+    )?;
     add("A cached draw, by how long instances live", &lives(results))?;
     add(
         "From a request to a new instance's answer",
-        &new_instance(results),
+        &pairs("Request", "p50 ms", 2, &results.new_instance),
     )?;
     add(
         "From the start of the process to its first answer",
-        &start(results),
+        &pairs("With", "ms", 0, &results.start),
     )?;
-    add("Sizes of the components", &sizes()?)?;
+    add(
+        "Sizes of the components",
+        &pairs("Component", "KiB", 0, &sizes()?),
+    )?;
     Ok(Page {
         tables,
         method: method(plan, results),
@@ -80,9 +86,8 @@ fn aims(results: &Results) -> anyhow::Result<Table> {
     };
     let memory = |name| {
         let found = results.memory.iter().find(|(it, _)| *it == name);
-        #[allow(clippy::cast_precision_loss, reason = "bytes of a process")]
         found
-            .map(|(_, bytes)| *bytes as f64)
+            .map(|(_, mebibytes)| *mebibytes)
             .context("a row is missing")
     };
     let throughput = ratio(CACHED, CEILING, |it| it.per_second)?;
@@ -174,14 +179,6 @@ fn samples(row: &Row, connections: u32) -> &[Sample] {
         .map_or(&[], |(_, samples)| samples)
 }
 
-fn memory(results: &Results) -> Table {
-    let mut table = Table::new(&["Service", "MiB"]);
-    for (name, bytes) in &results.memory {
-        table.row([(*name).to_owned(), (bytes / (1024 * 1024)).to_string()]);
-    }
-    table
-}
-
 fn lives(results: &Results) -> Table {
     let mut table = Table::new(&[
         "Instances",
@@ -200,33 +197,29 @@ fn lives(results: &Results) -> Table {
     table
 }
 
-fn new_instance(results: &Results) -> Table {
-    let mut table = Table::new(&["Request", "p50 ms"]);
-    for (name, microseconds) in &results.new_instance {
-        table.row([(*name).to_owned(), format!("{:.2}", microseconds / 1000.0)]);
-    }
-    table
-}
-
-fn start(results: &Results) -> Table {
-    let mut table = Table::new(&["With", "ms"]);
-    for (name, milliseconds) in &results.start {
-        table.row([(*name).to_owned(), format!("{milliseconds:.0}")]);
-    }
-    table
-}
-
-fn sizes() -> anyhow::Result<Table> {
-    let mut table = Table::new(&["Component", "KiB"]);
-    for name in ["behalf_vault", "behalf_http", "behalf_cron"] {
+fn sizes() -> anyhow::Result<Vec<(String, f64)>> {
+    let size = |name: &str| {
         let file = format!("{name}.wasm");
         let path = root().join("target/wasm32-wasip2/release").join(&file);
         let bytes = fs::metadata(&path)
             .with_context(|| format!("{} is missing: run scripts/build", path.display()))?
             .len();
-        table.row([format!("`{file}`"), (bytes / 1024).to_string()]);
+        #[allow(clippy::cast_precision_loss, reason = "bytes of a file")]
+        Ok((format!("`{file}`"), bytes as f64 / 1024.0))
+    };
+    ["behalf_vault", "behalf_http", "behalf_cron"]
+        .into_iter()
+        .map(size)
+        .collect()
+}
+
+/// A name a row, and a number of a unit, with so many decimals.
+fn pairs(of: &str, unit: &str, decimals: usize, rows: &[(impl Display, f64)]) -> Table {
+    let mut table = Table::new(&[of, unit]);
+    for (name, value) in rows {
+        table.row([name.to_string(), format!("{value:.decimals$}")]);
     }
-    Ok(table)
+    table
 }
 
 /// How it was measured, and on what.
@@ -258,7 +251,7 @@ fn method(plan: &Plan, results: &Results) -> String {
          **Machine.** {processors} × {model}, Linux {kernel}, {rustc}, Node {node}.\n\
          \n\
          **Method.** Everything runs on one machine: {placed}. Load comes from `wrk`, one thread, over {connections}\n\
-         connections that are kept; {users}. Each row is asked for {warm_up} s first; then the rows take turns, {time} s each,\n\
+         connections that are kept; {USERS} users draw in turn. Each row is asked for {warm_up} s first; then the rows take turns, {time} s each,\n\
          {rounds} rounds, and a number is the median of the rounds, a ratio the median of each round's ratio. An answer that is\n\
          not 2xx fails the run. Processor time and memory are those of the service's processes, as Linux counts them (for\n\
          memory, Pss); the emulators' are not in them. An uncached draw waits for the emulator of Entra ID, which signs each\n\
@@ -272,7 +265,6 @@ fn method(plan: &Plan, results: &Results) -> String {
         node = said("node", &["--version"]),
         placed = results.processors,
         connections = connections.join(", "),
-        users = "64 users draw in turn",
         warm_up = plan.warm_up.as_secs(),
         time = plan.time.as_secs(),
         rounds = plan.rounds,
@@ -296,8 +288,8 @@ impl Table {
     }
 }
 
-impl std::fmt::Display for Table {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.rows.iter().filter_map(|row| row.get(column));

@@ -7,17 +7,18 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 use reqwest::Method;
 use runtime_tests::app::{App, Options, is_on_spin, root};
+use runtime_tests::debian;
 use runtime_tests::emulators::{self, Emulators};
 use runtime_tests::peer::Peer;
 use runtime_tests::redis::Redis;
 use tempfile::TempDir;
 
 use crate::Plan;
-use crate::cost::{Processors, Service};
+use crate::cost::{Processors, memory};
 use crate::load::{self, Request, Sample};
 
 /// Users who draw in turn: more than one, so that nothing is measured that is right for one alone.
-const USERS: u32 = 64;
+pub(crate) const USERS: u32 = 64;
 
 /// A row: a name, and what was measured over each number of connections, once a round.
 pub(crate) struct Row {
@@ -39,10 +40,10 @@ pub(crate) struct Results {
     pub(crate) rows: Vec<Row>,
     /// The same on Spin; empty without `$SPIN_BIN`.
     pub(crate) on_spin: Vec<Row>,
-    /// Memory after the load, in bytes.
-    pub(crate) memory: Vec<(&'static str, u64)>,
+    /// Memory after the load, in MiB.
+    pub(crate) memory: Vec<(&'static str, f64)>,
     pub(crate) lives: Vec<Lives>,
-    /// A name and microseconds: from a request that finds no instance to its answer.
+    /// A name and milliseconds: from a request that finds no instance to its answer.
     pub(crate) new_instance: Vec<(&'static str, f64)>,
     /// A name and milliseconds: from the start of the process to the first answer.
     pub(crate) start: Vec<(&'static str, f64)>,
@@ -77,6 +78,7 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Results> {
 }
 
 struct Bench {
+    wrk: PathBuf,
     processors: Processors,
     emulators: Emulators,
     tokens: Vec<String>,
@@ -85,8 +87,11 @@ struct Bench {
 
 impl Bench {
     async fn start() -> anyhow::Result<Self> {
+        let wrk = debian::program("wrk", "wrk")?;
         let processors = Processors::divide()?;
         let emulators = Emulators::start(emulators::Options::default()).await?;
+        // Draws that are not cached are to be answered all the same.
+        emulators.refuse_loops(false);
         let tokens: Vec<_> = (0..USERS)
             .map(|n| {
                 let user = format!("00000000-0000-4000-8000-{n:012x}");
@@ -96,6 +101,7 @@ impl Bench {
         let folder = tempfile::Builder::new().prefix("behalf-bench-").tempdir()?;
         fs::write(folder.path().join("tokens"), tokens.join("\n"))?;
         Ok(Self {
+            wrk,
             processors,
             emulators,
             tokens,
@@ -103,12 +109,12 @@ impl Bench {
         })
     }
 
-    /// Table (a) and (c): every row in turn, and the memory of what served them.
+    /// Every row in turn, and the memory of what served them.
     async fn rows(
         &self,
         plan: &Plan,
         spin: bool,
-    ) -> anyhow::Result<(Vec<Row>, Vec<(&'static str, u64)>)> {
+    ) -> anyhow::Result<(Vec<Row>, Vec<(&'static str, f64)>)> {
         let ceiling = root().join("runtime-tests/ceiling");
         let hello = self
             .app(&ceiling.join("hello.toml"), spin, Options::long_lived)
@@ -125,10 +131,8 @@ impl Bench {
             .await?;
         // On the processor for services, and its store is not, as if that were another machine.
         let redis = Redis::start()?;
-        self.processors.one()?;
-        let peer = Peer::start(&self.emulators, &redis, 1).await;
-        self.processors.others()?;
-        let peer = peer?;
+        let peer = Peer::start(&self.emulators, &redis, 1);
+        let peer = self.processors.for_service(peer).await?;
         self.enrol(&peer.app).await?;
         let rows = [
             ("hello", &hello, "GET", "/", false),
@@ -155,25 +159,18 @@ impl Bench {
         let rows: Vec<_> = rows
             .into_iter()
             .map(|(name, app, method, path, token)| {
-                (
-                    name,
-                    service(app),
-                    self.request(&app.url(), method, path, token),
-                )
+                (name, app, self.request(&app.url(), method, path, token))
             })
             .collect();
         let samples = in_turn(plan, &rows).await?;
-        let memory = vec![
-            (BEHALF, service(&behalf).memory()?),
-            (NODE, service(&peer.app).memory()?),
-        ];
+        let memory = vec![(BEHALF, memory(&behalf)?), (NODE, memory(&peer.app)?)];
         for app in [hello, through, behalf, uncached, peer.app] {
             app.stop().await?;
         }
         Ok((samples, memory))
     }
 
-    /// Table (d).
+    /// The same draws with instances that live for a short and for a long time.
     async fn lives(&self, plan: &Plan) -> anyhow::Result<Vec<Lives>> {
         let mut lives = Vec::new();
         let as_on_spin = self.behalf(false, |options| options).await?;
@@ -183,9 +180,9 @@ impl Bench {
             ("10,000 requests, 10 min idle (behalf's host)", long),
         ] {
             let request = self.request(&app.url(), "POST", "/v1/me/access-token", true);
-            load::run(&request, service(&app), 16, plan.warm_up).await?;
+            load::run(&request, &app, 16, plan.warm_up).await?;
             self.emulators.clear_journal();
-            let sample = load::run(&request, service(&app), 16, plan.time).await?;
+            let sample = load::run(&request, &app, 16, plan.time).await?;
             #[allow(clippy::cast_precision_loss, reason = "counts of requests")]
             let upstream = self.emulators.journal().len() as f64 * 1000.0 / sample.requests as f64;
             lives.push(Lives {
@@ -198,7 +195,7 @@ impl Bench {
         Ok(lives)
     }
 
-    /// Table (e): each request finds no instance.
+    /// How long it takes if each request finds no instance.
     async fn new_instances(&self, plan: &Plan) -> anyhow::Result<Vec<(&'static str, f64)>> {
         let once = |options: Options| options.arguments(&["--max-instance-reuse-count", "1"]);
         let manifest = root().join("runtime-tests/ceiling/hello.toml");
@@ -218,15 +215,15 @@ impl Bench {
             ),
         ] {
             let request = self.request(&app.url(), method, path, token);
-            let sample = load::run(&request, service(app), 1, plan.time).await?;
-            found.push((name, sample.p50));
+            let sample = load::run(&request, app, 1, plan.time).await?;
+            found.push((name, sample.p50 / 1000.0));
         }
         hello.stop().await?;
         behalf.stop().await?;
         Ok(found)
     }
 
-    /// Table (e): from the start of the process to its first answer.
+    /// How long it takes from the start of the process to its first answer.
     async fn starts(&self, plan: &Plan) -> anyhow::Result<Vec<(&'static str, f64)>> {
         let mut found = Vec::new();
         for (name, arguments) in [
@@ -286,15 +283,13 @@ impl Bench {
             let quiet = ["sh", "-c", r#"exec "$@" 2>/dev/null"#, "sh"];
             options.embedded = Some(quiet.map(str::to_owned).to_vec());
         }
-        self.processors.one()?;
-        let app = App::start(options).await;
-        self.processors.others()?;
-        app
+        self.processors.for_service(App::start(options)).await
     }
 
     fn request(&self, origin: &str, method: &'static str, path: &str, token: bool) -> Request {
         let tokens: PathBuf = self.folder.path().join("tokens");
         Request {
+            wrk: self.wrk.clone(),
             url: format!("{origin}{path}"),
             method,
             tokens: token.then_some(tokens),
@@ -303,10 +298,7 @@ impl Bench {
 }
 
 /// Measures each row once a round and number of connections, one after the other.
-async fn in_turn(
-    plan: &Plan,
-    rows: &[(&'static str, Service, Request)],
-) -> anyhow::Result<Vec<Row>> {
+async fn in_turn(plan: &Plan, rows: &[(&'static str, &App, Request)]) -> anyhow::Result<Vec<Row>> {
     let mut found: Vec<_> = rows
         .iter()
         .map(|(name, ..)| Row {
@@ -321,7 +313,7 @@ async fn in_turn(
     let most = plan.connections.iter().copied().max().unwrap_or(1);
     for (name, service, request) in rows {
         eprintln!("warming up: {name}");
-        load::run(request, *service, most, plan.warm_up).await?;
+        load::run(request, service, most, plan.warm_up).await?;
     }
     for round in 1..=plan.rounds {
         for (at, &connections) in plan.connections.iter().enumerate() {
@@ -330,7 +322,7 @@ async fn in_turn(
                 plan.rounds
             );
             for ((name, service, request), row) in rows.iter().zip(&mut found) {
-                let sample = load::run(request, *service, connections, plan.time)
+                let sample = load::run(request, service, connections, plan.time)
                     .await
                     .with_context(|| format!("{name}, {connections} connections"))?;
                 row.samples[at].1.push(sample);
@@ -338,10 +330,6 @@ async fn in_turn(
         }
     }
     Ok(found)
-}
-
-fn service(app: &App) -> Service {
-    Service { group: app.group() }
 }
 
 async fn ask(app: &App, method: Method, path: &str, bearer: Option<&str>) -> anyhow::Result<()> {
