@@ -9,13 +9,14 @@ use crate::places::Place;
 use crate::service::{Failure, Service, Visit};
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, Stream as _};
+use futures_util::task::AtomicWaker;
 use http::Response;
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -50,21 +51,27 @@ pub(crate) async fn run(
         let mut end = End::new(service, &mut place);
         let mut serving =
             pin!(store.run_concurrent(async |accessor| serve(&desk, exports, accessor).await));
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
         poll_fn(|context| {
-            let polled = serving.as_mut().poll(context);
-            if polled.is_ready() {
-                return polled.map(Result::flatten);
+            wakes.task.register(context.waker());
+            loop {
+                wakes.woken.store(false, Ordering::Relaxed);
+                let polled = serving.as_mut().poll(&mut Context::from_waker(&waker));
+                if polled.is_ready() {
+                    return polled.map(Result::flatten);
+                }
+                // Here and not within: the instance may be computing, or in a call of the host that has all of it, and what
+                // is within is not polled meanwhile (wasmtime issues 11869 and 11870).
+                if let Poll::Ready(result) = end.poll(&desk, context) {
+                    return Poll::Ready(result);
+                }
+                let has_more_to_do = wakes.woken.load(Ordering::Relaxed);
+                if has_more_to_do || desk.waits.swap(true, Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+                // All that it does waits for something, so it has time for more.
             }
-            // Here and not within: the instance may be computing, or in a call of the host that has all of it, and what is
-            // within is not polled meanwhile (wasmtime issues 11869 and 11870).
-            if let Poll::Ready(result) = end.poll(&desk, context) {
-                return Poll::Ready(result);
-            }
-            // All that it does waits for something, so it has time for more.
-            if !desk.waits.swap(true, Ordering::Relaxed) {
-                return serving.as_mut().poll(context).map(Result::flatten);
-            }
-            Poll::Pending
         })
         .await
     };
@@ -94,7 +101,8 @@ struct Desk {
     fate: Fate,
     status: Mutex<Status>,
     /// Whether all that it does waits for something. From a new request's start on it is taken to compute, until shown
-    /// otherwise: whoever comes meanwhile is better off elsewhere.
+    /// otherwise: whoever comes meanwhile is better off elsewhere. And whatever a request leaves to be done after its answer is
+    /// done before the next is taken: if the next always waits already, it would never be.
     waits: AtomicBool,
     /// Whether it takes no more requests, and ends when those that it has are done.
     leaves: AtomicBool,
@@ -118,6 +126,25 @@ impl Desk {
 
     fn set_status(&self, status: Status) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Whether something was woken while it was polled: what is pending then has more to do and only lets others have their turn,
+/// as wasmtime does between two things of low priority (a component's `yield`), and a component that computes for long.
+#[derive(Default)]
+struct Wakes {
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        self.task.wake();
     }
 }
 
@@ -153,7 +180,7 @@ async fn serve(desk: &Desk, exports: &Exports, accessor: &Accessor<Guest>) -> wa
             let has_time = has_room
                 && !leaves
                 && in_hand.len() < limits.concurrent_requests
-                && (in_hand.is_empty() || desk.waits.load(Ordering::Relaxed));
+                && desk.waits.load(Ordering::Relaxed);
             if !has_time {
                 desk.service.busy(desk.place);
             } else if let Some(visit) = desk.service.next(desk.place, context) {

@@ -1177,6 +1177,25 @@ async fn how_much_is_said_can_be_chosen() {
     }
 }
 
+/// With a length in the head, whoever asked has the whole answer and asks again before the instance is done with it.
+#[tokio::test]
+async fn what_is_left_of_a_request_is_done_however_many_more_wait() {
+    let host = Setup::new(&manifest())
+        .arg(&["--max-instances", "1"])
+        .start();
+    let request =
+        |connection| format!("GET /left HTTP/1.1\r\nhost: a\r\nconnection: {connection}\r\n\r\n");
+    let requests = format!("{}{}", request("keep-alive").repeat(31), request("close"));
+    let connections = (0..64).map(|_| host.exchange(&requests));
+    let answers = futures_util::future::join_all(connections).await.concat();
+    let left: Vec<u32> = answers
+        .lines()
+        .filter_map(|line| line.strip_suffix(" left")?.parse().ok())
+        .collect();
+    assert_eq!(left.len(), 64 * 32);
+    assert!(left.iter().all(|left| *left < 64), "{left:?}");
+}
+
 /// As a log collector does that has hung: it costs lines of the host, which are counted, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_the_log_that_stalls_stops_nobody() {

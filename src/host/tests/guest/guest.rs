@@ -47,6 +47,7 @@ wasip3::http::service::export!(Handler);
 
 thread_local! {
     static SERVED: Cell<u32> = const { Cell::new(0) };
+    static LEFT: Cell<u32> = const { Cell::new(0) };
 }
 
 impl wasip3::exports::http::handler::Guest for Handler {
@@ -113,6 +114,16 @@ impl wasip3::exports::http::handler::Guest for Handler {
                     set(&key, b"after").await;
                 });
                 text(200, "soon".to_owned())
+            }
+            // How many that were answered before have not done what was left to do.
+            ["left"] => {
+                let left = LEFT.get();
+                LEFT.set(left + 1);
+                wit_bindgen::spawn(async {
+                    wit_bindgen::yield_async().await;
+                    LEFT.set(LEFT.get() - 1);
+                });
+                sized(format!("{left} left\n"))
             }
             ["config"] => shown(config::get_all().map(|mut all| {
                 all.sort();
