@@ -15,13 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use wasmtime_wasi_http::WasiBody;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 
-/// How long a request waits for the instances that there are before more are started than there are processors.
+/// How long a request waits for the instances that there are before more are started than there are processors. If the host
+/// has not been idle meanwhile, how long nobody has been taken: another would only share the time that these have.
 const HASTE: Duration = Duration::from_millis(10);
 
 /// A component with a route.
@@ -51,6 +53,8 @@ struct Line {
     /// All of them, likewise.
     alive: BTreeSet<u64>,
     starting: usize,
+    /// When a request was taken last.
+    taken_at: Option<Instant>,
 }
 
 /// A request, and who waits for the answer.
@@ -60,6 +64,8 @@ pub(crate) struct Visit {
     /// Where the answer goes.
     pub(crate) answer: oneshot::Sender<Result<Response<WasiBody>, Failure>>,
     came: Instant,
+    /// [`idled`], when it came.
+    idled: u64,
 }
 
 impl Service {
@@ -109,18 +115,22 @@ impl Service {
             request,
             answer,
             came: Instant::now(),
+            idled: idled(),
         });
-        let mut result = timeout(HASTE, &mut answered).await;
-        if result.is_err() {
-            self.insist();
-            result = timeout(PATIENCE, &mut answered).await;
-        }
-        match result {
-            // If nobody answered, the instance is gone.
-            Ok(answer) => answer.unwrap_or(Err(Failure::Instance)),
-            Err(_) if waiting.give_up() => Err(Failure::NoPlace),
-            // An instance has taken it.
-            Err(_) => answered.await.unwrap_or(Err(Failure::Instance)),
+        let begun = Instant::now();
+        let mut moment = HASTE;
+        loop {
+            match timeout(moment, &mut answered).await {
+                // If nobody answered, the instance is gone.
+                Ok(answer) => return answer.unwrap_or(Err(Failure::Instance)),
+                Err(_) if begun.elapsed() < PATIENCE && waiting.waits() => self.insist(),
+                Err(_) if waiting.give_up() => return Err(Failure::NoPlace),
+                // An instance has taken it.
+                Err(_) => return answered.await.unwrap_or(Err(Failure::Instance)),
+            }
+            // Many may wait, and each time is some work.
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            moment = moment.saturating_mul(2).min(left);
         }
     }
 
@@ -134,6 +144,7 @@ impl Service {
         };
         // It may have time again soon, or compute for long.
         line.ready.remove(&place);
+        line.taken_at = Some(Instant::now());
         self.call_somebody(&mut line);
         Some(visit)
     }
@@ -207,7 +218,10 @@ impl Service {
             return;
         };
         let few = line.alive.len().saturating_add(line.starting) < self.processors;
-        let late = first.came.elapsed() >= HASTE && line.starting < self.processors;
+        let is_stuck = || line.taken_at.is_none_or(|it| it.elapsed() >= HASTE);
+        let late = first.came.elapsed() >= HASTE
+            && line.starting < self.processors
+            && (idled() != first.idled || is_stuck());
         if line.starting < line.waiting.len() && (few || late) {
             line.starting = line.starting.saturating_add(1);
             tokio::spawn(start(Starting(Arc::clone(self))));
@@ -217,6 +231,14 @@ impl Service {
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How often a thread of the host had nothing to do so far. While all have, instances have all the time that there is.
+fn idled() -> u64 {
+    let host = Handle::current().metrics();
+    (0..host.num_workers())
+        .map(|thread| host.worker_park_count(thread))
+        .fold(0, u64::wrapping_add)
 }
 
 /// Why a component did not answer.
@@ -253,13 +275,22 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
+    /// Whether no instance has taken the request yet.
+    fn waits(&self) -> bool {
+        self.find(&self.service.line()).is_some()
+    }
+
     /// Leaves the line. False if an instance has taken the request before.
     fn give_up(&self) -> bool {
         let mut line = self.service.line();
-        let found = line
-            .waiting
-            .binary_search_by_key(&self.number, |(number, _)| *number);
-        found.is_ok_and(|index| line.waiting.remove(index).is_some())
+        let found = self.find(&line);
+        found.is_some_and(|index| line.waiting.remove(index).is_some())
+    }
+
+    fn find(&self, line: &Line) -> Option<usize> {
+        line.waiting
+            .binary_search_by_key(&self.number, |(number, _)| *number)
+            .ok()
     }
 }
 

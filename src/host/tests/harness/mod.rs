@@ -276,9 +276,14 @@ impl Host {
 
     /// Lets the component send a request to `to`.
     pub async fn sends(&self, to: &str) -> (StatusCode, String) {
+        self.sends_within(to, 10_000).await
+    }
+
+    /// The same, and to wait for the first byte for so many milliseconds.
+    pub async fn sends_within(&self, to: &str, milliseconds: u32) -> (StatusCode, String) {
         let request = Request::get(self.uri("/send"))
             .header("x-to", to)
-            .header("x-first-byte", "300");
+            .header("x-first-byte", milliseconds);
         let (head, body) = self
             .send(request.body(Bytes::new()).unwrap())
             .await
