@@ -51,12 +51,12 @@ pub(crate) async fn run(
         let mut end = End::new(service, &mut place);
         let mut serving =
             pin!(store.run_concurrent(async |accessor| serve(&desk, exports, accessor).await));
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(Arc::clone(&wakes));
+        let watch = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&watch));
         poll_fn(|context| {
-            wakes.task.register(context.waker());
+            watch.task.register(context.waker());
             loop {
-                wakes.woken.store(false, Ordering::Relaxed);
+                watch.woken.store(false, Ordering::Relaxed);
                 let polled = serving.as_mut().poll(&mut Context::from_waker(&waker));
                 if polled.is_ready() {
                     return polled.map(Result::flatten);
@@ -66,7 +66,7 @@ pub(crate) async fn run(
                 if let Poll::Ready(result) = end.poll(&desk, context) {
                     return Poll::Ready(result);
                 }
-                let has_more_to_do = wakes.woken.load(Ordering::Relaxed);
+                let has_more_to_do = watch.woken.load(Ordering::Relaxed);
                 if has_more_to_do || desk.waits.swap(true, Ordering::Relaxed) {
                     return Poll::Pending;
                 }

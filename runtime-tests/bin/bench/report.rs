@@ -250,10 +250,11 @@ fn method(plan: &Plan, results: &Results) -> String {
          \n\
          **Machine.** {processors} × {model}, Linux {kernel}, {rustc}, Node {node}.\n\
          \n\
-         **Method.** Everything runs on one machine: {placed}. Load comes from `wrk`, one thread, over {connections}\n\
-         connections that are kept; {USERS} users draw in turn. Each row is asked for {warm_up} s first; then the rows take turns, {time} s each,\n\
-         {rounds} rounds, and a number is the median of the rounds, a ratio the median of each round's ratio. An answer that is\n\
-         not 2xx fails the run. Processor time and memory are those of the service's processes, as Linux counts them (for\n\
+         **Method.** Everything runs on one machine: {placed}.\n\
+         Load comes from `wrk`, one thread, over {connections} connections that are kept; {USERS} users draw in turn.\n\
+         Each row is asked for {warm_up} s first; then the rows take turns, {time} s each, {rounds} rounds, and a number is the\n\
+         median of the rounds, a ratio the median of each round's ratio. An answer that is not 2xx fails the run. Processor\n\
+         time and memory are those of the service's processes, as Linux counts them (for\n\
          memory, Pss); the emulators' are not in them. An uncached draw waits for the emulator of Entra ID, which signs each\n\
          token and shares a processor with `wrk`. The components and the host are built in release; the host logs as it always\n\
          does, to /dev/null.\n",
