@@ -9,6 +9,19 @@ pub(crate) fn is_confidential(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
 }
 
+/// Reads an origin that may carry a secret: without a path, a query, a fragment or a user.
+pub(crate) fn origin(text: &str) -> Option<Url> {
+    let is_origin_alone = |url: &Url| {
+        url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && !has_userinfo(url)
+            && !text.contains('*')
+    };
+    let url = Url::parse(text).ok();
+    url.filter(|url| is_origin_alone(url) && is_confidential(url))
+}
+
 /// 169.254.0.0/16 (RFC 3927): addresses that the platform serves itself, such as the one that gives virtual machines their
 /// identity over plain HTTP.
 pub(crate) fn is_link_local(url: &Url) -> bool {

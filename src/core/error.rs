@@ -4,6 +4,8 @@
 //! word out of a list. The tables that place each case are `api/problem.rs` (HTTP), `keeper/verdict.rs` (sweeps) and
 //! `vault/wit.rs` (the boundary of the component); none has a catch-all arm.
 
+pub mod call;
+
 use thiserror::Error;
 
 use crate::identity::{Guid, SecretName, User};

@@ -6,6 +6,7 @@
 mod access_tokens;
 pub mod authenticator;
 mod cache;
+pub mod call;
 pub mod claims_request;
 mod clock_check;
 mod context;

@@ -7,13 +7,14 @@ use std::cell::RefCell;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::endpoint::{has_userinfo, is_confidential, is_link_local};
+use crate::endpoint::{has_userinfo, is_confidential, is_link_local, origin};
 use crate::error::{CallerError, OperatorError, SettingFault, VaultError};
 use crate::identity::{
     Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
 };
 use crate::port::{Config, trimmed};
 use crate::secret::{ClientAssertion, ClientSecret, IdentityHeader, PseudonymKey, SweepKey};
+use crate::vault::call::apis::Apis;
 use crate::vault::credential::{Certificate, Credential};
 use crate::vault::grants::Grants;
 use crate::vault::issuer::{IssuerTemplate, is_external};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub scope: Scope,
     /// `grants`.
     pub grants: Grants,
+    /// `apis`, each of whose origins is among `api_origin_1` to `api_origin_8`.
+    pub apis: Apis,
     /// `operator_tenant`.
     pub operator_tenant: Option<TenantId>,
     /// `user_routes`: whether apps with a role may name users.
@@ -152,6 +155,7 @@ impl Settings {
             secret_id: read.template("secret_id_template", SecretTemplate::parse),
             scope: read.scope(),
             grants: read.grants(),
+            apis: read.apis(),
             operator_tenant: read.tenant("operator_tenant"),
             user_routes: read.user_routes(user_id.as_ref().ok()),
             cors_origins: read.cors_origins(),
@@ -390,17 +394,8 @@ impl<C: Config> Reader<'_, C> {
 
     /// https; http on loopback only.
     fn origin(&self, name: &str) -> Result<Url, Noted> {
-        let expected = "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
-        let text = self.required(name, &format!("is empty: it {expected}"))?;
-        let is_origin_alone = |url: &Url| {
-            url.path() == "/"
-                && url.query().is_none()
-                && url.fragment().is_none()
-                && !has_userinfo(url)
-        };
-        let url = Url::parse(&text).ok();
-        let url = url.filter(|url| is_origin_alone(url) && is_confidential(url));
-        self.expect(name, url, expected)
+        let text = self.required(name, &format!("is empty: it {ORIGIN}"))?;
+        self.expect(name, origin(&text), ORIGIN)
     }
 
     fn authority(&self) -> Result<Url, Noted> {
@@ -507,6 +502,33 @@ impl<C: Config> Reader<'_, C> {
         })
     }
 
+    /// The origins stand apart, because a host allows what its manifest names, and a manifest cannot look into JSON.
+    fn apis(&self) -> Result<Apis, Noted> {
+        let origins = API_ORIGINS.map(|name| self.api_origin(name));
+        let apis = Apis::parse(&self.text("apis")?).map_err(|faults| {
+            self.faults.borrow_mut().extend(faults);
+            Noted
+        })?;
+        let origins: Vec<_> = origins.into_iter().collect::<Result<_, _>>()?;
+        let origins: Vec<_> = origins.into_iter().flatten().collect();
+        let faults = apis.out_of_reach(&origins);
+        if faults.is_empty() {
+            Ok(apis)
+        } else {
+            self.faults.borrow_mut().extend(faults);
+            Err(Noted)
+        }
+    }
+
+    fn api_origin(&self, name: &str) -> Result<Option<Url>, Noted> {
+        let text = self.text(name)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        self.expect(name, origin(&text), &format!("{ORIGIN}, or be empty"))
+            .map(Some)
+    }
+
     /// Apps name users by their object ids, from which the id of one that is made of `{sub}` cannot be told.
     fn user_routes(&self, user_id: Option<&UserTemplate>) -> Result<bool, Noted> {
         let name = "user_routes";
@@ -582,6 +604,21 @@ impl<C: Config> Reader<'_, C> {
     }
 }
 
+/// `api_origin_N`.
+const API_ORIGINS: [&str; 8] = [
+    "api_origin_1",
+    "api_origin_2",
+    "api_origin_3",
+    "api_origin_4",
+    "api_origin_5",
+    "api_origin_6",
+    "api_origin_7",
+    "api_origin_8",
+];
+
+const ORIGIN: &str =
+    "must be an https:// origin without a path, like https://example.com (http:// on loopback)";
+
 const EXTERNAL: &str = "names External ID or Azure AD B2C, whose tenants are not supported: only those of organisations are";
 
 /// The defaults of `spin.toml`, for embedders whose configuration leaves a setting out. A test holds the two equal.
@@ -598,6 +635,7 @@ fn default(name: &str) -> &'static str {
         "secret_id_template" => "obo-{tid}",
         "scope" => "https://graph.microsoft.com/.default",
         "grants" => "[]",
+        "apis" => "{}",
         "user_routes" => "on",
         "key_cache_seconds" => "3600",
         "access_token_cache_seconds" => "900",
@@ -688,6 +726,11 @@ mod tests {
             ("required_scope", ""),
             ("grants", "{}"),
             ("grants", "[{}"),
+            ("apis", "[]"),
+            ("apis", "{\"a\":{}"),
+            ("api_origin_1", "api.example"),
+            ("api_origin_8", "https://api.example/v1.0"),
+            ("api_origin_8", "http://api.example"),
             ("user_routes", ""),
             ("user_routes", "yes"),
             ("cors_origins", "*"),
@@ -811,6 +854,22 @@ mod tests {
         };
         assert_eq!(confirmed(" "), None);
         assert_eq!(confirmed("a1 b2\n").as_deref(), Some("a1 b2"));
+    }
+
+    #[test]
+    fn an_api_needs_its_origin_among_those_that_the_manifest_has() {
+        let apis = r#"{"own": {"url": "https://api.example", "scope": "api://own/.default", "allow": ["GET /**"]}}"#;
+        let read = |changes: &[(&'static str, &str)]| at_fault(&with(changes));
+        assert_eq!(read(&[("apis", apis)]), ["apis"]);
+        let other = ("api_origin_1", "https://other.example");
+        assert_eq!(read(&[("apis", apis), other]), ["apis"]);
+        let broken = ("api_origin_1", "api.example");
+        assert_eq!(read(&[("apis", apis), broken]), ["api_origin_1"]);
+        let own = ("api_origin_8", "https://api.example/");
+        assert_eq!(read(&[("apis", apis), other, own]), [""; 0]);
+        // An origin alone calls nobody.
+        let settings = Settings::read(&with(&[own])).unwrap();
+        assert_eq!(settings.apis, Apis::default());
     }
 
     /// Windows' editors put one in front of a file.

@@ -1,0 +1,91 @@
+//! What is wrong with a call of an API before anybody is called.
+
+use thiserror::Error;
+
+/// Why a call is not made. None of the cases says what was asked for: a path names people.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+pub enum CallDefect {
+    /// TRACE, TRACK or CONNECT.
+    #[error("TRACE, TRACK and CONNECT are never passed on")]
+    Method,
+    /// The connection is to become another protocol's.
+    #[error("a connection is not changed to another protocol (Upgrade)")]
+    Upgrade,
+    /// The path is too long.
+    #[error("the path is over 4,096 bytes long")]
+    TooLong,
+    /// A `%` is left once the path is decoded.
+    #[error("the path has a `%` once it is decoded: encode it once, and correctly")]
+    Percent,
+    /// What the path is once it is decoded is no UTF-8.
+    #[error("the path is no UTF-8 once it is decoded")]
+    NotUtf8,
+    /// A slash is encoded.
+    #[error("the path has an encoded slash")]
+    Slash,
+    /// There is a backslash.
+    #[error("the path has a backslash")]
+    Backslash,
+    /// There is a semicolon, which some servers cut at.
+    #[error("the path has a semicolon")]
+    Semicolon,
+    /// There is a control character.
+    #[error("the path has a control character")]
+    Control,
+    /// A segment is empty.
+    #[error("the path has an empty segment: two slashes, or one at its end")]
+    EmptySegment,
+    /// A segment is of dots.
+    #[error("the path has a segment of dots")]
+    DotSegment,
+    /// A segment is `$batch`.
+    #[error("$batch is never passed on: what is in it cannot be looked at")]
+    Batch,
+    /// The query is too long, or no part of a URL.
+    #[error("the query is over 16,384 bytes long, or has characters that have to be encoded")]
+    Query,
+    /// No pattern of the API allows this method with this path.
+    #[error("the API's `allow` has no pattern for this method and path")]
+    NotAllowed,
+}
+
+impl CallDefect {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Method,
+        Self::Upgrade,
+        Self::TooLong,
+        Self::Percent,
+        Self::NotUtf8,
+        Self::Slash,
+        Self::Backslash,
+        Self::Semicolon,
+        Self::Control,
+        Self::EmptySegment,
+        Self::DotSegment,
+        Self::Batch,
+        Self::Query,
+        Self::NotAllowed,
+    ];
+
+    /// A word for it, the same in every version: the member `defect` of the problem, and of the audit.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Upgrade => "upgrade",
+            Self::TooLong => "too_long",
+            Self::Percent => "percent",
+            Self::NotUtf8 => "not_utf8",
+            Self::Slash => "slash",
+            Self::Backslash => "backslash",
+            Self::Semicolon => "semicolon",
+            Self::Control => "control",
+            Self::EmptySegment => "empty_segment",
+            Self::DotSegment => "dot_segment",
+            Self::Batch => "batch",
+            Self::Query => "query",
+            Self::NotAllowed => "not_allowed",
+        }
+    }
+}
