@@ -257,8 +257,15 @@ async fn a_check_says_who_may_draw_what() -> Result {
         rule(&json!({"scopes": ["User.Read", "Mail.Read"]})),
         rule(&json!({"client": job, "callers": "app", "tenants": ["*"]})),
         rule(&json!({"client": job, "callers": "app", "tenants": [OTHER_TENANT]})),
+        json!({"client": job, "callers": "app", "apis": ["calendar"]}),
     ])
     .to_string();
+    let apis = json!({"calendar": {"url": "https://graph.microsoft.com", "scope": "https://graph.microsoft.com/Calendars.Read",
+        "allow": ["GET /v1.0/me/calendar/**"]}})
+    .to_string();
+    let calls =
+        format!("grants[3]: app {job} may call for absent users of its own tenant: calendar");
+    let api = "apis.calendar: GET /v1.0/me/calendar/** at https://graph.microsoft.com, with access tokens for https://graph.microsoft.com/Calendars.Read";
     let graph = "at https://graph.microsoft.com";
     let elsewhere = "; in another tenant than its own once `operator_tenant` is set";
     let own = format!(
@@ -270,7 +277,7 @@ async fn a_check_says_who_may_draw_what() -> Result {
     let one = format!(
         "grants[2]: app {job} may draw for absent users of {OTHER_TENANT}: everything {graph}"
     );
-    let none = "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw";
+    let none = "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw or call";
     for (grants, operator_tenant, says) in [
         (
             &*grants,
@@ -279,20 +286,25 @@ async fn a_check_says_who_may_draw_what() -> Result {
                 own.clone(),
                 format!("{all}{elsewhere}"),
                 format!("{one}{elsewhere}"),
+                calls.clone(),
+                api.to_owned(),
             ],
         ),
-        (&*grants, TENANT, vec![own, all, one]),
-        ("[]", "", vec![none.to_owned()]),
-        ("", "", vec![none.to_owned()]),
+        (&*grants, TENANT, vec![own, all, one, calls, api.to_owned()]),
+        ("[]", "", vec![none.to_owned(), api.to_owned()]),
+        ("", "", vec![none.to_owned(), api.to_owned()]),
     ] {
         let options = Options::for_emulators(&emulators)
             .set("grants", grants)
+            .set("apis", &apis)
+            .set("api_origin_2", "https://graph.microsoft.com")
             .set("operator_tenant", operator_tenant);
         let (code, said) = check(&options, &[]).await?;
         assert_eq!(code, Some(0), "{said}");
         let lines = said.lines().filter_map(|line| {
             let line: Value = serde_json::from_str(line.get(line.find('{')?..)?).ok()?;
-            (line["event"] == "grant").then(|| line["says"].as_str().unwrap_or_default().to_owned())
+            (line["event"] == "grant" || line["event"] == "api")
+                .then(|| line["says"].as_str().unwrap_or_default().to_owned())
         });
         assert_eq!(lines.collect::<Vec<_>>(), says, "{said}");
         // Who starts the app reads the same.
@@ -302,6 +314,13 @@ async fn a_check_says_who_may_draw_what() -> Result {
         }
         app.stop().await?;
     }
+    // The host would let nobody call it.
+    let options = Options::for_emulators(&emulators).set("apis", &apis);
+    let (code, said) = check(&options, &[]).await?;
+    assert_eq!(code, Some(2), "{said}");
+    let fault =
+        "setting `apis` (SPIN_VARIABLE_APIS) is wrong at apis.calendar.url: none of `api_origin_1`";
+    assert!(said.contains(fault), "{said}");
     Ok(())
 }
 

@@ -41,6 +41,7 @@ use crate::identity::{KeyVersion, Nonce, TenantId, User};
 use crate::secret::{AccessToken, Bearer, RefreshToken};
 use crate::vault::access_tokens::{AccessTokens, Found, Outcome};
 use crate::vault::authenticator::{Authenticator, Known};
+use crate::vault::call::apis::Apis;
 use crate::vault::context::Context;
 pub use crate::vault::context::Environment;
 use crate::vault::grants::{Grants, Missing, Wanted};
@@ -64,8 +65,8 @@ pub struct Vault<E> {
     authenticator: Authenticator,
     sealer: Sealer,
     access_tokens: AccessTokens,
-    /// The grants that the operator was told of last.
-    told: RefCell<Option<Grants>>,
+    /// The grants and APIs that the operator was told of last.
+    told: RefCell<Option<(Grants, Apis)>>,
 }
 
 impl<E: Environment> VaultPort for Vault<E> {
@@ -382,16 +383,21 @@ impl<E: Environment> Vault<E> {
         Ok(Context::new(env, clock_check, settings, terms))
     }
 
-    /// Says the grants in words, once an instance and whenever they have changed: in a list of ids nobody sees who may what.
+    /// Says grants and APIs in words, once an instance and whenever they have changed: in a list of ids nobody sees who may what.
     fn tell_grants(&self, context: &Context<'_, E>) {
         let mut told = self.told.borrow_mut();
-        if told.as_ref() == Some(&context.grants) {
+        let is_this =
+            |(grants, apis): &(Grants, Apis)| *grants == context.grants && *apis == context.apis;
+        if told.as_ref().is_some_and(is_this) {
             return;
         }
         for says in context.grants.in_words(context.operator_tenant.as_ref()) {
             context.log(json!({"event": "grant", "says": says}));
         }
-        *told = Some(context.grants.clone());
+        for says in context.apis.in_words() {
+            context.log(json!({"event": "api", "says": says}));
+        }
+        *told = Some((context.grants.clone(), context.apis.clone()));
     }
 
     /// What the same draw came to before, if this caller may have that; none, too, if it may not: what was kept can be of an

@@ -1,13 +1,15 @@
-//! Who may draw what: the setting `grants`. A refresh token is good for every resource that its user consented to, so this
-//! is what stands between a caller and all of them. What no rule allows is denied.
+//! Who may draw what, and call what: the setting `grants`. A refresh token is good for every resource that its user consented to,
+//! so this is what stands between a caller and all of them. What no rule allows is denied.
 //!
-//! A rule covers a request as a whole, with one resource; rules are not added up. [`Grants::decide`] is the one function
-//! that is asked: about what a caller asks for, and about what Entra ID gave, which can be more.
+//! A rule covers a request as a whole, with one resource or one API; rules are not added up. [`Grants::decide`] is the one function
+//! that is asked: about what a caller asks for, and about what Entra ID gave, which can be more. Of a call that is not asked: its
+//! access token reaches nobody but the API, and what may be called of that is the setting `apis`.
 
 use serde_json::{Map, Value, json};
 
 use crate::error::SettingFault;
 use crate::identity::{Guid, TenantId};
+use crate::vault::call::apis::{Apis, is_name};
 use crate::vault::scope::{Scope, is_printable};
 
 /// Rules that the setting may have: it is read again every ten seconds.
@@ -17,7 +19,7 @@ const MOST_FAULTS: usize = 10;
 /// A value that means all there are.
 const ALL: &str = "*";
 /// The members of a rule.
-const MEMBERS: [&str; 5] = ["client", "callers", "tenants", "resource", "scopes"];
+const MEMBERS: [&str; 6] = ["client", "callers", "tenants", "resource", "scopes", "apis"];
 /// What Entra ID returns among the scopes of any resource, and no resource has
 /// (<https://learn.microsoft.com/entra/identity-platform/scopes-oidc>).
 const OF_OIDC: [&str; 4] = ["openid", "profile", "email", "offline_access"];
@@ -66,6 +68,8 @@ pub enum Wanted<'a> {
         /// The scopes of its answer.
         given: &'a str,
     },
+    /// To call the API of this name.
+    Call(&'a str),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,8 +77,17 @@ struct Rule {
     client: Guid,
     callers: Callers,
     tenants: Tenants,
+    /// What it lets draw; none: nothing.
+    draws: Option<Draws>,
+    /// Which APIs it lets call; none: none.
+    apis: Option<Names>,
+}
+
+/// What may be drawn.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Draws {
     resource: String,
-    permissions: Permissions,
+    permissions: Names,
 }
 
 /// Whose users a rule is about.
@@ -86,8 +99,9 @@ enum Tenants {
     Listed(Vec<TenantId>),
 }
 
+/// Permissions of a resource, or APIs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Permissions {
+enum Names {
     All,
     Listed(Vec<String>),
 }
@@ -157,7 +171,7 @@ impl Grants {
         };
         if !app.is_confidential {
             return Err(Missing(format!(
-                "app {client} is a public client (azpacr, appidacr: neither 1 nor 2): it may enrol, see and remove its own user, and no rule of `grants` lets it choose a scope or draw"
+                "app {client} is a public client (azpacr, appidacr: neither 1 nor 2): it may enrol, see and remove its own user, and no rule of `grants` lets it choose a scope, draw or call"
             )));
         }
         let mut concerned = self.0.iter().enumerate().filter(|(_, rule)| {
@@ -169,16 +183,34 @@ impl Grants {
             .map(|(at, _)| name(at))
             .ok_or_else(|| {
                 let asked = concerned.find(|(_, rule)| match wanted {
-                    Wanted::Anything | Wanted::Scope(_) => false,
+                    Wanted::Anything | Wanted::Scope(_) | Wanted::Call(_) => false,
                     Wanted::Given { asked, .. } => rule.covers(Wanted::Scope(asked)),
                 });
+                let asked = asked.and_then(|(at, rule)| Some((at, rule.draws.as_ref()?)));
                 Missing(match (asked, wanted) {
-                    (Some((at, rule)), Wanted::Given { asked, given }) => {
-                        too_much(client, at, &rule.excess(asked, given))
+                    (Some((at, draws)), Wanted::Given { asked, given }) => {
+                        too_much(client, at, &draws.excess(asked, given))
                     }
                     (_, wanted) => missing_rule(app, client, tenant, wanted),
                 })
             })
+    }
+
+    /// Faults for APIs that rules name and the setting `apis` has not: the rule would let nobody do what it says.
+    #[must_use]
+    pub fn without_api(&self, apis: &Apis) -> Vec<SettingFault> {
+        let rules = self.0.iter().enumerate();
+        let named = rules.filter_map(|(at, rule)| match &rule.apis {
+            Some(Names::Listed(names)) => Some((at, names)),
+            Some(Names::All) | None => None,
+        });
+        let unknown = named.filter_map(|(at, names)| {
+            let name = names.iter().find(|name| apis.find(name).is_none())?;
+            let place = format!("{}.apis", self::name(at));
+            let expected = format!("is wrong at {place}: the setting `apis` has no {name}");
+            Some(SettingFault::new("grants", &expected))
+        });
+        unknown.take(MOST_FAULTS).collect()
     }
 
     /// What the setting says, a text for each rule.
@@ -186,7 +218,7 @@ impl Grants {
     pub fn in_words(&self, operator_tenant: Option<&TenantId>) -> Vec<String> {
         if self.0.is_empty() {
             return vec![
-                "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw".into(),
+                "the setting `grants` has no rule: every app may enrol, see and remove its users, and none may draw or call".into(),
             ];
         }
         let rules = self.0.iter().enumerate();
@@ -232,30 +264,28 @@ impl Rule {
                 "must be a list of tenant ids (GUIDs), or [\"*\"] for every tenant; without it, it is the caller's own",
             );
         }
-        let resource = rule
-            .get("resource")
-            .and_then(Value::as_str)
-            .filter(|text| is_resource(text));
-        if resource.is_none() {
-            note(
-                ".resource",
-                "must be a resource as scopes begin with it, like https://graph.microsoft.com, without `*`",
-            );
+        let apis = rule.get("apis").map(Names::of_apis).transpose();
+        if let Err(expected) = apis {
+            note(".apis", expected);
         }
-        let permissions = Permissions::parse(rule.get("scopes"));
-        if let Err(expected) = permissions {
-            note(".scopes", expected);
-        }
-        match (client, callers, tenants, resource, permissions) {
-            (Some(client), Some(callers), Some(tenants), Some(resource), Ok(permissions))
+        // A rule for calls alone lets nobody draw.
+        let is_of_calls = rule.contains_key("apis");
+        let draws = if is_of_calls && !rule.contains_key("resource") && !rule.contains_key("scopes")
+        {
+            Ok(None)
+        } else {
+            Draws::parse(rule, &mut note).map(Some)
+        };
+        match (client, callers, tenants, draws, apis) {
+            (Some(client), Some(callers), Some(tenants), Ok(draws), Ok(apis))
                 if faults.is_empty() =>
             {
                 Ok(Self {
                     client,
                     callers,
                     tenants,
-                    resource: resource.into(),
-                    permissions,
+                    draws,
+                    apis,
                 })
             }
             _ => Err(faults),
@@ -271,40 +301,18 @@ impl Rule {
     }
 
     fn covers(&self, wanted: Wanted<'_>) -> bool {
+        let draws = self.draws.as_ref();
         match wanted {
-            Wanted::Anything => true,
-            Wanted::Scope(scope) => {
-                scope.resource().eq_ignore_ascii_case(&self.resource)
-                    && scope.permissions().all(|name| self.permissions.allow(name))
-            }
-            Wanted::Given { asked, given } => {
-                self.covers(Wanted::Scope(asked)) && self.excess(asked, given).is_empty()
-            }
+            Wanted::Anything => draws.is_some(),
+            Wanted::Scope(scope) => draws.is_some_and(|draws| draws.cover(scope)),
+            Wanted::Given { asked, given } => draws
+                .is_some_and(|draws| draws.cover(asked) && draws.excess(asked, given).is_empty()),
+            Wanted::Call(api) => self.apis.as_ref().is_some_and(|apis| apis.allow(api)),
         }
-    }
-
-    /// The scopes of an answer that this rule does not cover. Entra ID leaves a resource out where it is the one that was
-    /// asked for; any other spelling of it is another resource's.
-    fn excess<'a>(&self, asked: &Scope, given: &'a str) -> Vec<&'a str> {
-        let is_covered = |scope: &str| {
-            let (resource, name) = scope.rsplit_once('/').unwrap_or((asked.resource(), scope));
-            resource.eq_ignore_ascii_case(asked.resource()) && self.permissions.allow(name)
-        };
-        // A token is for one resource, whatever else its answer speaks of.
-        if self.permissions == Permissions::All {
-            return Vec::new();
-        }
-        let scopes = given.split_ascii_whitespace();
-        scopes
-            .filter(|scope| !OF_OIDC.iter().any(|of| of.eq_ignore_ascii_case(scope)))
-            .filter(|scope| !is_covered(scope))
-            .collect()
     }
 
     fn in_words(&self, operator_tenant: Option<&TenantId>) -> String {
-        let Self {
-            client, resource, ..
-        } = self;
+        let client = &self.client;
         let whose = match (self.callers, &self.tenants) {
             (Callers::Delegated, Tenants::Own | Tenants::All) => "with users' tokens".to_owned(),
             (Callers::Delegated, Tenants::Listed(tenants)) => {
@@ -316,17 +324,68 @@ impl Rule {
                 format!("for absent users of {}", listed(tenants))
             }
         };
-        let permissions = match &self.permissions {
-            Permissions::All => "everything".to_owned(),
-            Permissions::Listed(names) => names.join(", "),
-        };
+        let draws = self.draws.as_ref().map(|draws| {
+            let permissions = draws.permissions.in_words("everything");
+            format!("draw {whose}: {permissions} at {}", draws.resource)
+        });
+        let calls = (self.apis.as_ref())
+            .map(|apis| format!("call {whose}: {}", apis.in_words("every API")));
+        let what: Vec<_> = draws.into_iter().chain(calls).collect();
+        let what = what.join("; and ");
         let limit = match (self.callers, &self.tenants, operator_tenant) {
             (Callers::App, Tenants::All | Tenants::Listed(_), None) => {
                 "; in another tenant than its own once `operator_tenant` is set"
             }
             (Callers::App | Callers::Delegated, _, _) => "",
         };
-        format!("app {client} may draw {whose}: {permissions} at {resource}{limit}")
+        format!("app {client} may {what}{limit}")
+    }
+}
+
+impl Draws {
+    fn parse(
+        rule: &Map<String, Value>,
+        note: &mut impl FnMut(&'static str, &str),
+    ) -> Result<Self, ()> {
+        let resource = rule.get("resource").and_then(Value::as_str);
+        let resource = resource.filter(|text| is_resource(text));
+        if resource.is_none() {
+            note(
+                ".resource",
+                "must be a resource as scopes begin with it, like https://graph.microsoft.com, without `*`",
+            );
+        }
+        let permissions = Names::of_permissions(rule.get("scopes"));
+        if let Err(expected) = permissions {
+            note(".scopes", expected);
+        }
+        Ok(Self {
+            resource: resource.ok_or(())?.into(),
+            permissions: permissions.map_err(drop)?,
+        })
+    }
+
+    fn cover(&self, scope: &Scope) -> bool {
+        scope.resource().eq_ignore_ascii_case(&self.resource)
+            && scope.permissions().all(|name| self.permissions.allow(name))
+    }
+
+    /// The scopes of an answer that this rule does not cover. Entra ID leaves a resource out where it is the one that was
+    /// asked for; any other spelling of it is another resource's.
+    fn excess<'a>(&self, asked: &Scope, given: &'a str) -> Vec<&'a str> {
+        let is_covered = |scope: &str| {
+            let (resource, name) = scope.rsplit_once('/').unwrap_or((asked.resource(), scope));
+            resource.eq_ignore_ascii_case(asked.resource()) && self.permissions.allow(name)
+        };
+        // A token is for one resource, whatever else its answer speaks of.
+        if self.permissions == Names::All {
+            return Vec::new();
+        }
+        let scopes = given.split_ascii_whitespace();
+        scopes
+            .filter(|scope| !OF_OIDC.iter().any(|of| of.eq_ignore_ascii_case(scope)))
+            .filter(|scope| !is_covered(scope))
+            .collect()
     }
 }
 
@@ -346,8 +405,8 @@ impl Tenants {
     }
 }
 
-impl Permissions {
-    fn parse(scopes: Option<&Value>) -> Result<Self, &'static str> {
+impl Names {
+    fn of_permissions(scopes: Option<&Value>) -> Result<Self, &'static str> {
         const EXPECTED: &str = "must be a list of permissions without their resource, like [\"User.Read\"], or [\"*\"] for the whole resource";
         let scopes = scopes.and_then(Value::as_array);
         let scopes = scopes.filter(|it| !it.is_empty()).ok_or(EXPECTED)?;
@@ -374,6 +433,31 @@ impl Permissions {
             Ok(Self::Listed(names.into_iter().map(Into::into).collect()))
         } else {
             Err(EXPECTED)
+        }
+    }
+
+    fn of_apis(apis: &Value) -> Result<Self, &'static str> {
+        const EXPECTED: &str =
+            "must be a list of names of the setting `apis`, or [\"*\"] for all of them";
+        let apis = apis.as_array().filter(|it| !it.is_empty());
+        let apis = apis.ok_or(EXPECTED)?;
+        if let [only] = apis.as_slice()
+            && only == ALL
+        {
+            return Ok(Self::All);
+        }
+        let names = apis.iter().map(Value::as_str);
+        let names: Option<Vec<_>> = names
+            .map(|name| name.filter(|name| is_name(name)))
+            .collect();
+        let names = names.ok_or(EXPECTED)?;
+        Ok(Self::Listed(names.into_iter().map(Into::into).collect()))
+    }
+
+    fn in_words(&self, all: &str) -> String {
+        match self {
+            Self::All => all.to_owned(),
+            Self::Listed(names) => names.join(", "),
         }
     }
 
@@ -423,29 +507,32 @@ fn not_a_member(name: &str) -> String {
 
 /// What the operator can add, in the words of the setting.
 fn missing_rule(app: &App, client: &Guid, tenant: &TenantId, wanted: Wanted<'_>) -> String {
-    let scope = match wanted {
-        Wanted::Anything => None,
-        Wanted::Scope(asked) | Wanted::Given { asked, .. } => Some(asked),
-    };
     let is_default = |name: &&str| name.eq_ignore_ascii_case(".default");
-    let (resource, scopes): (_, Vec<_>) = match scope {
-        None => ("…", vec!["…"]),
-        Some(scope) if scope.permissions().any(|name| is_default(&name)) => {
-            (scope.resource(), vec![ALL])
-        }
-        Some(scope) => (scope.resource(), scope.permissions().collect()),
+    let of_scope = |scope: &Scope| {
+        let scopes = if scope.permissions().any(|name| is_default(&name)) {
+            vec![ALL]
+        } else {
+            scope.permissions().collect()
+        };
+        json!({"resource": scope.resource(), "scopes": scopes})
+    };
+    let (verb, mut rule) = match wanted {
+        Wanted::Anything => ("draw", json!({"resource": "…", "scopes": ["…"]})),
+        Wanted::Scope(asked) | Wanted::Given { asked, .. } => ("draw", of_scope(asked)),
+        Wanted::Call(api) => ("call", json!({"apis": [api]})),
     };
     let (callers, what) = match app.callers {
         Callers::Delegated => ("delegated", "with a user's token"),
         Callers::App => ("app", "for users who are away"),
     };
-    let mut rule = json!({"client": client.as_str(), "callers": callers, "resource": resource, "scopes": scopes});
-    if app.tenant != *tenant
-        && let Some(rule) = rule.as_object_mut()
-    {
-        rule.insert("tenants".into(), json!([tenant.as_str()]));
+    if let Some(rule) = rule.as_object_mut() {
+        rule.insert("client".into(), client.as_str().into());
+        rule.insert("callers".into(), callers.into());
+        if app.tenant != *tenant {
+            rule.insert("tenants".into(), json!([tenant.as_str()]));
+        }
     }
-    format!("no rule of `grants` lets app {client}, {what}, draw this; to allow it, add {rule}")
+    format!("no rule of `grants` lets app {client}, {what}, {verb} this; to allow it, add {rule}")
 }
 
 fn too_much(client: &Guid, at: usize, excess: &[&str]) -> String {
@@ -727,6 +814,114 @@ mod tests {
     }
 
     #[test]
+    fn calls_are_granted_by_the_same_function() {
+        let of_calls = |apis: Value| json!({"client": APP, "callers": "delegated", "apis": apis});
+        let user = || app(Callers::Delegated);
+        for (what, rules, app, is_granted) in [
+            (
+                "what is listed",
+                [of_calls(json!(["graph", "own"]))],
+                user(),
+                true,
+            ),
+            ("all", [of_calls(json!(["*"]))], user(), true),
+            ("another API", [of_calls(json!(["own"]))], user(), false),
+            (
+                "what begins so",
+                [of_calls(json!(["graph-beta"]))],
+                user(),
+                false,
+            ),
+            (
+                "a part of a name",
+                [of_calls(json!(["gra"]))],
+                user(),
+                false,
+            ),
+            (
+                "to draw alone",
+                [rule(|rule| rule["scopes"] = json!(["*"]))],
+                user(),
+                false,
+            ),
+            (
+                "both",
+                [rule(|rule| rule["apis"] = json!(["graph"]))],
+                user(),
+                true,
+            ),
+            (
+                "the app itself",
+                [of_calls(json!(["*"]))],
+                app(Callers::App),
+                false,
+            ),
+            (
+                "another app",
+                [of_calls(json!(["*"]))],
+                App {
+                    client: Some(id(OTHER_APP)),
+                    ..user()
+                },
+                false,
+            ),
+            (
+                "a public client",
+                [of_calls(json!(["*"]))],
+                App {
+                    is_confidential: false,
+                    ..user()
+                },
+                false,
+            ),
+        ] {
+            let decided = grants(&rules).decide(&app, &id(TENANT), Wanted::Call("graph"));
+            assert_eq!(decided.is_ok(), is_granted, "{what}: {decided:?}");
+        }
+        // To call is not to draw, whatever is asked for.
+        let grants = grants(&[of_calls(json!(["*"]))]);
+        let asked = scope("https://graph.microsoft.com/User.Read");
+        let given = "User.Read";
+        for wanted in [
+            Wanted::Anything,
+            Wanted::Scope(&asked),
+            Wanted::Given {
+                asked: &asked,
+                given,
+            },
+        ] {
+            let decided = grants.decide(&user(), &id(TENANT), wanted);
+            assert!(decided.is_err(), "{wanted:?}: {decided:?}");
+        }
+        assert!(
+            grants
+                .decide(&user(), &id(OTHER), Wanted::Call("graph"))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_rule_for_an_api_that_is_not_there_is_found() {
+        let api = json!({"url": "https://api.example", "scope": "api://own/.default", "allow": ["GET /**"]});
+        let apis = Apis::parse(&json!({"own": api}).to_string()).unwrap();
+        let of = |apis: Value| json!({"client": APP, "callers": "app", "apis": apis});
+        let rules = [
+            of(json!(["*"])),
+            of(json!(["own"])),
+            rule(|_| ()),
+            of(json!(["own", "graph", "x"])),
+        ];
+        let faults = grants(&rules).without_api(&apis);
+        let told: Vec<_> = faults.iter().map(|fault| fault.expected.as_str()).collect();
+        assert_eq!(
+            told,
+            ["is wrong at grants[3].apis: the setting `apis` has no graph"]
+        );
+        let many = vec![of(json!(["graph"])); 50];
+        assert_eq!(grants(&many).without_api(&apis).len(), MOST_FAULTS);
+    }
+
+    #[test]
     fn a_rule_reaches_the_tenants_that_it_names() {
         let with = |tenants: Value| {
             let mut rule = rule(|rule| rule["callers"] = json!("app"));
@@ -804,6 +999,17 @@ mod tests {
             assert_eq!(added, expected);
             grants(&[added]).decide(&app, &id(tenant), wanted).unwrap();
         }
+        let (app, wanted) = (app(Callers::App), Wanted::Call("own"));
+        let refused = Grants::default().decide(&app, &id(OTHER), wanted);
+        let Missing(missing) = refused.unwrap_err();
+        let (told, added) = missing.split_once("; to allow it, add ").unwrap();
+        assert!(told.ends_with("call this"), "{told}");
+        let added: Value = serde_json::from_str(added).unwrap();
+        assert_eq!(
+            added,
+            json!({"client": APP, "callers": "app", "apis": ["own"], "tenants": [OTHER]})
+        );
+        grants(&[added]).decide(&app, &id(OTHER), wanted).unwrap();
     }
 
     #[test]
@@ -834,7 +1040,32 @@ mod tests {
             ),
             (
                 json!([rule(|rule| rule["apis"] = json!([]))]),
-                vec!["grants[0]: a rule has no member `apis`"],
+                vec!["grants[0].apis: must be a list"],
+            ),
+            (
+                json!([rule(|rule| rule["apis"] = json!("*"))]),
+                vec!["grants[0].apis: must be a list"],
+            ),
+            (
+                json!([rule(|rule| rule["apis"] = json!(["*", "graph"]))]),
+                vec!["grants[0].apis: must be a list"],
+            ),
+            (
+                json!([rule(|rule| rule["apis"] = json!(["eyJ.secret"]))]),
+                vec!["grants[0].apis: must be a list"],
+            ),
+            (
+                json!([{"client": APP, "callers": "app", "apis": [7]}]),
+                vec!["grants[0].apis: must be a list"],
+            ),
+            // Half of what lets draw is a mistake, also beside what lets call.
+            (
+                json!([{"client": APP, "callers": "app", "apis": ["graph"], "resource": GRAPH}]),
+                vec!["grants[0].scopes"],
+            ),
+            (
+                json!([{"client": APP, "callers": "app", "apis": ["graph"], "scopes": ["*"]}]),
+                vec!["grants[0].resource"],
             ),
             (
                 json!([rule(|rule| rule["Bearer eyJ.secret"] = json!(1))]),
@@ -954,6 +1185,8 @@ mod tests {
             rule(|_| ()),
             json!({"client": CLIENT, "callers": "app", "tenants": ["*"], "resource": "api://x", "scopes": ["*"]}),
             json!({"client": CLIENT, "callers": "app", "tenants": [OTHER], "resource": "api://x", "scopes": ["*"]}),
+            json!({"client": CLIENT, "callers": "app", "apis": ["own", "graph"]}),
+            json!({"client": CLIENT, "callers": "delegated", "resource": "api://x", "scopes": ["*"], "apis": ["*"]}),
         ]);
         assert_eq!(
             rules.in_words(None),
@@ -967,12 +1200,18 @@ mod tests {
                 format!(
                     "grants[2]: app {CLIENT} may draw for absent users of {OTHER}: everything at api://x; in another tenant than its own once `operator_tenant` is set"
                 ),
+                format!(
+                    "grants[3]: app {CLIENT} may call for absent users of its own tenant: own, graph"
+                ),
+                format!(
+                    "grants[4]: app {CLIENT} may draw with users' tokens: everything at api://x; and call with users' tokens: every API"
+                ),
             ]
         );
         assert!(!rules.in_words(Some(&id(TENANT)))[1].contains("once"));
         let nothing = Grants::default().in_words(None);
         assert!(
-            nothing.len() == 1 && nothing[0].contains("none may draw"),
+            nothing.len() == 1 && nothing[0].contains("none may draw or call"),
             "{nothing:?}"
         );
     }

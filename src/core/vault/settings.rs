@@ -154,8 +154,8 @@ impl Settings {
             user_id: read.template("user_id_template", UserTemplate::parse),
             secret_id: read.template("secret_id_template", SecretTemplate::parse),
             scope: read.scope(),
-            grants: read.grants(),
             apis: read.apis(),
+            grants: read.grants(apis.as_ref().ok()),
             operator_tenant: read.tenant("operator_tenant"),
             user_routes: read.user_routes(user_id.as_ref().ok()),
             cors_origins: read.cors_origins(),
@@ -307,10 +307,7 @@ impl<C: Config> Reader<'_, C> {
                 let (certificate, key) = (certificate?, Zeroizing::new(key?));
                 match Certificate::read(&certificate, &key) {
                     Ok(certificate) => Ok(Credential::Certificate(Box::new(certificate))),
-                    Err(faults) => {
-                        self.faults.borrow_mut().extend(faults);
-                        Err(Noted)
-                    }
+                    Err(faults) => self.told(Err(faults)),
                 }
             }
             "managed-identity" => Ok(Credential::ManagedIdentity),
@@ -495,8 +492,18 @@ impl<C: Config> Reader<'_, C> {
         self.expect(name, scope, expected)
     }
 
-    fn grants(&self) -> Result<Grants, Noted> {
-        Grants::parse(&self.text("grants")?).map_err(|faults| {
+    fn grants(&self, apis: Option<&Apis>) -> Result<Grants, Noted> {
+        let grants = self.told(Grants::parse(&self.text("grants")?))?;
+        let faults = apis.map(|apis| grants.without_api(apis));
+        match faults.filter(|faults| !faults.is_empty()) {
+            None => Ok(grants),
+            Some(faults) => self.told(Err(faults)),
+        }
+    }
+
+    /// Notes faults that are named already.
+    fn told<T>(&self, read: Result<T, Vec<SettingFault>>) -> Result<T, Noted> {
+        read.map_err(|faults| {
             self.faults.borrow_mut().extend(faults);
             Noted
         })
@@ -505,18 +512,12 @@ impl<C: Config> Reader<'_, C> {
     /// The origins stand apart, because a host allows what its manifest names, and a manifest cannot look into JSON.
     fn apis(&self) -> Result<Apis, Noted> {
         let origins = API_ORIGINS.map(|name| self.api_origin(name));
-        let apis = Apis::parse(&self.text("apis")?).map_err(|faults| {
-            self.faults.borrow_mut().extend(faults);
-            Noted
-        })?;
+        let apis = self.told(Apis::parse(&self.text("apis")?))?;
         let origins: Vec<_> = origins.into_iter().collect::<Result<_, _>>()?;
         let origins: Vec<_> = origins.into_iter().flatten().collect();
-        let faults = apis.out_of_reach(&origins);
-        if faults.is_empty() {
-            Ok(apis)
-        } else {
-            self.faults.borrow_mut().extend(faults);
-            Err(Noted)
+        match apis.out_of_reach(&origins) {
+            faults if faults.is_empty() => Ok(apis),
+            faults => self.told(Err(faults)),
         }
     }
 
@@ -867,6 +868,11 @@ mod tests {
         assert_eq!(read(&[("apis", apis), broken]), ["api_origin_1"]);
         let own = ("api_origin_8", "https://api.example/");
         assert_eq!(read(&[("apis", apis), other, own]), [""; 0]);
+        let rule = r#"[{"client": "33333333-3333-3333-3333-333333333333", "callers": "app", "apis": ["own"]}]"#;
+        assert_eq!(read(&[("apis", apis), own, ("grants", rule)]), [""; 0]);
+        assert_eq!(read(&[("grants", rule)]), ["grants"]);
+        // Not told twice, if nobody knows which APIs there are.
+        assert_eq!(read(&[("apis", "{"), ("grants", rule)]), ["apis"]);
         // An origin alone calls nobody.
         let settings = Settings::read(&with(&[own])).unwrap();
         assert_eq!(settings.apis, Apis::default());
