@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use wit_parser::{Resolve, TypeDefKind};
+use wit_parser::{Resolve, TypeDefKind, WorldKey};
 
 #[test]
 fn every_item_is_documented() {
@@ -80,4 +80,28 @@ fn every_item_is_documented() {
         "only {items} items were found: the check looks in the wrong place"
     );
     assert_eq!(missing, Vec::<String>::new(), "items without documentation");
+}
+
+/// Who does without calls does without HTTP, and whoever calls gets its types and no way out.
+#[test]
+fn only_those_who_call_import_http() {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("wit");
+    let (package, _) = resolve.push_dir(&wit).unwrap();
+    let http_of = |world: &str| -> Vec<String> {
+        let world = resolve.packages[package].worlds[world];
+        let imports = resolve.worlds[world].imports.keys();
+        let names = imports.filter_map(|key| match key {
+            WorldKey::Interface(id) => resolve.id_of(*id),
+            WorldKey::Name(name) => Some(name.clone()),
+        });
+        names
+            .filter(|name| name.starts_with("wasi:http/"))
+            .collect()
+    };
+    assert_eq!(http_of("vault-user"), [""; 0]);
+    assert_eq!(http_of("call-user"), ["wasi:http/types@0.3.0"]);
 }

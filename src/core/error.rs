@@ -8,6 +8,7 @@ pub mod call;
 
 use thiserror::Error;
 
+use crate::error::call::{CallDefect, NoAnswer};
 use crate::identity::{Guid, SecretName, User};
 
 /// Why a function of the vault failed.
@@ -31,6 +32,9 @@ pub enum VaultError {
     /// Another system failed for now.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The API that was called failed.
+    #[error(transparent)]
+    Api(#[from] NoAnswer),
 }
 
 /// The caller's fault.
@@ -70,6 +74,12 @@ pub enum CallerError {
         aadsts(*.0)
     )]
     InvalidScope(Reason),
+    /// There is no such API.
+    #[error("the setting `apis` has no API of this name")]
+    ApiUnknown,
+    /// What was called is not let through.
+    #[error("{0}")]
+    CallNotAllowed(#[from] CallDefect),
     /// What came with a request to sweep is not accepted.
     #[error(
         "send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`"
@@ -449,6 +459,7 @@ impl VaultError {
                 error.for_caller()
             ),
             Self::Upstream(error) => error.to_string(),
+            Self::Api(error) => error.to_string(),
         }
     }
 }
@@ -464,6 +475,7 @@ impl CallerError {
                 "this is not granted to the app that asks: whoever operates behalf finds in its log what is missing, under the request id".into()
             }
             Self::UserRoutesOff => "there are no paths of users here".into(),
+            Self::ApiUnknown => "there is no API of this name here".into(),
             Self::SweepNotAuthorized => {
                 "what came as `Authorization: Bearer …` does not authorize a sweep".into()
             }
@@ -472,6 +484,10 @@ impl CallerError {
             | Self::AccountNotSupported(_)
             | Self::InsufficientScope(_)
             | Self::InvalidScope(_) => self.to_string(),
+            Self::CallNotAllowed(CallDefect::NotAllowed) => {
+                "this method and path are not among those that may be called of this API".into()
+            }
+            Self::CallNotAllowed(defect) => defect.to_string(),
         }
     }
 }
@@ -540,6 +556,10 @@ impl VaultError {
                 System::KeyVault => "key_vault_unavailable",
                 System::ManagedIdentity => "managed_identity_unavailable",
             },
+            Self::Api(NoAnswer::Unreachable) => "api_unreachable",
+            Self::Api(NoAnswer::TimedOut) => "api_timed_out",
+            Self::Api(NoAnswer::Garbled) => "api_garbled",
+            Self::Api(NoAnswer::BodyBrokeOff) => "body_broken_off",
         }
     }
 }
@@ -556,6 +576,8 @@ impl CallerError {
             Self::NotGranted(_) => "not_granted",
             Self::UserRoutesOff => "user_routes_off",
             Self::InvalidScope(_) => "invalid_scope",
+            Self::ApiUnknown => "api_unknown",
+            Self::CallNotAllowed(_) => "call_not_allowed",
             Self::SweepNotAuthorized => "sweep_not_authorized",
         }
     }
@@ -627,6 +649,12 @@ impl From<NotGranted> for VaultError {
 
 impl From<TokenDefect> for VaultError {
     fn from(defect: TokenDefect) -> Self {
+        CallerError::from(defect).into()
+    }
+}
+
+impl From<CallDefect> for VaultError {
+    fn from(defect: CallDefect) -> Self {
         CallerError::from(defect).into()
     }
 }

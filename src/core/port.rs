@@ -24,6 +24,57 @@ pub trait Http {
     ) -> Result<http::Response<SecretBody>, HttpError>;
 }
 
+/// Outbound HTTP with bodies under way, of any length.
+pub trait Relay {
+    /// A body on its way from whoever calls.
+    type Upload: Upload + 'static;
+    /// A body on its way from whoever is called. Dropped, it is asked for no more.
+    type Download;
+
+    /// Sends a request, and gives the response once there is its head; what is left of the request's body goes on being sent.
+    /// Follows no redirect and retries nothing. Dropped, it breaks off.
+    async fn relay<U: Upload + 'static>(
+        &self,
+        request: http::Request<Option<U>>,
+        limits: RelayLimits,
+    ) -> Result<http::Response<Self::Download>, RelayError>;
+}
+
+/// A body that is read in parts, while it is under way.
+pub trait Upload {
+    /// The next part; none: it has ended.
+    ///
+    /// # Errors
+    /// It broke off, or stopped.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, BodyError>;
+}
+
+/// Limits of a request with bodies under way. None is of the time in all.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    /// To establish the connection.
+    pub connect: Duration,
+    /// Between two parts of a body, either way.
+    pub between_parts: Duration,
+}
+
+/// Why there is no response.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum RelayError {
+    /// The host forbids this destination.
+    #[error("the host does not allow this destination (allowed_outbound_hosts)")]
+    Denied,
+    /// No connection.
+    #[error("no connection")]
+    Unreachable,
+    /// A limit of time was reached.
+    #[error("timed out")]
+    TimedOut,
+    /// What came is no response.
+    #[error("no response")]
+    Garbled,
+}
+
 /// Limits of one outbound request.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {

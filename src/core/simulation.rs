@@ -8,6 +8,7 @@
 //!
 //! `SIMULATION_SEEDS=1000000 cargo test -p behalf-core --release simulation` runs more than the default.
 
+pub(crate) mod called;
 mod chance;
 mod course;
 mod entra;

@@ -103,7 +103,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         let (rule, kept) = match &draw {
             None => (None, None),
             Some((draw, asked)) => {
-                let rule = may_draw(&context, &known, asked.wanted())?;
+                let rule = may(&context, &known, asked.wanted())?;
                 (Some(rule), self.kept(&context, &known, draw, asked))
             }
         };
@@ -133,7 +133,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         let known = self.sources.while_verifying(&context, caller).await?;
         if let Some(asked) = &asked {
             // A scope of one's own is for what is drawn later.
-            may_draw(&context, &known, Wanted::Scope(asked))?;
+            may(&context, &known, Wanted::Scope(asked))?;
         }
         let scope = asked.unwrap_or_else(|| context.scope.clone());
         let Known { app, user_id, user } = known;
@@ -181,19 +181,9 @@ impl<E: Environment> VaultPort for Vault<E> {
             .authenticator
             .caller(&context, bearer, subject, Role::Act);
         let known = self.sources.while_verifying(&context, caller).await?;
-        may_draw(&context, &known, asked.wanted())?;
-        let Known { user_id, user, .. } = &known;
-
-        let envelope = Envelope::parse(token)?;
-        // Before a key is fetched: the store may not choose which one.
-        let client_id = context.client_id.as_str();
-        if !envelope.is_bound_to(&Binding::new(client_id, &user.tenant, user_id, nonce)) {
-            return Err(StoredError::NotBound.into());
-        }
-        let payload = self.open(&context, envelope, &user.tenant).await?;
-        if payload.user_id != *user_id {
-            return Err(StoredError::NotBound.into());
-        }
+        may(&context, &known, asked.wanted())?;
+        let envelope = bound(&context, &known, nonce, token)?;
+        let payload = self.open_for(&context, envelope, &known).await?;
         // Another draw may have been answered since `identify` found nothing. Nothing is waited for from here to the request: who
         // waited for the same key comes here when the one who fetched it has been answered.
         if !draw.replace
@@ -210,39 +200,25 @@ impl<E: Environment> VaultPort for Vault<E> {
             scope
         } else {
             let scope = Scope::parse(&payload.scope).ok_or(StoredError::Damaged)?;
-            may_draw(&context, &known, Wanted::Scope(&scope))?;
+            may(&context, &known, Wanted::Scope(&scope))?;
             scope
         };
 
-        let grant = Grant::Refresh {
-            token: &payload.refresh_token,
-            scope: &scope,
-            claims,
-        };
+        let redeemed = (&payload, &scope, scope_choice);
         let granted = self
-            .sources
-            .token_client
-            .grant(&context, user, &grant, scope_choice);
-        let granted = granted.await;
-        self.access_tokens
-            .keep(&context, user, nonce, &scope, (&draw, claims), &granted);
-        let granted = granted?;
+            .redeem(&context, &known.user, nonce, redeemed, (&draw, claims))
+            .await?;
         // The answer may have been another caller's, too, and be more than was asked for.
         let given = Wanted::Given {
             asked: &scope,
             given: granted.scope_or(&scope),
         };
-        let rule = may_draw(&context, &known, given)?;
-        let replacement = match successor(&granted) {
-            Ok(refresh_token) if draw.replace => {
-                let payload = Payload {
-                    refresh_token,
-                    ..payload
-                };
-                self.replacement(&context, &payload, &user.tenant, nonce)
-                    .await
-            }
-            Ok(_) | Err(_) => None,
+        let rule = may(&context, &known, given)?;
+        let replacement = if draw.replace {
+            self.replacement(&context, &granted, payload, &known.user.tenant, nonce)
+                .await
+        } else {
+            None
         };
         Ok(Issued {
             access_token: AccessToken::new(granted.access_token.expose().into()),
@@ -413,7 +389,7 @@ impl<E: Environment> Vault<E> {
         let take = |found: Found<'_>| {
             let outcome = match found.outcome {
                 Outcome::Refused(error) => {
-                    may_draw(context, known, Wanted::Scope(found.asked)).ok()?;
+                    may(context, known, Wanted::Scope(found.asked)).ok()?;
                     KeptOutcome::Refused(Remembered {
                         error: error.clone(),
                         retry_after_seconds: found.left,
@@ -429,7 +405,7 @@ impl<E: Environment> Vault<E> {
                         given: scope,
                     };
                     KeptOutcome::Issued(Issued {
-                        rule: may_draw(context, known, given).ok()?,
+                        rule: may(context, known, given).ok()?,
                         access_token: AccessToken::new(access_token.expose().into()),
                         token_type: token_type.clone(),
                         expires_in: found.left,
@@ -484,14 +460,58 @@ impl<E: Environment> Vault<E> {
     async fn replacement(
         &self,
         context: &Context<'_, E>,
-        payload: &Payload,
+        granted: &Granted,
+        old: Payload,
         tenant: &TenantId,
         nonce: &Nonce,
     ) -> Option<SealedToken> {
+        let payload = Payload {
+            refresh_token: successor(granted).ok()?,
+            ..old
+        };
         let newest = self.newest_key(context, tenant).await.ok()?;
         self.sealer
-            .seal(context, payload, tenant, nonce, &newest)
+            .seal(context, &payload, tenant, nonce, &newest)
             .ok()
+    }
+
+    /// Redeems a refresh token for an access token, and keeps what came of it.
+    async fn redeem(
+        &self,
+        context: &Context<'_, E>,
+        user: &User,
+        nonce: &Nonce,
+        (payload, scope, scope_choice): (&Payload, &Scope, ScopeChoice),
+        (draw, claims): (&Draw, Option<&str>),
+    ) -> Result<Rc<Granted>, VaultError> {
+        let grant = Grant::Refresh {
+            token: &payload.refresh_token,
+            scope,
+            claims,
+        };
+        let granted = self
+            .sources
+            .token_client
+            .grant(context, user, &grant, scope_choice);
+        let granted = granted.await;
+        self.access_tokens
+            .keep(context, user, nonce, scope, (draw, claims), &granted);
+        granted
+    }
+
+    /// Opens what is bound to a caller's user.
+    async fn open_for(
+        &self,
+        context: &Context<'_, E>,
+        envelope: Envelope<'_>,
+        known: &Known,
+    ) -> Result<Payload, VaultError> {
+        let payload = self.open(context, envelope, &known.user.tenant).await?;
+        if payload.user_id == known.user_id {
+            Ok(payload)
+        } else {
+            Err(StoredError::NotBound.into())
+        }
     }
 
     /// Opens with the key that the envelope names, if it is one of this tenant's.
@@ -558,8 +578,26 @@ impl Asked {
     }
 }
 
-/// The rule that lets a caller draw what it wants.
-fn may_draw<E>(
+/// What is stored, if it was sealed for a caller's user and this enrolment. That is seen before a key is fetched: the store may not
+/// choose which one.
+fn bound<'t, E>(
+    context: &Context<'_, E>,
+    known: &Known,
+    nonce: &Nonce,
+    token: &'t str,
+) -> Result<Envelope<'t>, VaultError> {
+    let envelope = Envelope::parse(token)?;
+    let Known { user_id, user, .. } = known;
+    let client_id = context.client_id.as_str();
+    if envelope.is_bound_to(&Binding::new(client_id, &user.tenant, user_id, nonce)) {
+        Ok(envelope)
+    } else {
+        Err(StoredError::NotBound.into())
+    }
+}
+
+/// The rule that lets a caller have what it wants.
+fn may<E>(
     context: &Context<'_, E>,
     known: &Known,
     wanted: Wanted<'_>,

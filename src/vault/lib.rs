@@ -1,7 +1,9 @@
-//! The vault component: translates between the WIT interface `behalf:vault/vault` and [`behalf_core::Vault`], and
-//! between its ports and WASI 0.3. It decides nothing.
+//! The vault component: translates between the WIT interfaces `behalf:vault/vault` and `behalf:vault/call` and
+//! [`behalf_core::Vault`], and between its ports and WASI 0.3. It decides nothing.
 
 mod bindings;
+mod call;
+mod relay;
 mod translation;
 mod wasi;
 

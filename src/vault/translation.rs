@@ -3,11 +3,12 @@
 use behalf_core::error::{CallerError, VaultError};
 use behalf_core::vault::port::Terms;
 use behalf_core::vault::wit::{Malformed, WitValue};
-use behalf_core::vault_twins;
+use behalf_core::{call_twins, vault_twins};
 
-use crate::bindings::exports::behalf::vault::vault as wit;
+use crate::bindings::exports::behalf::vault::{call, vault as wit};
 
 vault_twins!(wit);
+call_twins!(call);
 
 /// Reads a value that an embedder gave.
 pub(crate) fn given<T: WitValue<W>, W>(name: &'static str, value: W) -> Result<T, wit::Error> {

@@ -4,7 +4,7 @@ use behalf_core::Vault;
 use behalf_core::port::{Background, Config, ConfigError, Http, HttpError, Limits, SecretBody};
 use behalf_wasi::nanoseconds;
 use futures_util::future::join;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use wasip3::http::client;
 use wasip3::http::types::{self, ErrorCode, Fields, RequestOptions};
 use wasip3::{wit_future, wit_stream};
@@ -88,22 +88,7 @@ fn outgoing(
         no_trailers,
         Some(options),
     );
-    request.set_method(&(&parts.method).into()).ok()?;
-    request
-        .set_scheme(parts.uri.scheme().map(Into::into).as_ref())
-        .ok()?;
-    request
-        .set_authority(parts.uri.authority().map(http::uri::Authority::as_str))
-        .ok()?;
-    request
-        .set_path_with_query(
-            parts
-                .uri
-                .path_and_query()
-                .map(http::uri::PathAndQuery::as_str),
-        )
-        .ok()?;
-
+    let request = addressed(request, &parts.method, &parts.uri)?;
     let write = async move {
         if let Some(mut writer) = writer {
             let mut body = body;
@@ -113,6 +98,25 @@ fn outgoing(
         drop(trailers);
     };
     Some((request, write))
+}
+
+/// A request with its method, and with where it goes.
+pub(crate) fn addressed(
+    request: types::Request,
+    method: &Method,
+    uri: &Uri,
+) -> Option<types::Request> {
+    request.set_method(&method.into()).ok()?;
+    request
+        .set_scheme(uri.scheme().map(Into::into).as_ref())
+        .ok()?;
+    request
+        .set_authority(uri.authority().map(http::uri::Authority::as_str))
+        .ok()?;
+    request
+        .set_path_with_query(uri.path_and_query().map(http::uri::PathAndQuery::as_str))
+        .ok()?;
+    Some(request)
 }
 
 async fn incoming(

@@ -11,6 +11,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::error::call::NoAnswer;
 use crate::error::{
     CallerError, Interaction, OrganisationError, Reason, Suberror, TokenDefect, UserError,
     VaultError,
@@ -331,8 +332,11 @@ fn of_vault(error: &VaultError) -> Row<'_> {
             CallerError::TenantNotAllowed
             | CallerError::TenantNotOnboarded(_)
             | CallerError::AccountNotSupported(_)
+            | CallerError::CallNotAllowed(_)
             | CallerError::NotGranted(_) => row(S::FORBIDDEN, Addition::Nothing),
-            CallerError::UserRoutesOff => row(S::NOT_FOUND, Addition::Nothing),
+            CallerError::UserRoutesOff | CallerError::ApiUnknown => {
+                row(S::NOT_FOUND, Addition::Nothing)
+            }
             CallerError::InsufficientScope(scope) => {
                 row(S::FORBIDDEN, Addition::InsufficientScope(scope))
             }
@@ -355,6 +359,12 @@ fn of_vault(error: &VaultError) -> Row<'_> {
             let seconds = error.retry_after_seconds.unwrap_or(5);
             row(S::SERVICE_UNAVAILABLE, Addition::RetryAfter(seconds))
         }
+        // As a gateway says it (RFC 9110 §15.6.3, §15.6.5).
+        VaultError::Api(error) => match error {
+            NoAnswer::Unreachable | NoAnswer::Garbled => row(S::BAD_GATEWAY, Addition::Nothing),
+            NoAnswer::TimedOut => row(S::GATEWAY_TIMEOUT, Addition::Nothing),
+            NoAnswer::BodyBrokeOff => row(S::BAD_REQUEST, Addition::Nothing),
+        },
     }
 }
 

@@ -89,3 +89,20 @@ impl CallDefect {
         }
     }
 }
+
+/// Why an API that was called gave no answer. None of the cases says more: the text of a transport error could hold a URL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
+pub enum NoAnswer {
+    /// There is no connection to it.
+    #[error("the API cannot be reached; try again later")]
+    Unreachable,
+    /// It did not begin to answer in time.
+    #[error("the API did not answer in time")]
+    TimedOut,
+    /// What it answered is no answer that can be passed on.
+    #[error("what the API answered is no HTTP response")]
+    Garbled,
+    /// What the caller sends broke off, or stopped.
+    #[error("the body broke off, or nothing of it came for a minute")]
+    BodyBrokeOff,
+}

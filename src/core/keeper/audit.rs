@@ -125,7 +125,10 @@ impl Event {
                 LedgerError::NotEnrolled | LedgerError::NoRefreshToken | LedgerError::TenantRemoved,
             ) => Self::Refused,
             KeeperError::Vault(
-                VaultError::Stored(_) | VaultError::Operator(_) | VaultError::Upstream(_),
+                VaultError::Stored(_)
+                | VaultError::Operator(_)
+                | VaultError::Upstream(_)
+                | VaultError::Api(_),
             )
             | KeeperError::Ledger(
                 LedgerError::Store(_)

@@ -83,8 +83,11 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
             | CallerError::NotGranted(_)
             | CallerError::UserRoutesOff
             | CallerError::InvalidScope(_)
+            | CallerError::ApiUnknown
+            | CallerError::CallNotAllowed(_)
             | CallerError::SweepNotAuthorized,
-        ) => of_record(put_off(true, None)),
+        )
+        | VaultError::Api(_) => of_record(put_off(true, None)),
         VaultError::User(UserError::InteractionRequired(interaction)) => of_refresh(Verdict::Turn(
             Status::InteractionRequired(interaction.clone()),
         )),
@@ -133,6 +136,7 @@ pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::error::call::{CallDefect, NoAnswer};
     use crate::error::{
         AccountKind, Interaction, NotGranted, OrganisationError, Reason, Suberror, TokenDefect,
     };
@@ -166,7 +170,10 @@ pub(crate) mod tests {
                 CallerError::AccountNotSupported(_) => 26 + 16,
                 CallerError::TenantNotOnboarded(_) => 26 + 17,
                 CallerError::UserRoutesOff => 26 + 18,
+                CallerError::ApiUnknown => 26 + 19,
+                CallerError::CallNotAllowed(_) => 26 + 20,
             },
+            VaultError::Api(_) => 26 + 21,
             VaultError::User(UserError::InteractionRequired(_)) => 7,
             VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
             VaultError::Organisation(_) => 9,
@@ -205,7 +212,7 @@ pub(crate) mod tests {
             }
         }
     }
-    const KINDS: usize = 26 + 16 + 3;
+    const KINDS: usize = 26 + 16 + 6;
 
     /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -245,6 +252,9 @@ pub(crate) mod tests {
                     .into(),
                     CallerError::UserRoutesOff.into(),
                     CallerError::InvalidScope(REASON).into(),
+                    CallerError::ApiUnknown.into(),
+                    CallDefect::NotAllowed.into(),
+                    NoAnswer::Unreachable.into(),
                     CallerError::SweepNotAuthorized.into(),
                 ],
                 [put_off(true), put_off(true), no_key()],

@@ -20,6 +20,7 @@ use crate::port::{
     Background, Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
 use crate::secret::Bearer;
+use crate::simulation::called::CalledApi;
 use crate::vault::samples::{NOW, TENANT, USER, Values, claims, jwks_of, least, sign};
 use crate::{Keeper, Vault};
 
@@ -95,6 +96,8 @@ pub(crate) struct World {
     pub(crate) refused: RefCell<Option<&'static str>>,
     /// Listings of keys.
     pub(crate) listings: Cell<u32>,
+    /// The API that is called on users' behalf.
+    pub(crate) api: CalledApi,
     counter: Cell<u64>,
     tokens: Cell<u64>,
 }
@@ -145,6 +148,7 @@ impl World {
             dated: Cell::new(true),
             refused: RefCell::default(),
             listings: Cell::default(),
+            api: CalledApi::default(),
             counter: Cell::default(),
             tokens: Cell::default(),
         })

@@ -15,6 +15,7 @@ use crate::identity::{Guid, User};
 use crate::simulation::world::{GRANTS, Shared, World};
 use crate::vault::samples::{self, CERTIFICATE, FIRST_KEY, OTHER_USER, PRIVATE_KEY, TENANT};
 
+mod calls;
 mod credentials;
 mod enrolments;
 mod grants;

@@ -290,6 +290,7 @@ macro_rules! vault_twins {
                 Stored(error),
                 Operator(error),
                 Upstream(error),
+                Api(error),
             }
             variant $crate::error::CallerError = CallerError {
                 InvalidRequest(what),
@@ -300,8 +301,32 @@ macro_rules! vault_twins {
                 InsufficientScope(lacking),
                 NotGranted(grant),
                 InvalidScope(reason),
+                ApiUnknown,
+                CallNotAllowed(defect),
                 SweepNotAuthorized,
                 UserRoutesOff,
+            }
+            variant $crate::error::call::CallDefect = CallDefect {
+                Method,
+                Upgrade,
+                TooLong,
+                Percent,
+                NotUtf8,
+                Slash,
+                Backslash,
+                Semicolon,
+                Control,
+                EmptySegment,
+                DotSegment,
+                Batch,
+                Query,
+                NotAllowed,
+            }
+            variant $crate::error::call::NoAnswer = NoAnswer {
+                Unreachable,
+                TimedOut,
+                Garbled,
+                BodyBrokeOff,
             }
             record $crate::error::NotGranted = NotGranted { client, user, missing }
             variant $crate::error::AccountKind = AccountKind { Personal, External }
@@ -453,6 +478,17 @@ macro_rules! vault_twins {
                     pseudonym_key,
                 ])
             }
+        }
+    };
+}
+
+/// The same of interface `behalf:vault/call`, as far as it is no resource.
+#[macro_export]
+macro_rules! call_twins {
+    ($wit:ident) => {
+        $crate::twins! { $wit:
+            record $crate::vault::call::port::Target = Target { api, method, path_with_query, claims }
+            record $crate::vault::call::port::Allowed = Allowed { pattern, path }
         }
     };
 }
