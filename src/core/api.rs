@@ -3,11 +3,12 @@
 mod accept;
 mod cors;
 pub mod problem;
+mod upstream;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Request as HttpRequest, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -17,31 +18,119 @@ use crate::api::problem::{ApiError, BODY_TIME, LONGEST_BODY, Reader, json_respon
 use crate::identity::{Guid, TenantId, UserName};
 use crate::journal::Journal as _;
 use crate::json::Object;
+use crate::keeper::calls::{Called, Replacement};
 use crate::keeper::{Keeper, KeeperError, Request, View};
 use crate::ledger::record::Status;
 use crate::ledger::{Ledger, LedgerError};
 use crate::port::{BodyError, Environment, Random, RequestBody};
 use crate::secret::Bearer;
+use crate::vault::call::port::{CallPort, Target};
 use crate::vault::port::{Subject, VaultPort};
 
 /// The id of a request, which its answer has, too, and the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
+/// The answer to a request.
+pub struct Answer<D> {
+    /// It.
+    pub response: Response<AnswerBody<D>>,
+    /// What is to be stored once it is under way, with [`Keeper::store`]. It may be lost.
+    pub replacement: Option<Replacement>,
+}
+
+impl<D> Answer<D> {
+    fn own(response: Response<Bytes>) -> Self {
+        Self {
+            response: response.map(AnswerBody::Whole),
+            replacement: None,
+        }
+    }
+}
+
+/// The body of an answer.
+pub enum AnswerBody<D> {
+    /// Our own.
+    Whole(Bytes),
+    /// That of an API that was called, which is under way.
+    Passed(D),
+}
+
+impl<V: CallPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// Answers a request. It never fails: errors are answers.
-    pub async fn handle(&self, request: &Parts, body: impl RequestBody) -> Response<Bytes> {
+    pub async fn handle<B: RequestBody + Into<V::Upload>>(
+        &self,
+        request: &Parts,
+        body: B,
+    ) -> Answer<V::Download> {
         let id = request_id(request, &self.env);
+        let mut answer = if let Some(path) = call_path(request.uri.path()) {
+            self.pass_on(request, body, path, &id).await
+        } else {
+            Answer::own(self.handle_own(request, body, &id).await)
+        };
+        if let Ok(id) = HeaderValue::try_from(id) {
+            answer.response.headers_mut().insert(REQUEST_ID, id);
+        }
+        answer
+    }
+
+    /// What is an API's to answer.
+    async fn pass_on<B: Into<V::Upload>>(
+        &self,
+        request: &Parts,
+        body: B,
+        path: Result<CallPath<'_>, ApiError>,
+        id: &str,
+    ) -> Answer<V::Download> {
+        let called = async {
+            let CallPath { subject, api, rest } = path?;
+            let query = request.uri.query();
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            let target = Target {
+                api: api.into(),
+                method: request.method.as_str().into(),
+                path_with_query: format!("{rest}{query}"),
+                claims: None,
+            };
+            let mut sent = HttpRequest::new(body.into());
+            *sent.headers_mut() = request.headers.clone();
+            let about = Request {
+                id,
+                bearer: &bearer(request),
+                subject,
+            };
+            let Called {
+                mut response,
+                replacement,
+            } = self.call(&about, target, sent).await?;
+            upstream::mark(response.headers_mut(), api);
+            Ok(Answer {
+                response: response.map(AnswerBody::Passed),
+                replacement,
+            })
+        };
+        called.await.unwrap_or_else(|error| {
+            self.tell(&error, id, Reader::Caller);
+            Answer::own(error.to_response(id, Reader::Caller))
+        })
+    }
+}
+
+impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
+    async fn handle_own(
+        &self,
+        request: &Parts,
+        body: impl RequestBody,
+        id: &str,
+    ) -> Response<Bytes> {
         let cors = Cors::of(request, || self.vault.check_settings().ok());
         let preflight = cors.as_ref().and_then(Cors::preflight);
         let mut response = match preflight {
             Some(response) => response,
-            None => self.answer(request, body, &id).await,
+            None => self.answer(request, body, id).await,
         };
         if let Some(cors) = cors {
             cors.allow(response.headers_mut());
-        }
-        if let Ok(id) = HeaderValue::try_from(id) {
-            response.headers_mut().insert(REQUEST_ID, id);
         }
         response
     }
@@ -208,22 +297,49 @@ impl UserPath {
     }
 }
 
-/// Whom a path is about, and what of that; none: it is about no user.
-fn user_path(path: &str) -> Option<Result<(Subject, UserPath), ApiError>> {
-    let mut segments = path.strip_prefix("/v1/")?.split('/');
-    let subject = match segments.next()? {
-        "me" => Ok(Subject::Me),
+/// The path of a call.
+struct CallPath<'a> {
+    subject: Subject,
+    /// The API, as the path has it.
+    api: &'a str,
+    /// The API's own path, as it came.
+    rest: &'a str,
+}
+
+/// Reads the path of a call; none: it is none.
+fn call_path(path: &str) -> Option<Result<CallPath<'_>, ApiError>> {
+    let mut segments = path.strip_prefix("/v1/")?.splitn(5, '/');
+    let subject = subject(&mut segments)?;
+    if segments.next()? != "call" {
+        return None;
+    }
+    let called = path.split_once("/call/")?.1;
+    let end = called.find('/').unwrap_or(called.len());
+    let (api, rest) = called.split_at(end);
+    Some(subject.map(|subject| CallPath { subject, api, rest }))
+}
+
+/// Whom the path of a user is about, by its first segments; none: it is about no user.
+fn subject<'a>(segments: &mut impl Iterator<Item = &'a str>) -> Option<Result<Subject, ApiError>> {
+    match segments.next()? {
+        "me" => Some(Ok(Subject::Me)),
         "users" => {
             let (tenant, object) = (segments.next()?, segments.next()?);
-            match (TenantId::parse(tenant), Guid::parse(object)) {
+            Some(match (TenantId::parse(tenant), Guid::parse(object)) {
                 (Some(tenant), Some(object)) => Ok(Subject::User(UserName { tenant, object })),
                 (_, _) => Err(ApiError::InvalidPath(
                     "a tenant id and an object id, which are GUIDs",
                 )),
-            }
+            })
         }
-        _ => return None,
-    };
+        _ => None,
+    }
+}
+
+/// Whom a path is about, and what of that; none: it is about no user.
+fn user_path(path: &str) -> Option<Result<(Subject, UserPath), ApiError>> {
+    let mut segments = path.strip_prefix("/v1/")?.split('/');
+    let subject = subject(&mut segments)?;
     let of_user = match (segments.next(), segments.next()) {
         (None, _) => UserPath::User,
         (Some("access-token"), None) => UserPath::AccessToken,

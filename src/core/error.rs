@@ -8,7 +8,7 @@ pub mod call;
 
 use thiserror::Error;
 
-use crate::error::call::{CallDefect, NoAnswer};
+use crate::error::call::{CallDefect, CallRefusal, NoAnswer};
 use crate::identity::{Guid, SecretName, User};
 
 /// Why a function of the vault failed.
@@ -74,12 +74,9 @@ pub enum CallerError {
         aadsts(*.0)
     )]
     InvalidScope(Reason),
-    /// There is no such API.
-    #[error("the setting `apis` has no API of this name")]
-    ApiUnknown,
-    /// What was called is not let through.
-    #[error("{0}")]
-    CallNotAllowed(#[from] CallDefect),
+    /// What is to be called is not let through, or there is no such API.
+    #[error(transparent)]
+    CallNotAllowed(#[from] CallRefusal),
     /// What came with a request to sweep is not accepted.
     #[error(
         "send the setting `sweep_key`, or an app token with role Behalf.Sweep from `operator_tenant`, as `Authorization: Bearer …`"
@@ -475,7 +472,6 @@ impl CallerError {
                 "this is not granted to the app that asks: whoever operates behalf finds in its log what is missing, under the request id".into()
             }
             Self::UserRoutesOff => "there are no paths of users here".into(),
-            Self::ApiUnknown => "there is no API of this name here".into(),
             Self::SweepNotAuthorized => {
                 "what came as `Authorization: Bearer …` does not authorize a sweep".into()
             }
@@ -484,10 +480,13 @@ impl CallerError {
             | Self::AccountNotSupported(_)
             | Self::InsufficientScope(_)
             | Self::InvalidScope(_) => self.to_string(),
-            Self::CallNotAllowed(CallDefect::NotAllowed) => {
-                "this method and path are not among those that may be called of this API".into()
-            }
-            Self::CallNotAllowed(defect) => defect.to_string(),
+            Self::CallNotAllowed(refusal) => match refusal.defect {
+                CallDefect::Api => "there is no API of this name here".into(),
+                CallDefect::NotAllowed => {
+                    "this method and path are not among those that may be called of this API".into()
+                }
+                defect => defect.to_string(),
+            },
         }
     }
 }
@@ -576,7 +575,10 @@ impl CallerError {
             Self::NotGranted(_) => "not_granted",
             Self::UserRoutesOff => "user_routes_off",
             Self::InvalidScope(_) => "invalid_scope",
-            Self::ApiUnknown => "api_unknown",
+            Self::CallNotAllowed(CallRefusal {
+                defect: CallDefect::Api,
+                ..
+            }) => "api_unknown",
             Self::CallNotAllowed(_) => "call_not_allowed",
             Self::SweepNotAuthorized => "sweep_not_authorized",
         }
@@ -653,9 +655,21 @@ impl From<TokenDefect> for VaultError {
     }
 }
 
+impl From<CallRefusal> for VaultError {
+    fn from(refusal: CallRefusal) -> Self {
+        CallerError::from(refusal).into()
+    }
+}
+
+/// By a caller who is known already.
 impl From<CallDefect> for VaultError {
     fn from(defect: CallDefect) -> Self {
-        CallerError::from(defect).into()
+        CallRefusal {
+            client: None,
+            user: None,
+            defect,
+        }
+        .into()
     }
 }
 

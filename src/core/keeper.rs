@@ -2,6 +2,7 @@
 //! what it keeps.
 
 pub(crate) mod audit;
+pub mod calls;
 pub(crate) mod course;
 mod fingerprint;
 pub(crate) mod holds;
@@ -259,18 +260,12 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let caller = self.identify(request, entry, purpose).await?;
         let Caller { user, policy, .. } = caller;
         let ledger = self.ledger.under(&policy.store_prefix);
-        if let Some(kept) = caller.kept {
-            let current = ledger.still_current(&user, &kept.nonce);
-            match self.read(&ledger, &policy, current).await? {
-                Ok(true) => return kept_again(kept, entry),
-                Ok(false) => self.vault.forget(&user),
-                Err(error) => {
-                    if let LedgerError::NotEnrolled | LedgerError::NoRefreshToken = error {
-                        self.vault.forget(&user);
-                    }
-                    return Err(error.into());
-                }
-            }
+        if let Some(kept) = caller.kept
+            && self
+                .is_current(&ledger, &policy, &user, &kept.nonce)
+                .await?
+        {
+            return kept_again(kept, entry);
         }
         for _ in 0..ATTEMPTS {
             let found = self.read(&ledger, &policy, ledger.find(&user)).await?;
@@ -278,9 +273,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             let record = record?;
             entry.scope(draw.scope.as_ref().unwrap_or(&record.scope));
             let is_own = (draw.scope.as_ref()).is_none_or(|scope| *scope == record.scope);
-            let age = self.env.now().saturating_sub(record.refreshed_at);
-            // What was refused, and works again, is not to be called refused any longer.
-            draw.replace = age >= REPLACE_AFTER || (is_own && record.status != Status::Active);
+            draw.replace = self.is_replaced(&record, is_own);
             let terms = entry.terms(deadline.left(&self.env));
             let drawn = self.vault.access_token(
                 request.bearer,
@@ -293,23 +286,16 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             let mut issued = match drawn.await {
                 Ok(issued) => issued,
                 Err(error) => {
-                    if let VaultError::Stored(_) = error {
-                        self.env.alarm_about("sealed_token_does_not_open", &user);
-                    }
                     // Other scopes and other claims say nothing of the enrolment.
-                    if is_own && draw.claims.is_none() {
-                        self.note_turn(&ledger, &user, &nonce, record, &error).await;
-                    }
+                    let is_own = is_own && draw.claims.is_none();
+                    let of = (&user, &nonce);
+                    self.note_refusal(&ledger, of, record, is_own, &error).await;
                     return Err(error.into());
                 }
             };
             entry.drawn(&issued, false);
             if let Some(sealed) = issued.replacement.take() {
-                let mut new = self.refreshed(&user, &record, sealed, &policy);
-                if !is_own && record.status != Status::Active {
-                    new.status = record.status.clone();
-                    new.due_at = record.due_at;
-                }
+                let new = self.replaced(&user, &record, sealed, &policy, is_own);
                 self.replace(&ledger, &user, &nonce, record, new).await;
             }
             if ledger.still_current(&user, &nonce).await? {
@@ -440,6 +426,62 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         Ok(is_same)
     }
 
+    /// Whether what was drawn before is of the user's current enrolment. If not, the vault forgets it.
+    async fn is_current(
+        &self,
+        ledger: &L,
+        policy: &Policy,
+        user: &User,
+        nonce: &Nonce,
+    ) -> Result<bool, KeeperError> {
+        let current = ledger.still_current(user, nonce);
+        let current = self.read(ledger, policy, current).await?;
+        if let Ok(false) | Err(LedgerError::NotEnrolled | LedgerError::NoRefreshToken) = current {
+            self.vault.forget(user);
+        }
+        Ok(current?)
+    }
+
+    /// Whether the refresh token's successor is wanted. What was refused, and works again, is not to be called refused any longer.
+    fn is_replaced(&self, record: &Record, is_own: bool) -> bool {
+        let age = self.env.now().saturating_sub(record.refreshed_at);
+        age >= REPLACE_AFTER || (is_own && record.status != Status::Active)
+    }
+
+    /// The record with that. Another scope than its own says nothing of whose turn it is.
+    fn replaced(
+        &self,
+        user: &User,
+        old: &Record,
+        sealed: SealedToken,
+        policy: &Policy,
+        is_own: bool,
+    ) -> Record {
+        let mut new = self.refreshed(user, old, sealed, policy);
+        if !is_own && old.status != Status::Active {
+            new.status = old.status.clone();
+            new.due_at = old.due_at;
+        }
+        new
+    }
+
+    /// What a refusal of a draw says of the record.
+    async fn note_refusal(
+        &self,
+        ledger: &L,
+        (user, nonce): (&User, &Nonce),
+        record: Record,
+        is_own: bool,
+        error: &VaultError,
+    ) {
+        if let VaultError::Stored(_) = error {
+            self.env.alarm_about("sealed_token_does_not_open", user);
+        }
+        if is_own {
+            self.note_turn(ledger, user, nonce, record, error).await;
+        }
+    }
+
     /// A record with the successor of its refresh token.
     pub(crate) fn refreshed(
         &self,
@@ -519,5 +561,13 @@ fn kept_again<E: Environment>(kept: Kept, entry: &mut Entry<'_, E>) -> Result<Is
             Ok(issued)
         }
         KeptOutcome::Refused(remembered) => Err(KeeperError::Remembered(remembered)),
+    }
+}
+
+/// Likewise for a call, of which the vault tells refusals alone.
+fn kept_refusal(kept: Kept) -> KeeperError {
+    match kept.outcome {
+        KeptOutcome::Refused(remembered) => KeeperError::Remembered(remembered),
+        KeptOutcome::Issued(_) => LedgerError::Busy.into(),
     }
 }

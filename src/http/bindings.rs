@@ -16,11 +16,16 @@ spin_sdk::wit_bindgen::generate!({
         package behalf:http;
         world http-component {
             import behalf:vault/vault@0.2.0;
+            import behalf:vault/call@0.2.0;
             import wasi:keyvalue/store@0.2.0-draft2;
             import wasi:keyvalue/batch@0.2.0-draft2;
         }
     ",
     path: "../../wit",
     runtime_path: "::spin_sdk::wit_bindgen::rt",
+    with: {
+        "wasi:http/types@0.3.0": ::spin_sdk::wasip3::http::types,
+        "wasi:clocks/types@0.3.0": ::spin_sdk::wasip3::clocks::types,
+    },
     generate_all,
 });

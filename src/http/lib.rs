@@ -2,6 +2,7 @@
 //! imports: the vault and key-value storage. It decides nothing, and no secret of the app's passes through it.
 
 mod bindings;
+mod call;
 mod storage;
 mod vault;
 
@@ -9,17 +10,23 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use behalf_core::api::{Answer, AnswerBody};
 use behalf_core::port::{BodyError, RequestBody, Timer as _};
 use behalf_core::{Keeper, KeyValueLedger};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::StatusCode;
 use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use spin_sdk::http::{Request, Response};
-use spin_sdk::http_service;
-use spin_sdk::wasip3::http_compat::IncomingRequestBody;
+use spin_sdk::wasip3::exports::http::handler::Guest;
+use spin_sdk::wasip3::http::service;
+use spin_sdk::wasip3::http::types::{self, ErrorCode};
+use spin_sdk::wasip3::http_compat::{
+    IncomingRequestBody, http_from_wasi_request, http_into_wasi_response,
+};
+use spin_sdk::wit_bindgen;
 
+use crate::call::Download;
 use crate::storage::SpinStore;
 use crate::vault::ImportedVault;
 
@@ -33,20 +40,48 @@ thread_local! {
     ));
 }
 
-#[http_service]
-async fn handle(request: Request) -> Response<Full<Bytes>> {
-    let (request, body) = request.into_parts();
-    let app = APP.with(Rc::clone);
-    let mut response = app.handle(&request, Body(body)).await;
-    if response.status() != StatusCode::NO_CONTENT {
-        // So that an answer that breaks off is known to be one, whatever the host makes of it.
-        let length = response.body().len().into();
-        response.headers_mut().insert(CONTENT_LENGTH, length);
+struct Component;
+
+service::export!(Component);
+
+impl Guest for Component {
+    async fn handle(request: types::Request) -> Result<types::Response, ErrorCode> {
+        let (request, body) = http_from_wasi_request(request)?.into_parts();
+        let app = APP.with(Rc::clone);
+        let Answer {
+            response,
+            replacement,
+        } = app.handle(&request, Body(body)).await;
+        let (head, body) = response.into_parts();
+        let response = match body {
+            AnswerBody::Whole(body) => {
+                let mut response = Response::from_parts(head, body);
+                if response.status() != StatusCode::NO_CONTENT {
+                    // So that an answer that breaks off is known to be one, whatever the host makes of it.
+                    let length = response.body().len().into();
+                    response.headers_mut().insert(CONTENT_LENGTH, length);
+                }
+                http_into_wasi_response(response.map(Full::new))?
+            }
+            AnswerBody::Passed(body) => Download::respond(Response::from_parts(head, body))?,
+        };
+        if let Some(replacement) = replacement {
+            // It may be lost with the instance: the old token stays valid.
+            wit_bindgen::spawn(async move { app.store(replacement).await });
+        }
+        Ok(response)
     }
-    response.map(Full::new)
 }
 
-struct Body(IncomingRequestBody);
+/// What a caller sends.
+pub(crate) struct Body(IncomingRequestBody);
+
+impl Body {
+    /// The request that it is of, untouched; none: it was touched.
+    fn into_request(mut self) -> Option<types::Request> {
+        self.0.take_unstarted()
+    }
+}
 
 impl RequestBody for Body {
     async fn read(self, limit: usize, time: Duration) -> Result<Bytes, BodyError> {

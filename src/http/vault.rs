@@ -127,16 +127,20 @@ impl VaultPort for ImportedVault {
     }
 }
 
-/// Reads what the vault answered. If that is what the interface forbids, the component behind the import is not behalf's vault.
-fn read<T: WitValue<W>, W>(answer: Result<W, wit::Error>) -> Result<T, VaultError> {
-    let another_vault = |_| {
-        VaultError::setting(
-            "component.http.dependencies",
-            "does not name behalf's own vault component",
-        )
-    };
-    match answer {
-        Ok(twin) => T::from_wit(twin).map_err(another_vault),
-        Err(twin) => Err(VaultError::from_wit(twin).unwrap_or_else(another_vault)),
-    }
+/// Reads what the vault answered.
+pub(crate) fn read<T: WitValue<W>, W>(answer: Result<W, wit::Error>) -> Result<T, VaultError> {
+    T::from_wit(answer.map_err(refused)?).map_err(|_| another_vault())
+}
+
+/// Reads why it did not.
+pub(crate) fn refused(error: wit::Error) -> VaultError {
+    VaultError::from_wit(error).unwrap_or_else(|_| another_vault())
+}
+
+/// It answered what the interface forbids.
+pub(crate) fn another_vault() -> VaultError {
+    VaultError::setting(
+        "component.http.dependencies",
+        "does not name behalf's own vault component",
+    )
 }

@@ -71,7 +71,7 @@ impl Guest for Component {
     ) -> Result<wit::Sent, Error> {
         let terms = asked(terms)?;
         let outgoing = match outgoing {
-            wit::Outgoing::Fresh(request) => Outgoing::Fresh(fresh(request)?),
+            wit::Outgoing::Fresh(request) => Outgoing::Fresh(Box::new(fresh(request)?)),
             wit::Outgoing::Held(held) => Outgoing::Held(held.into_inner()),
         };
         let sent = vault().send(call.into_inner(), outgoing, terms).await;

@@ -21,7 +21,7 @@ const NEVER_MET: [(&str, &str); 7] = [
     ),
 ];
 
-const CALLS: &str = "the vault calls APIs, and no route leads there yet";
+const CALLS: &str = "no case calls an API: `runtime-tests/tests/calls.rs` does";
 
 /// Compares the codes that the cases expect with the core's tables of them, read from their source: they are matches that
 /// the compiler keeps complete, and a list beside them would not be. README.md names each of them.

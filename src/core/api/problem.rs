@@ -11,7 +11,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::error::call::NoAnswer;
+use crate::error::call::{CallDefect, CallRefusal, NoAnswer};
 use crate::error::{
     CallerError, Interaction, OrganisationError, Reason, Suberror, TokenDefect, UserError,
     VaultError,
@@ -329,14 +329,16 @@ fn of_vault(error: &VaultError) -> Row<'_> {
             CallerError::InvalidToken(defect) => {
                 row(S::UNAUTHORIZED, Addition::InvalidToken(*defect))
             }
+            CallerError::UserRoutesOff
+            | CallerError::CallNotAllowed(CallRefusal {
+                defect: CallDefect::Api,
+                ..
+            }) => row(S::NOT_FOUND, Addition::Nothing),
             CallerError::TenantNotAllowed
             | CallerError::TenantNotOnboarded(_)
             | CallerError::AccountNotSupported(_)
             | CallerError::CallNotAllowed(_)
             | CallerError::NotGranted(_) => row(S::FORBIDDEN, Addition::Nothing),
-            CallerError::UserRoutesOff | CallerError::ApiUnknown => {
-                row(S::NOT_FOUND, Addition::Nothing)
-            }
             CallerError::InsufficientScope(scope) => {
                 row(S::FORBIDDEN, Addition::InsufficientScope(scope))
             }

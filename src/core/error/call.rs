@@ -2,9 +2,26 @@
 
 use thiserror::Error;
 
+use crate::identity::{Guid, User};
+
+/// A call that is not made.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{defect}")]
+pub struct CallRefusal {
+    /// Client id of the app that asked; none: its token does not say, or it is known already.
+    pub client: Option<Guid>,
+    /// The user whom it asked about; none: that is known already.
+    pub user: Option<User>,
+    /// Why.
+    pub defect: CallDefect,
+}
+
 /// Why a call is not made. None of the cases says what was asked for: a path names people.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Error)]
 pub enum CallDefect {
+    /// There is no such API.
+    #[error("the setting `apis` has no API of this name")]
+    Api,
     /// TRACE, TRACK or CONNECT.
     #[error("TRACE, TRACK and CONNECT are never passed on")]
     Method,
@@ -51,7 +68,8 @@ pub enum CallDefect {
 
 impl CallDefect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
+        Self::Api,
         Self::Method,
         Self::Upgrade,
         Self::TooLong,
@@ -68,10 +86,11 @@ impl CallDefect {
         Self::NotAllowed,
     ];
 
-    /// A word for it, the same in every version: the member `defect` of the problem, and of the audit.
+    /// A word for it, the same in every version: the member `defect` of the audit.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Api => "api",
             Self::Method => "method",
             Self::Upgrade => "upgrade",
             Self::TooLong => "too_long",

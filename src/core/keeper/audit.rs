@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::error::{CallerError, VaultError};
@@ -11,6 +12,8 @@ use crate::journal::Journal as _;
 use crate::keeper::{KeeperError, Request};
 use crate::ledger::LedgerError;
 use crate::port::Environment;
+use crate::vault::call::apis::is_name;
+use crate::vault::call::port::Allowed;
 use crate::vault::port::{Caller, Issued, Subject, Terms};
 use crate::vault::scope::Scope;
 
@@ -20,6 +23,7 @@ pub(crate) enum Action {
     Enrol,
     Show,
     Draw,
+    Call,
     RemoveRefreshToken,
     RemoveUser,
     RemoveTenant,
@@ -34,6 +38,8 @@ pub(crate) enum Event {
     Enrolled,
     /// An access token was released.
     AccessTokenDrawn,
+    /// An API was called, and answered.
+    ApiCalled,
     /// Application access was removed.
     RefreshTokenRemoved,
     /// A sweep removed a refresh token that had been refused for half a year.
@@ -50,10 +56,11 @@ pub(crate) enum Event {
 
 impl Action {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Enrol,
         Self::Show,
         Self::Draw,
+        Self::Call,
         Self::RemoveRefreshToken,
         Self::RemoveUser,
         Self::RemoveTenant,
@@ -67,6 +74,7 @@ impl Action {
             Self::Enrol => "enrol",
             Self::Show => "show",
             Self::Draw => "draw",
+            Self::Call => "call",
             Self::RemoveRefreshToken => "remove_refresh_token",
             Self::RemoveUser => "remove_user",
             Self::RemoveTenant => "remove_tenant",
@@ -80,6 +88,7 @@ impl Action {
         match self {
             Self::Enrol => Some(Event::Enrolled),
             Self::Draw => Some(Event::AccessTokenDrawn),
+            Self::Call => Some(Event::ApiCalled),
             Self::RemoveRefreshToken => Some(Event::RefreshTokenRemoved),
             Self::RemoveUser => Some(Event::UserRemoved),
             Self::RemoveTenant => Some(Event::TenantRemoved),
@@ -90,9 +99,10 @@ impl Action {
 
 impl Event {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Enrolled,
         Self::AccessTokenDrawn,
+        Self::ApiCalled,
         Self::RefreshTokenRemoved,
         Self::RefreshTokenExpired,
         Self::UserRemoved,
@@ -106,6 +116,7 @@ impl Event {
         match self {
             Self::Enrolled => "enrolled",
             Self::AccessTokenDrawn => "access_token_drawn",
+            Self::ApiCalled => "api_called",
             Self::RefreshTokenRemoved => "refresh_token_removed",
             Self::RefreshTokenExpired => "refresh_token_expired",
             Self::UserRemoved => "user_removed",
@@ -206,7 +217,33 @@ impl<'a, E: Environment> Entry<'a, E> {
     /// What was drawn, now or before.
     pub(crate) fn drawn(&mut self, issued: &Issued, cached: bool) {
         self.rule(Some(&issued.rule));
+        self.cached(cached);
+    }
+
+    /// Which API is called, if that can be one's name: else it may be anything.
+    pub(crate) fn api(&mut self, name: &str) {
+        if is_name(name) {
+            self.put("api", name);
+        }
+    }
+
+    /// What allows the call. The path is told where the setting says so: it names people.
+    pub(crate) fn allowed(&mut self, allowed: &Allowed) {
+        self.put("pattern", &allowed.pattern);
+        if let Some(path) = &allowed.path {
+            self.put("path", path);
+        }
+        self.scope(&allowed.scope);
+    }
+
+    /// Whether the access token of a call is one that was drawn before.
+    pub(crate) fn cached(&mut self, cached: bool) {
         self.more.insert("cached".into(), cached.into());
+    }
+
+    /// What the API answered.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.more.insert("status".into(), status.as_u16().into());
     }
 
     /// How many users of a tenant were removed, and how many are left.
@@ -223,13 +260,15 @@ impl<'a, E: Environment> Entry<'a, E> {
 
     /// The end: the line is written.
     pub(crate) fn close<T>(mut self, outcome: Result<T, KeeperError>) -> Result<T, KeeperError> {
-        if let Err(KeeperError::Vault(VaultError::Caller(CallerError::NotGranted(refused)))) =
-            &outcome
-        {
-            self.app(refused.client.as_ref());
-            if let Some(user) = &refused.user {
-                self.user(user);
+        match &outcome {
+            Err(KeeperError::Vault(VaultError::Caller(CallerError::NotGranted(refused)))) => {
+                self.refused(refused.client.as_ref(), refused.user.as_ref());
             }
+            Err(KeeperError::Vault(VaultError::Caller(CallerError::CallNotAllowed(refused)))) => {
+                self.refused(refused.client.as_ref(), refused.user.as_ref());
+                self.put("defect", refused.defect.name());
+            }
+            _ => {}
         }
         let (event, code) = match &outcome {
             Ok(_) => (self.action.done(), "done"),
@@ -254,6 +293,14 @@ impl<'a, E: Environment> Entry<'a, E> {
             self.env.event(event.name(), line);
         }
         outcome
+    }
+
+    /// Whoever was refused is known, too.
+    fn refused(&mut self, client: Option<&Guid>, user: Option<&User>) {
+        self.app(client);
+        if let Some(user) = user {
+            self.user(user);
+        }
     }
 
     fn user(&mut self, user: &User) {

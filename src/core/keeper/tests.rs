@@ -3,17 +3,20 @@
 mod acting;
 mod audited;
 mod cached;
+mod called;
 mod cross_origin;
 mod rounds;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use pollster::block_on;
 use serde_json::{Value, json};
 
+use crate::api::{Answer, AnswerBody};
 use crate::port::{BodyError, RequestBody};
+use crate::simulation::called::Parts;
 use crate::simulation::world::{App, Shared, World};
 
 struct Body(&'static str);
@@ -33,6 +36,21 @@ fn ask(app: &App, world: &Shared, request: &str, body: &'static str) -> (u16, Va
     ask_as(app, Some(world.bearer().expose()), request, body)
 }
 
+impl From<Body> for Parts {
+    fn from(Body(text): Body) -> Self {
+        Self::of(text.as_bytes())
+    }
+}
+
+/// The answer, where it is our own.
+fn handled(app: &App, request: &http::request::Parts, body: &'static str) -> Response<Bytes> {
+    let Answer { response, .. } = block_on(app.handle(request, Body(body)));
+    response.map(|body| match body {
+        AnswerBody::Whole(body) => body,
+        AnswerBody::Passed(_) => panic!("an API has answered"),
+    })
+}
+
 fn ask_as(app: &App, bearer: Option<&str>, request: &str, body: &'static str) -> (u16, Value) {
     let (method, path) = request.split_once(' ').unwrap();
     let mut parts = Request::builder().method(method).uri(path);
@@ -40,7 +58,7 @@ fn ask_as(app: &App, bearer: Option<&str>, request: &str, body: &'static str) ->
         parts = parts.header("authorization", format!("bearer {bearer}"));
     }
     let (parts, ()) = parts.body(()).unwrap().into_parts();
-    let response = block_on(app.handle(&parts, Body(body)));
+    let response = handled(app, &parts, body);
     assert_eq!(response.headers()["cache-control"], "no-store");
     let json = if response.body().is_empty() {
         Value::Null
@@ -371,7 +389,7 @@ fn a_request_has_an_id_its_own_if_that_can_be_written() {
             request = request.header("x-request-id", *id);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let response = block_on(app.handle(&parts, Body("")));
+        let response = handled(&app, &parts, "");
         let id = response.headers()["x-request-id"]
             .to_str()
             .unwrap()

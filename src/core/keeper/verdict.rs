@@ -83,7 +83,6 @@ pub(crate) fn verdict(error: &VaultError, work: Work) -> Verdict {
             | CallerError::NotGranted(_)
             | CallerError::UserRoutesOff
             | CallerError::InvalidScope(_)
-            | CallerError::ApiUnknown
             | CallerError::CallNotAllowed(_)
             | CallerError::SweepNotAuthorized,
         )
@@ -170,10 +169,9 @@ pub(crate) mod tests {
                 CallerError::AccountNotSupported(_) => 26 + 16,
                 CallerError::TenantNotOnboarded(_) => 26 + 17,
                 CallerError::UserRoutesOff => 26 + 18,
-                CallerError::ApiUnknown => 26 + 19,
-                CallerError::CallNotAllowed(_) => 26 + 20,
+                CallerError::CallNotAllowed(_) => 26 + 19,
             },
-            VaultError::Api(_) => 26 + 21,
+            VaultError::Api(_) => 26 + 20,
             VaultError::User(UserError::InteractionRequired(_)) => 7,
             VaultError::User(UserError::ReenrolmentRequired(_)) => 8,
             VaultError::Organisation(_) => 9,
@@ -212,7 +210,7 @@ pub(crate) mod tests {
             }
         }
     }
-    const KINDS: usize = 26 + 16 + 6;
+    const KINDS: usize = 26 + 16 + 5;
 
     /// Errors, and what they mean in a refresh, in a re-seal, and of a question for the newest key.
     #[expect(clippy::too_many_lines, reason = "a table")]
@@ -252,7 +250,6 @@ pub(crate) mod tests {
                     .into(),
                     CallerError::UserRoutesOff.into(),
                     CallerError::InvalidScope(REASON).into(),
-                    CallerError::ApiUnknown.into(),
                     CallDefect::NotAllowed.into(),
                     NoAnswer::Unreachable.into(),
                     CallerError::SweepNotAuthorized.into(),

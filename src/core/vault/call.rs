@@ -24,8 +24,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::deadline::{Deadline, LONGEST};
-use crate::error::call::{CallDefect, NoAnswer};
-use crate::error::{CallerError, System, VaultError};
+use crate::error::call::{CallDefect, CallRefusal, NoAnswer};
+use crate::error::{System, VaultError};
 use crate::identity::Nonce;
 use crate::port::{Relay, RelayError, RelayLimits, Timer, Upload};
 use crate::secret::{AccessToken, Bearer};
@@ -49,7 +49,7 @@ use crate::vault::{Vault, bound, may};
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long nothing of a body may come, either way.
-const BETWEEN_PARTS: Duration = Duration::from_secs(60);
+const BETWEEN_PARTS: Duration = Duration::from_mins(1);
 
 /// A call that can be made.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl<E: Environment + Relay> CallPort for Vault<E> {
         let (kept, prepared) = match self.kept_call(&context, &known, &asked) {
             None => (None, None),
             Some(Ok(prepared)) => (None, Some(prepared)),
-            Some(Err(kept)) => (Some(kept), None),
+            Some(Err(kept)) => (Some(*kept), None),
         };
         if kept.is_none() && prepared.is_none() {
             self.sources.begin_key(&context, &known.user.tenant);
@@ -123,12 +123,10 @@ impl<E: Environment + Relay> CallPort for Vault<E> {
         if !replace && let Some(kept) = self.kept_call(&context, &known, &asked) {
             match kept {
                 Ok(prepared) if prepared.nonce == *nonce => return Ok(prepared),
-                Err(Kept {
-                    nonce: of,
-                    outcome: KeptOutcome::Refused(remembered),
-                    ..
-                }) if of == *nonce => {
-                    return Err(remembered.error);
+                Err(kept) if kept.nonce == *nonce => {
+                    if let KeptOutcome::Refused(remembered) = kept.outcome {
+                        return Err(remembered.error);
+                    }
                 }
                 Ok(_) | Err(_) => {}
             }
@@ -277,9 +275,21 @@ impl Asked {
         known: &Known,
         target: &Target,
     ) -> Result<(String, Self), VaultError> {
+        let refused = |defect| CallRefusal {
+            client: known.app.client.clone(),
+            user: Some(known.user.clone()),
+            defect,
+        };
         let api = context.apis.find(&target.api);
-        let api = Rc::clone(api.ok_or(CallerError::ApiUnknown)?);
+        let api = api.ok_or_else(|| refused(CallDefect::Api))?;
         let rule = may(context, known, Wanted::Call(&api.name))?;
+        let claims = target.claims.as_deref();
+        let claims = claims.map(claims_request::of_caller).transpose()?;
+        let asked = Self::allowed(api, target, claims).map_err(refused)?;
+        Ok((rule, asked))
+    }
+
+    fn allowed(api: &Rc<Api>, target: &Target, claims: Option<String>) -> Result<Self, CallDefect> {
         let method = Method::from_bytes(target.method.as_bytes());
         let method = method.map_err(|_| CallDefect::Method)?;
         allowed(&method)?;
@@ -289,23 +299,22 @@ impl Asked {
         };
         let path = Path::parse(path)?;
         let pattern = api.pattern(&method, &path)?.as_str().to_owned();
-        let claims = target.claims.as_deref();
-        let asked = Self {
+        Ok(Self {
             uri: api.uri(&path, behind)?,
             allowed: Allowed {
                 pattern,
                 path: api.audit_paths.then(|| path.to_string()),
+                scope: api.scope.as_str().into(),
             },
-            claims: claims.map(claims_request::of_caller).transpose()?,
+            claims,
             draw: Draw {
                 scope: Some(api.scope.as_str().into()),
                 claims: None,
                 replace: false,
             },
             method,
-            api,
-        };
-        Ok((rule, asked))
+            api: Rc::clone(api),
+        })
     }
 
     fn with(&self, access_token: &AccessToken) -> Call {
@@ -327,21 +336,21 @@ impl<E: Environment> Vault<E> {
         context: &Context<'_, E>,
         known: &Known,
         asked: &Asked,
-    ) -> Option<Result<Prepared<Call>, Kept>> {
+    ) -> Option<Result<Prepared<Call>, Box<Kept>>> {
         let take = |found: Found<'_>| match found.outcome {
             Outcome::Given { access_token, .. } => Ok(Prepared {
                 call: asked.with(access_token),
                 nonce: found.nonce.clone(),
                 replacement: None,
             }),
-            Outcome::Refused(error) => Err(Kept {
+            Outcome::Refused(error) => Err(Box::new(Kept {
                 nonce: found.nonce.clone(),
                 scope: found.asked.as_str().into(),
                 outcome: KeptOutcome::Refused(Remembered {
                     error: error.clone(),
                     retry_after_seconds: found.left,
                 }),
-            }),
+            })),
         };
         let claims = asked.claims.as_deref();
         self.access_tokens
@@ -446,7 +455,8 @@ mod tests {
         let of_a_path = |defect: &&CallDefect| {
             !matches!(
                 defect,
-                CallDefect::Upgrade
+                CallDefect::Api
+                    | CallDefect::Upgrade
                     | CallDefect::TooLong
                     | CallDefect::Query
                     | CallDefect::NotAllowed

@@ -301,12 +301,13 @@ macro_rules! vault_twins {
                 InsufficientScope(lacking),
                 NotGranted(grant),
                 InvalidScope(reason),
-                ApiUnknown,
-                CallNotAllowed(defect),
+                CallNotAllowed(refusal),
                 SweepNotAuthorized,
                 UserRoutesOff,
             }
+            record $crate::error::call::CallRefusal = CallRefusal { client, user, defect }
             variant $crate::error::call::CallDefect = CallDefect {
+                Api,
                 Method,
                 Upgrade,
                 TooLong,
@@ -488,7 +489,7 @@ macro_rules! call_twins {
     ($wit:ident) => {
         $crate::twins! { $wit:
             record $crate::vault::call::port::Target = Target { api, method, path_with_query, claims }
-            record $crate::vault::call::port::Allowed = Allowed { pattern, path }
+            record $crate::vault::call::port::Allowed = Allowed { pattern, path, scope }
         }
     };
 }

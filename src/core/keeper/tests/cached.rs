@@ -352,7 +352,7 @@ fn retry_after(app: &App, world: &Shared, body: &'static str) -> Option<String> 
         .body(())
         .unwrap()
         .into_parts();
-    let response = block_on(app.handle(&parts, Body(body)));
+    let response = handled(app, &parts, body);
     let value = response.headers().get("retry-after")?;
     Some(value.to_str().unwrap().to_owned())
 }

@@ -1,7 +1,5 @@
 //! What pages of other origins may do.
 
-use http::Response;
-
 use super::*;
 
 const PAGE: &str = "https://app.example.com";
@@ -29,7 +27,7 @@ fn ask_from(
         request = request.header("access-control-request-method", method);
     }
     let (parts, ()) = request.body(()).unwrap().into_parts();
-    let response = block_on(world.app().handle(&parts, Body("")));
+    let response = handled(&world.app(), &parts, "");
     let headers = response.headers();
     assert!(!headers.contains_key("access-control-allow-credentials"));
     assert!(headers.values().all(|value| value != "*"), "{headers:?}");

@@ -42,6 +42,8 @@ pub struct Allowed {
     pub pattern: String,
     /// The path as it is sent, if the setting wants it in the audit.
     pub path: Option<String>,
+    /// What its access tokens are drawn for.
+    pub scope: String,
 }
 
 /// A call that can be made: `call.prepared` of the WIT.
@@ -58,7 +60,7 @@ pub struct Prepared<C> {
 /// What is sent with a call: `call.outgoing` of the WIT.
 pub enum Outgoing<U, H> {
     /// What the caller sends: headers, and a body that is under way.
-    Fresh(Request<U>),
+    Fresh(Box<Request<U>>),
     /// What the API has challenged before.
     Held(H),
 }
