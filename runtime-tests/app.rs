@@ -267,11 +267,13 @@ impl App {
     ) -> anyhow::Result<Self> {
         let mut process = Process::spawn(command, echo)?;
         let address = process.serving().await?;
+        // What is answered is looked at, redirects too.
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
         Ok(Self {
             address,
             process,
             store,
-            client: reqwest::Client::new(),
+            client: client.build()?,
             _temporary: temporary,
         })
     }

@@ -40,6 +40,7 @@ use std::time::Duration;
 use serde_json::json;
 
 pub use caller::Caller;
+pub use downstream::EVENT;
 pub use fault::{Answer, Fault};
 pub use journal::{Entry, Target, fingerprint};
 pub use key_vault::SecretError;
@@ -171,11 +172,21 @@ impl Emulators {
     }
 
     /// The app's settings, for a run against these emulators. The front end and the background job may draw whatever Graph
-    /// has, each in its own way.
+    /// has, and call what the API `graph` lets be called of the downstream API, each in its own way.
     #[must_use]
     pub fn settings(&self) -> Vec<(String, String)> {
         let options = self.options();
-        let grant = |client: &str, callers: &str| json!({"client": client, "callers": callers, "resource": "https://graph.microsoft.com", "scopes": ["*"]});
+        let grant = |client: &str, callers: &str| json!({"client": client, "callers": callers, "resource": "https://graph.microsoft.com", "scopes": ["*"], "apis": ["graph"]});
+        let downstream = self.downstream_url();
+        // Mail is left out, though the access tokens would do for it.
+        let allow = [
+            "GET /v1.0/me",
+            "GET /v1.0/me/calendar/**",
+            "POST /v1.0/me/calendar/events",
+            "GET /v1.0/me/drive/items/*/content",
+        ];
+        let scope = "https://graph.microsoft.com/.default";
+        let apis = json!({"graph": {"url": downstream, "scope": scope, "allow": allow}});
         let grants = json!([
             grant(&options.front_end_id, "delegated"),
             grant(&options.job_id, "app"),
@@ -188,6 +199,8 @@ impl Emulators {
             ("key_vault_url", self.key_vault_url()),
             ("sweep_key", options.sweep_key.clone()),
             ("grants", grants.to_string()),
+            ("apis", apis.to_string()),
+            ("api_origin_1", downstream),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()

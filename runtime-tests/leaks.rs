@@ -31,10 +31,14 @@ pub fn none_in(
     Ok(())
 }
 
-/// An answer as a place to search, without the access token that it may be there to hold.
+/// An answer as a place to search, without the access token that it may be there to hold, and without what an API that was called
+/// calls its user.
 #[must_use]
 pub fn place_of(answer: &Answer, path: &str) -> String {
-    let text = format!("{:?}\n{}", answer.headers, answer.text);
+    let mut text = format!("{:?}\n{}", answer.headers, answer.text);
+    if answer.headers.contains_key("behalf-upstream") {
+        text = text.replace(USER, "(the user)");
+    }
     let issued = answer.status == 200 && path.ends_with("/access-token");
     match answer.json["access_token"].as_str() {
         Some(token) if issued => text.replacen(token, "(the access token)", 1),

@@ -41,6 +41,9 @@ pub struct Fault {
     /// Value of `Date`: the emulator's clock is wrong, or the app's.
     #[serde(default)]
     pub date: Option<String>,
+    /// Value of `WWW-Authenticate`: what an API wants of an access token besides.
+    #[serde(default)]
+    pub challenge: Option<String>,
     /// What is answered.
     pub answer: Answer,
 }
@@ -107,6 +110,7 @@ impl Fault {
             until: None,
             retry_after: None,
             date: None,
+            challenge: None,
             answer,
         }
     }
@@ -196,6 +200,7 @@ impl Fault {
         for (name, value) in [
             (header::RETRY_AFTER, &self.retry_after),
             (header::DATE, &self.date),
+            (header::WWW_AUTHENTICATE, &self.challenge),
         ] {
             if let Some(value) = value {
                 let value = HeaderValue::from_str(value).expect("a header's value");

@@ -84,9 +84,14 @@ impl Default for Options {
             job_principal_id: "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa".to_owned(),
             demo_user: USER.to_owned(),
             sweep_key: random::text(32),
-            consented: ["User.Read", "Mail.Read", "Files.Read"]
-                .map(str::to_owned)
-                .to_vec(),
+            consented: [
+                "User.Read",
+                "Mail.Read",
+                "Files.Read",
+                "Calendars.ReadWrite",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             over_grant: false,
             always_refreshable: false,
             access_token_seconds: 3599,

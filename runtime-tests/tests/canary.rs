@@ -529,6 +529,8 @@ async fn a_secret_in_the_wrong_setting_is_not_shown() -> Result {
         "sweep_key",
         "sweep_key_previous",
         "grants",
+        "apis",
+        "api_origin_1",
         "user_routes",
         "cors_origins",
         "operator_tenant",

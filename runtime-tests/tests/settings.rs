@@ -121,9 +121,9 @@ async fn a_wrong_grant_stops_the_start_and_is_named() -> Result {
         ("{}".to_owned(), "grants", "JSON list"),
         ("[5]".to_owned(), "grants[0]", "must be an object"),
         (
-            of(json!({"apis": ["graph"]})),
-            "grants[1]",
-            "no member `apis`",
+            of(json!({"apis": ["nothing"]})),
+            "grants[1].apis",
+            "`apis` has no nothing",
         ),
         (
             of(json!({"client": "web"})),

@@ -70,7 +70,7 @@ pub enum RelayError {
     /// A limit of time was reached.
     #[error("timed out")]
     TimedOut,
-    /// What came is no response.
+    /// The connection ended without a response, or what came is none.
     #[error("no response")]
     Garbled,
 }

@@ -8,6 +8,7 @@
 //!
 //! `SIMULATION_SEEDS=1000000 cargo test -p behalf-core --release simulation` runs more than the default.
 
+mod api;
 pub(crate) mod called;
 mod chance;
 mod course;
@@ -46,10 +47,11 @@ fn simulate(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
     run.outside.violations.take()
 }
 
-/// The violations of one seed in the races in which the last look before a release decides.
-fn race(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
+/// The violations of one seed in the races in which the last look before a release decides: of an access token to a caller, or
+/// of a call to its API.
+fn race(seed: u64, mutation: Option<Mutation>, release: Operation) -> Vec<String> {
     let mut run = Run::new(seed, mutation, false);
-    run.race_for_a_release();
+    run.race_for_a_release(release);
     run.check_release();
     run.outside.violations.take()
 }
@@ -63,7 +65,12 @@ fn seeds() -> u64 {
 fn every_seed_keeps_the_promises() {
     let run = |first: u64| {
         (first..seeds()).step_by(2).find_map(|seed| {
-            let violations = [race(seed, None), simulate(seed, None)].concat();
+            let violations = [
+                race(seed, None, Operation::Draw),
+                race(seed, None, Operation::Call),
+                simulate(seed, None),
+            ];
+            let violations = violations.concat();
             (!violations.is_empty()).then_some((seed, violations))
         })
     };
@@ -80,21 +87,28 @@ fn every_seed_keeps_the_promises() {
 #[test]
 fn each_mistake_is_found() {
     for mutation in MUTATIONS {
-        let run = match mutation {
+        let releases: &[_] = match mutation {
             Mutation::ReleasedByHeadAlone
             | Mutation::ReleasedByHeadThenOff
             | Mutation::ReleasedSideBySide
             | Mutation::KeptReleasedUnseen
             | Mutation::KeptSeenBefore
-            | Mutation::KeptWithoutNonce => race,
-            _ => simulate,
+            | Mutation::KeptWithoutNonce => &[Some(Operation::Draw), Some(Operation::Call)],
+            Mutation::CallSentUnseen | Mutation::ChallengeAnsweredUnseen => {
+                &[Some(Operation::Call)]
+            }
+            _ => &[None],
         };
-        let found = (0..SEEDS).find_map(|seed| {
-            let violation = run(seed, Some(mutation)).into_iter().next()?;
-            Some((seed, violation))
-        });
-        let (seed, violation) = found.unwrap_or_else(|| panic!("{mutation:?} was not found"));
-        println!("{mutation:?}: seed {seed}: {violation:.100}");
+        for release in releases {
+            let run = |seed| match release {
+                Some(release) => race(seed, Some(mutation), *release),
+                None => simulate(seed, Some(mutation)),
+            };
+            let found = (0..SEEDS).find_map(|seed| Some((seed, run(seed).into_iter().next()?)));
+            let what = format!("{mutation:?}, {release:?}");
+            let (seed, violation) = found.unwrap_or_else(|| panic!("{what} was not found"));
+            println!("{what}: seed {seed}: {violation:.100}");
+        }
     }
 }
 

@@ -156,7 +156,11 @@ impl Case {
         if let Some(kind) = self.credential {
             options.settings.extend(emulators.credential(&kind));
         }
-        options.settings.extend(self.settings);
+        let downstream = emulators.downstream_url();
+        let settings = self.settings.into_iter();
+        options.settings.extend(
+            settings.map(|(name, value)| (name, value.replace("{downstream}", &downstream))),
+        );
         options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest)?;
         let redis = redis.then(Redis::start).transpose()?;
         options.redis = redis.as_ref().map(Redis::url);

@@ -118,8 +118,8 @@ pub enum NoAnswer {
     /// It did not begin to answer in time.
     #[error("the API did not answer in time")]
     TimedOut,
-    /// What it answered is no answer that can be passed on.
-    #[error("what the API answered is no HTTP response")]
+    /// The connection ended without an answer, or what came is none that can be passed on.
+    #[error("the API broke off before it answered, or what it answered is no HTTP response")]
     Garbled,
     /// What the caller sends broke off, or stopped.
     #[error("the body broke off, or nothing of it came for a minute")]

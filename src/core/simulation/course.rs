@@ -64,6 +64,7 @@ impl Run {
                     Operation::Enrol,
                     Operation::Draw,
                     Operation::Draw,
+                    Operation::Call,
                     Operation::RemoveToken,
                     Operation::Remove,
                     Operation::RemoveTenant,
@@ -79,14 +80,14 @@ impl Run {
         }
     }
 
-    /// A draw, a removal of the refresh token, and what clears that removal away, all at once.
-    pub(super) fn race_for_a_release(&mut self) {
+    /// A draw or a call, a removal of the refresh token, and what clears that removal away, all at once.
+    pub(super) fn race_for_a_release(&mut self, release: Operation) {
         self.apps = vec![self.app(), self.app()];
         self.alone(Operation::Enrol, 0);
         // Both may have an access token already.
         if self.outside.chance.below(2) == 0 {
             for _ in 0..2 {
-                self.alone(Operation::Draw, 0);
+                self.alone(release, 0);
                 self.apps.reverse();
             }
         }
@@ -94,7 +95,7 @@ impl Run {
             .outside
             .chance
             .one_of(&[Operation::Enrol, Operation::Remove]);
-        for operation in [Operation::Draw, Operation::RemoveToken, last] {
+        for operation in [release, Operation::RemoveToken, last] {
             let app = Rc::clone(&self.apps[usize::try_from(self.outside.chance.below(2)).unwrap()]);
             self.begin(operation, 0, &app);
         }

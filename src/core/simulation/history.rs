@@ -18,6 +18,7 @@ pub(super) enum View {
 pub(super) enum Operation {
     Enrol,
     Draw,
+    Call,
     RemoveToken,
     Remove,
     RemoveTenant,
@@ -44,8 +45,10 @@ pub(super) struct Act {
     pub(super) end: End,
     /// The sign-in that its exchange began.
     pub(super) lineage: Option<usize>,
-    /// When the vault had the access token that it returned. It is 0 for as long as there is none.
+    /// When the vault had the access token that it returned, or has in a call. It is 0 for as long as there is none.
     pub(super) answered: u64,
+    /// The sign-ins whose access tokens reached the API, each with when the vault had the access token.
+    pub(super) calls: Vec<(usize, u64)>,
     /// Whether the head was read since then. What is read next is then not the last look before a release, which begins
     /// with `off`.
     pub(super) has_read_head: bool,
@@ -60,19 +63,21 @@ pub(super) fn violations(acts: &[Act], user: usize, last: View) -> Vec<String> {
         .filter(|act| match act.operation {
             Operation::Sweep => false,
             Operation::RemoveTenant => TENANT_OF[act.user] == TENANT_OF[user],
-            Operation::Enrol | Operation::Draw | Operation::RemoveToken | Operation::Remove => {
-                act.user == user
-            }
+            Operation::Enrol
+            | Operation::Draw
+            | Operation::Call
+            | Operation::RemoveToken
+            | Operation::Remove => act.user == user,
         })
         .cloned()
         .collect();
-    for draw in acts
-        .iter()
-        .filter(|act| matches!(act.end, End::Saw(View::Has(_))))
-    {
-        let End::Saw(View::Has(lineage)) = draw.end else {
-            continue;
-        };
+    let drawn = acts.iter().filter_map(|act| match act.end {
+        End::Saw(View::Has(lineage)) => Some((lineage, act.answered)),
+        End::Open | End::Acknowledged | End::Saw(_) | End::Failed => None,
+    });
+    // What reached the API has, whatever became of the request.
+    let called = acts.iter().flat_map(|act| act.calls.iter().copied());
+    for (lineage, answered) in drawn.chain(called) {
         let enrolled = acts
             .iter()
             .find(|act| act.lineage == Some(lineage))
@@ -83,7 +88,7 @@ pub(super) fn violations(acts: &[Act], user: usize, last: View) -> Vec<String> {
                 Operation::Remove | Operation::RemoveTenant | Operation::RemoveToken
             ) && act.end == End::Acknowledged
                 && enrolled.ended < act.began
-                && act.ended < draw.answered
+                && act.ended < answered
         });
         if late.is_some() {
             violations.push(format!(
@@ -133,7 +138,9 @@ fn explain(
             (Operation::Remove | Operation::RemoveTenant, ..) => Some(View::Absent),
             (Operation::RemoveToken, ..) if view == View::Absent => Some(View::Absent),
             (Operation::RemoveToken, ..) => Some(View::NoToken),
-            (Operation::Enrol | Operation::Draw | Operation::Sweep, ..) => Some(view),
+            (Operation::Enrol | Operation::Draw | Operation::Call | Operation::Sweep, ..) => {
+                Some(view)
+            }
         };
         let done = done | 1 << at;
         let may_not_have_happened = matches!(act.end, End::Open | End::Failed);

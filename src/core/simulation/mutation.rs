@@ -57,10 +57,14 @@ pub(super) enum Mutation {
     KeptSeenBefore,
     /// It does not tell the enrolment that it was drawn under: the current one is taken for that.
     KeptWithoutNonce,
+    /// A call whose access token was drawn for it is sent without a look.
+    CallSentUnseen,
+    /// So is one that answers the API's challenge.
+    ChallengeAnsweredUnseen,
 }
 
 /// All mutations.
-pub(super) const MUTATIONS: [Mutation; 24] = [
+pub(super) const MUTATIONS: [Mutation; 26] = [
     Mutation::HeadBeforeRecord,
     Mutation::HeadRetried,
     Mutation::HeadUndone,
@@ -85,6 +89,8 @@ pub(super) const MUTATIONS: [Mutation; 24] = [
     Mutation::KeptReleasedUnseen,
     Mutation::KeptSeenBefore,
     Mutation::KeptWithoutNonce,
+    Mutation::CallSentUnseen,
+    Mutation::ChallengeAnsweredUnseen,
 ];
 
 /// What the mistake that is switched on has to remember.
@@ -94,8 +100,8 @@ pub(super) struct Notes {
     pub(super) held_back: RefCell<HashMap<usize, Vec<(String, Vec<u8>)>>>,
     /// The keys that a sweep listed, by its act.
     pub(super) listed: RefCell<HashMap<usize, Vec<String>>>,
-    /// What a draw read first, by its act and the key.
+    /// What a draw or a call read first, by its act and the key.
     pub(super) read: RefCell<HashMap<(usize, String), Option<Vec<u8>>>>,
-    /// What a draw was answered out of, by its act.
+    /// What the vault answered a draw or a call with, by its act.
     pub(super) kept: RefCell<HashMap<usize, Answered>>,
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use http::Request;
 
 use crate::port::SecretBody;
+use crate::simulation::api::{API, APIS};
 use crate::simulation::chance::Chance;
 use crate::simulation::entra::Entra;
 use crate::simulation::history::{Act, Operation};
@@ -74,7 +75,10 @@ impl Outside {
         settings.insert("sweep_key", SWEEP_KEY.to_owned());
         settings.insert("key_vault_tenant", TENANT.to_owned());
         settings.insert("operator_tenant", TENANT.to_owned());
-        settings.insert("grants", GRANTS.to_owned());
+        let calls = GRANTS.replace("[\"*\"]}", "[\"*\"], \"apis\": [\"graph\"]}");
+        settings.insert("grants", calls);
+        settings.insert("apis", APIS.to_owned());
+        settings.insert("api_origin_1", API.to_owned());
         let chance = Chance::new(seed);
         // Half of the runs draw from Entra ID alone.
         let seconds = chance.one_of(&["0", "900"]);

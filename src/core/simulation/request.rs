@@ -9,6 +9,8 @@ use crate::identity::{Guid, UserName};
 use crate::keeper::{KeeperError, Request};
 use crate::ledger::LedgerError;
 use crate::secret::Bearer;
+use crate::simulation::api::me;
+use crate::simulation::called::Parts;
 use crate::simulation::history::{End, Operation, View};
 use crate::simulation::outside::{DAY, Outside};
 use crate::simulation::port::App;
@@ -32,7 +34,7 @@ pub(super) async fn ask(
     }
     // Of what an app may do for a user who is away, a third is done so.
     let caller = match (operation, outside.chance.below(3)) {
-        (Operation::Draw, 0) => JOB,
+        (Operation::Draw | Operation::Call, 0) => JOB,
         (Operation::RemoveToken | Operation::Remove, 0) | (Operation::RemoveTenant, _) => OPERATOR,
         _ => user,
     };
@@ -49,6 +51,7 @@ pub(super) async fn ask(
             Subject::User(name(user))
         },
     };
+    let mut replacement = None;
     let outcome = match operation {
         Operation::Enrol => app.enrol(&request, None).await.map(|_| End::Acknowledged),
         Operation::Draw => app.draw(&request, None, None).await.map(|issued| {
@@ -59,6 +62,13 @@ pub(super) async fn ask(
                 .unwrap();
             End::Saw(View::Has(lineage.parse().unwrap()))
         }),
+        Operation::Call => {
+            let answer = app.call(&request, me(), http::Request::new(Parts::none()));
+            answer.await.map(|called| {
+                replacement = called.replacement;
+                End::Saw(View::Has(called.response.into_body()))
+            })
+        }
         Operation::RemoveToken => {
             let removed = app.remove_refresh_token(&request).await;
             removed.map(|()| End::Acknowledged)
@@ -97,9 +107,16 @@ pub(super) async fn ask(
             End::Failed
         }
     };
-    let mut acts = outside.acts.borrow_mut();
-    acts[act].end = end;
-    acts[act].ended = outside.step.get();
+    {
+        let act = &mut outside.acts.borrow_mut()[act];
+        (act.end, act.ended) = (end, outside.step.get());
+    }
+    // While the answer is under way; it may be lost.
+    if let Some(replacement) = replacement
+        && outside.chance.below(4) > 0
+    {
+        app.store(replacement).await;
+    }
 }
 
 /// A user, as an app names one.

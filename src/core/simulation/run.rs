@@ -77,6 +77,7 @@ impl Run {
             end: End::Open,
             lineage: None,
             answered: 0,
+            calls: Vec::new(),
             has_read_head: false,
         });
         let future = ask(

@@ -34,17 +34,15 @@ impl Store for Port {
             Some(Mutation::OffNotReadAgain) => key.starts_with("off."),
             _ => false,
         };
-        if outside.doing() == Operation::Draw
-            && let Some(value) = outside.mistaken_look(key)
-        {
+        let releases = matches!(outside.doing(), Operation::Draw | Operation::Call);
+        if releases && let Some(value) = outside.mistaken_look(key) {
             return Ok(value);
         }
-        let is_release =
-            outside.doing() == Operation::Draw && outside.acts.borrow()[act].answered > 0;
+        let is_release = releases && outside.acts.borrow()[act].answered > 0;
         if is_release && let Some(value) = self.mutated_release(key).await {
             return Ok(value);
         }
-        if is_kept && outside.doing() == Operation::Draw {
+        if is_kept && releases {
             let mut read = outside.notes.read.borrow_mut();
             return Ok(read.entry((act, key.to_owned())).or_insert(value).clone());
         }

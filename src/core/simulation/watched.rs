@@ -1,5 +1,7 @@
-//! The vault of a replica, watched: when it had an access token that it had drawn before, and the mistakes that can be made with
-//! one.
+//! The vault of a replica, watched: when it had an access token that it had drawn before, or has one in a call, and the mistakes
+//! that can be made with one.
+
+mod call;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -39,9 +41,40 @@ impl Watched {
             vault: Vault::new(port),
         }
     }
+
+    /// Notes that the vault has an access token that it had drawn before, under the enrolment of this nonce; it may take long
+    /// until it is told.
+    async fn answer(&self, user: &User, nonce: &mut Nonce, before: BTreeMap<String, Vec<u8>>) {
+        let outside = &self.outside;
+        let head = Layout::new("").head(user);
+        if outside.is(Mutation::KeptWithoutNonce)
+            && let Some(head) = outside.rows.borrow().get(&head)
+        {
+            *nonce = Head::from_json(head).unwrap().nonce;
+        }
+        outside.note_answer(user, nonce, before);
+        for _ in 0..outside.chance.below(8) {
+            outside.pause().await;
+        }
+    }
 }
 
 impl Outside {
+    /// Notes that the vault has an access token, under the enrolment of this nonce.
+    fn note_answer(&self, user: &User, nonce: &Nonce, before: BTreeMap<String, Vec<u8>>) {
+        let act = self.current.get();
+        {
+            let act = &mut self.acts.borrow_mut()[act];
+            (act.answered, act.has_read_head) = (self.step.get(), false);
+        }
+        let answered = Answered {
+            user: user.clone(),
+            nonce: nonce.clone(),
+            before,
+        };
+        self.notes.kept.borrow_mut().insert(act, answered);
+    }
+
     /// What the last look reads by mistake, in the place of what is stored; none: it makes no such mistake.
     #[expect(clippy::option_option, reason = "what is read may be nothing")]
     pub(super) fn mistaken_look(&self, key: &str) -> Option<Option<Vec<u8>>> {
@@ -54,7 +87,11 @@ impl Outside {
         let value = {
             let answered = kept.get(&act)?;
             match mutation {
-                Mutation::KeptReleasedUnseen if is_head => {
+                Mutation::KeptReleasedUnseen
+                | Mutation::CallSentUnseen
+                | Mutation::ChallengeAnsweredUnseen
+                    if is_head =>
+                {
                     let head = Head {
                         nonce: answered.nonce.clone(),
                         tenant: answered.user.tenant.clone(),
@@ -62,7 +99,9 @@ impl Outside {
                     };
                     Some(head.to_json())
                 }
-                Mutation::KeptReleasedUnseen => None,
+                Mutation::KeptReleasedUnseen
+                | Mutation::CallSentUnseen
+                | Mutation::ChallengeAnsweredUnseen => None,
                 Mutation::KeptSeenBefore => answered.before.get(key).cloned(),
                 _ => return None,
             }
@@ -94,28 +133,8 @@ impl VaultPort for Watched {
             outside.pause().await;
         }
         let mut caller = self.vault.identify(bearer, subject, purpose, terms).await?;
-        let Some(kept) = &mut caller.kept else {
-            return Ok(caller);
-        };
-        let act = outside.current.get();
-        {
-            let act = &mut outside.acts.borrow_mut()[act];
-            (act.answered, act.has_read_head) = (outside.step.get(), false);
-        }
-        let head = Layout::new("").head(&caller.user);
-        if outside.is(Mutation::KeptWithoutNonce)
-            && let Some(head) = outside.rows.borrow().get(&head)
-        {
-            kept.nonce = Head::from_json(head).unwrap().nonce;
-        }
-        let answered = Answered {
-            user: caller.user.clone(),
-            nonce: kept.nonce.clone(),
-            before,
-        };
-        outside.notes.kept.borrow_mut().insert(act, answered);
-        for _ in 0..outside.chance.below(8) {
-            outside.pause().await;
+        if let Some(kept) = &mut caller.kept {
+            self.answer(&caller.user, &mut kept.nonce, before).await;
         }
         Ok(caller)
     }

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, UPGRADE, WWW_AUTHENTICATE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use serde_json::json;
@@ -395,13 +396,19 @@ async fn stalled(timer: &impl Timer, deadline: Deadline, progress: Option<&Progr
     }
 }
 
-/// Whether the connection is to become another protocol's (RFC 9110 §7.8).
+/// Whether the connection is to become another protocol's (RFC 9110 §7.8). Hosts take that away from what a component gets, and
+/// answer as if it had not been asked for; so a WebSocket is known by its own headers (RFC 6455 §4.1), too.
 fn is_upgrade(headers: &HeaderMap) -> bool {
     let values = headers.get_all(CONNECTION).iter();
     let values = values.filter_map(|value| value.to_str().ok());
     let mut options = values.flat_map(|value| value.split(','));
-    headers.contains_key(UPGRADE)
-        || headers.contains_key(HTTP2_SETTINGS)
+    let names = [
+        UPGRADE,
+        HTTP2_SETTINGS,
+        SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_VERSION,
+    ];
+    names.iter().any(|name| headers.contains_key(name))
         || options.any(|option| option.trim().eq_ignore_ascii_case("upgrade"))
 }
 

@@ -332,6 +332,8 @@ fn whoever_may_not_call_calls_nobody() {
     // A connection is not changed to another protocol.
     for header in [
         ("upgrade", "websocket"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
         ("connection", "keep-alive, Upgrade"),
         ("http2-settings", "AAMAAABk"),
     ] {

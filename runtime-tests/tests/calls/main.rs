@@ -8,14 +8,18 @@
     reason = "a panic is a failed test"
 )]
 
+mod streams;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
 use runtime_tests::emulators::{Emulators, Options};
 use runtime_tests::scene::Scene;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 type Result<T = ()> = anyhow::Result<T>;
@@ -24,7 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What is read or written at once, in bytes.
 const PART: usize = 64 * 1024;
 
-/// The app, with an API that is this socket: `raw`, of which everything may be called.
+/// The app, with an API that is this socket: `raw`, of which everything may be called. One instance serves it all.
 async fn with_socket() -> Result<(Scene, TcpListener)> {
     let socket = TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", socket.local_addr()?);
@@ -36,7 +40,8 @@ async fn with_socket() -> Result<(Scene, TcpListener)> {
     let options = runtime_tests::app::Options::for_emulators(&emulators)
         .set("apis", &apis.to_string())
         .set("api_origin_1", &origin)
-        .set("grants", &grants.to_string());
+        .set("grants", &grants.to_string())
+        .one_instance();
     let app = runtime_tests::app::App::start(options).await?;
     let scene = Scene::of(emulators, app);
     scene.enrol().await?;
@@ -54,7 +59,7 @@ async fn begin(scene: &Scene, line: &str, headers: &str) -> Result<TcpStream> {
 }
 
 /// Reads up to the end of a head.
-async fn head(stream: &mut TcpStream) -> Result<String> {
+async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(PATIENCE, stream.read_u8()).await??);
@@ -140,7 +145,7 @@ async fn what_reaches_the_api_and_what_comes_back_is_what_the_lists_say() -> Res
 async fn every_attack_is_refused_before_the_network() -> Result {
     let (scene, socket) = with_socket().await?;
     scene.emulators.clear_journal();
-    for line in include_str!("../../src/core/vault/call/attacks.tsv").lines() {
+    for line in include_str!("../../../src/core/vault/call/attacks.tsv").lines() {
         if line.starts_with('#') {
             continue;
         }
