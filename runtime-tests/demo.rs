@@ -12,13 +12,16 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::app::{self, Answer, App};
-use crate::emulators::{self, Emulators, TENANT, USER, key_name};
+use crate::emulators::{self, EVENT, Emulators, TENANT, Target, USER, key_name};
 use crate::store::Store;
 
 /// Another scope of the same resource than the default one, so that no cached access token answers.
 const USER_READ: &str = "https://graph.microsoft.com/User.Read";
 /// What apps ask for about the user, as it is told.
 const OF_USER: &str = "/v1/users/{tenant}/{object-id}";
+/// What is called of the API `graph`, and what its setting does not let be called.
+const EVENTS: &str = "/call/graph/v1.0/me/calendar/events";
+const MAIL: &str = "/call/graph/v1.0/me/messages";
 /// An app that nothing is granted to.
 const ANOTHER_APP: &str = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb";
 
@@ -51,6 +54,7 @@ impl<W: Write> Story<'_, W> {
         self.nothing_readable_is_stored(&first_key)
             .context("store")?;
         self.draw().await.context("draw")?;
+        self.call_for_the_user().await.context("call")?;
         let second_key = self.emulators.rotate_key(TENANT)?;
         self.line(
             "rotate",
@@ -64,6 +68,12 @@ impl<W: Write> Story<'_, W> {
         self.remove().await.context("remove")?;
         self.enrol_again().await.context("enrol again")?;
         self.draw_for_the_absent().await.context("job")?;
+        self.call_for_the_absent()
+            .await
+            .context("call of the job")?;
+        self.call_what_is_not_allowed()
+            .await
+            .context("no pattern")?;
         self.draw_without_a_grant().await.context("no grant")?;
         self.see_and_remove().await.context("admin")?;
         self.draw_for_nobody().await.context("job, at the end")
@@ -129,6 +139,16 @@ impl<W: Write> Story<'_, W> {
         self.line(
             "draw",
             &format!("POST /v1/me/access-token: 200; the downstream API sees user {USER}"),
+        )
+    }
+
+    async fn call_for_the_user(&mut self) -> anyhow::Result<()> {
+        let path = format!("/v1/me{EVENTS}");
+        let answer = self.call(Method::GET, &path, None).await?;
+        self.is_the_calendar(&answer)?;
+        self.line(
+            "call",
+            &format!("GET {path}: 200, with \"{EVENT}\"; the access token went to the API alone"),
         )
     }
 
@@ -282,6 +302,32 @@ impl<W: Write> Story<'_, W> {
         )
     }
 
+    async fn call_for_the_absent(&mut self) -> anyhow::Result<()> {
+        let answer = self.job(Method::GET, EVENTS).await?;
+        self.is_the_calendar(&answer)?;
+        self.line(
+            "call",
+            &format!("GET {OF_USER}{EVENTS}, with the job's own token: 200, with \"{EVENT}\""),
+        )
+    }
+
+    async fn call_what_is_not_allowed(&mut self) -> anyhow::Result<()> {
+        let before = self.emulators.journal().len();
+        let answer = self.job(Method::GET, MAIL).await?;
+        expect_problem(
+            "status of the call of what is not allowed",
+            StatusCode::FORBIDDEN,
+            "call_not_allowed",
+            &answer,
+        )?;
+        let after = self.emulators.journal().len();
+        expect("requests to anybody", before, after, &answer.text)?;
+        self.line(
+            "refuse",
+            &format!("GET {OF_USER}{MAIL}, which no pattern of `apis` allows: 403, call_not_allowed, and nobody was asked"),
+        )
+    }
+
     async fn draw_without_a_grant(&mut self) -> anyhow::Result<()> {
         let another = self.emulators.caller().app(&["Behalf.Act"]);
         let another = another.claim("azp", ANOTHER_APP).mint();
@@ -368,6 +414,30 @@ impl<W: Write> Story<'_, W> {
             text(&me.json, "id")?,
             &me.text,
         )
+    }
+
+    /// Whether an answer is the API's, for the user, and has no token in it.
+    fn is_the_calendar(&self, answer: &Answer) -> anyhow::Result<()> {
+        expect("status", StatusCode::OK, answer.status, &answer.text)?;
+        let upstream = answer.header("behalf-upstream");
+        expect("`Behalf-Upstream`", "graph", upstream, &answer.text)?;
+        let event = text(&answer.json["value"][0], "subject")?;
+        expect("the event", EVENT, &*event, &answer.text)?;
+        let journal = self.emulators.journal();
+        let last = journal.last().map(|entry| entry.target);
+        expect(
+            "the last one asked",
+            Some(Target::Downstream),
+            last,
+            &answer.text,
+        )?;
+        let secrets = self.emulators.secrets();
+        let all = format!("{:?} {}", answer.headers, answer.text);
+        ensure!(
+            !secrets.iter().any(|secret| all.contains(secret)),
+            "the answer holds a secret"
+        );
+        Ok(())
     }
 
     /// As the background job, about the user.

@@ -189,8 +189,12 @@ Draw an access token, and call the downstream API with one:
   curl -X POST {url}/v1/me/access-token {user}
   curl {}/v1.0/me -H "Authorization: Bearer $(curl -s -X POST {url}/v1/me/access-token {user} | {token})"
 
-Draw for the user who is away, as a background job with the role Behalf.Act and a grant:
+Call the downstream API through the vault: nobody but the API has the access token.
+  curl {url}/v1/me/call/graph/v1.0/me/calendar/events {user}
+
+Draw and call for the user who is away, as a background job with the role Behalf.Act and a grant:
   curl -X POST {demo_user}/access-token {job}
+  curl {demo_user}/call/graph/v1.0/me/calendar/events {job}
 
 Rotate the tenant's key, sweep, see what reached the emulators:
   curl -X POST {control}/tenants/{TENANT}/rotate-key

@@ -11,8 +11,8 @@ async fn the_story_holds() -> anyhow::Result<()> {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     let expected = [
-        "enrol", "store", "draw", "rotate", "sweep", "replace", "remove", "draw", "enrol", "job",
-        "refuse", "admin", "remove", "job",
+        "enrol", "store", "draw", "call", "rotate", "sweep", "replace", "remove", "draw", "enrol",
+        "job", "call", "refuse", "refuse", "admin", "remove", "job",
     ];
     assert_eq!(steps, expected, "{told}");
     Ok(())
