@@ -1,4 +1,5 @@
-//! Generated from `wit/`: the vault that is imported, and the interface of this example.
+//! Generated from `wit/`: the vault that is imported, with calls and what HTTP has to do with them, and the interfaces of this
+//! example.
 #![allow(
     unsafe_code,
     missing_docs,
@@ -12,7 +13,7 @@
 
 wit_bindgen::generate!({
     path: ["../../../wit", "../wit"],
-    world: "example:embed/embed@0.1.0",
+    world: "example:embed/embed-and-call@0.1.0",
     generate_all,
 });
 

@@ -1,9 +1,11 @@
 //! behalf's vault without behalf's HTTP component: a component that imports `behalf:vault` and keeps the records itself.
+//! `calls.rs` has what it takes to call APIs, too.
 //!
 //! What it keeps, it may keep anywhere; here it is a map in its memory. Composed with the vault it needs nothing but
 //! WASI from its host (`src/host/tests/embed.rs` shows one).
 
 mod bindings;
+mod calls;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +13,7 @@ use std::fmt::Write as _;
 
 use bindings::Component;
 use bindings::behalf::vault::vault::{
-    self, Draw, KeptOutcome, Purpose, StoredToken, Subject, UserName,
+    self, Draw, KeptOutcome, Purpose, SealedToken, StoredToken, Subject, UserName,
 };
 use bindings::exports::example::embed::tokens::Guest;
 
@@ -103,7 +105,7 @@ async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
     let caller = vault::identify(bearer.clone(), subject.clone(), purpose, None)
         .await
         .map_err(text)?;
-    let record = find(&caller.user.id).ok_or("not enrolled")?;
+    let record = find(&caller.user.id)?;
     match caller.kept {
         // Drawn a moment ago, under the enrolment that is the current one now.
         Some(kept) if kept.nonce == record.nonce => {
@@ -119,22 +121,34 @@ async fn draw(bearer: String, subject: Subject) -> Result<String, String> {
     let issued = vault::access_token(bearer, subject, nonce, record.token, draw, None)
         .await
         .map_err(text)?;
-    RECORDS.with_borrow_mut(|records| {
-        // Removed or enrolled anew meanwhile: the access token does not leave.
-        let current = records
-            .get_mut(&caller.user.id)
-            .filter(|now| now.nonce == record.nonce)
-            .ok_or("not enrolled")?;
-        if let Some(sealed) = issued.replacement {
-            current.token = sealed.token;
-            current.key_version = sealed.key_version;
-        }
-        Ok(issued.access_token)
-    })
+    // Removed or enrolled anew meanwhile: the access token does not leave.
+    is_current(&caller.user.id, &record.nonce)?;
+    replace(&caller.user.id, issued.replacement);
+    Ok(issued.access_token)
 }
 
-fn find(id: &str) -> Option<Record> {
-    RECORDS.with_borrow(|records| records.get(id).cloned())
+fn find(id: &str) -> Result<Record, String> {
+    let record = RECORDS.with_borrow(|records| records.get(id).cloned());
+    record.ok_or_else(|| "not enrolled".into())
+}
+
+/// The last look, before anything that was drawn under an enrolment is used.
+fn is_current(id: &str, nonce: &str) -> Result<(), String> {
+    let record = find(id)?;
+    let is_current = record.nonce == nonce;
+    is_current
+        .then_some(())
+        .ok_or_else(|| "not enrolled".into())
+}
+
+/// Puts a refresh token's successor in its place, if one came along.
+fn replace(id: &str, successor: Option<SealedToken>) {
+    RECORDS.with_borrow_mut(|records| {
+        if let (Some(record), Some(sealed)) = (records.get_mut(id), successor) {
+            record.token = sealed.token;
+            record.key_version = sealed.key_version;
+        }
+    });
 }
 
 /// 128 random bits: never used before.
