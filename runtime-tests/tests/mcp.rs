@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use runtime_tests::app::{App, root};
+use runtime_tests::app::{self, App, root};
 use runtime_tests::emulators::{EVENT, Options, Target};
 use runtime_tests::leaks::Secrets;
 use runtime_tests::peers;
@@ -24,7 +24,7 @@ type Result<T = ()> = anyhow::Result<T>;
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agents_tool_reads_a_calendar_and_never_holds_a_token_of_it() -> Result {
     peers::installed()?;
-    let scene = Scene::with(Options::default(), |app| app.one_instance()).await?;
+    let scene = Scene::with(Options::default(), app::Options::one_instance).await?;
     let wire = Wire::to(scene.app.address()).await?;
     let folder = tempfile::tempdir()?;
     let mut command = Command::new("node");

@@ -17,7 +17,7 @@ use crate::wasi::{Wasi, addressed};
 /// Most that is read at once, in bytes.
 const PART: usize = 64 * 1024;
 /// The hosts' own limit of time until the head, which counts what is sent, too: longer than any of that. The core has its own.
-const A_DAY: Duration = Duration::from_secs(86_400);
+const A_DAY: Duration = Duration::from_hours(24);
 
 /// How a body came to its end.
 type End = Result<Option<Trailers>, ErrorCode>;

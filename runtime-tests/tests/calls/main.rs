@@ -219,6 +219,47 @@ async fn an_answer_that_is_none_or_breaks_off_is_told_so() -> Result {
     Ok(())
 }
 
+/// Nobody waits for that: it is stored while the answer is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_successor_of_an_old_refresh_token_is_stored_while_the_answer_passes() -> Result {
+    let (scene, socket) = with_socket().await?;
+    let (place, mut record) = scene.store().record()?;
+    let day = 24 * 3600;
+    record["refreshed_at"] = json!(record["refreshed_at"].as_i64().unwrap() - day);
+    scene
+        .store()
+        .replace(&place, &serde_json::to_vec(&record)?)?;
+    let mut caller = begin(&scene, "GET /v1/me/call/raw/x", "").await?;
+    let (mut api, _) = socket.accept().await?;
+    head(&mut api).await?;
+    assert_eq!(
+        scene.store().record()?.1,
+        record,
+        "not before the API answers"
+    );
+    api.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha")
+        .await?;
+    head(&mut caller).await?;
+    let stored = timeout(PATIENCE, async {
+        loop {
+            let stored = scene.store().record()?.1;
+            if stored["generation"] != record["generation"] {
+                return Result::Ok(stored);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let stored = stored.await??;
+    assert_ne!(stored["sealed"], record["sealed"]);
+    api.write_all(b"lf").await?;
+    let mut body = [0; 4];
+    caller.read_exact(&mut body).await?;
+    assert_eq!(&body, b"half");
+    drop((api, caller));
+    scene.end().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_caller_goes_away_the_api_is_let_go() -> Result {
     let (scene, socket) = with_socket().await?;
@@ -240,7 +281,7 @@ async fn when_the_caller_goes_away_the_api_is_let_go() -> Result {
     Ok(())
 }
 
-/// As it comes, in both directions at once.
+/// As it comes, in both directions at once; without trailers.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_pass_while_they_come() -> Result {
     let (scene, socket) = with_socket().await?;
@@ -263,7 +304,9 @@ async fn bodies_pass_while_they_come() -> Result {
     let mut part = [0; 7];
     caller.read_exact(&mut part).await?;
     assert_eq!(&part, b"2\r\nah\r\n");
-    caller.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await?;
+    caller
+        .write_all(b"3\r\ntwo\r\n0\r\nx-end: trailer-canary\r\n\r\n")
+        .await?;
     let mut part = [0; 13];
     api.read_exact(&mut part).await?;
     assert_eq!(&part, b"3\r\ntwo\r\n0\r\n\r\n");

@@ -231,9 +231,9 @@ async fn after_the_head_a_body_that_stops_is_broken_off() -> Result {
     taker.write_all(answer.as_bytes()).await?;
     head(&mut sender).await?;
     // Both APIs are let go, and the caller is told that it was not all.
-    let (_, taken, answered) =
+    let (_, arrived, answered) =
         tokio::try_join!(late(&mut api), late(&mut taker), late(&mut caller))?;
-    assert_eq!(taken, b"half", "no whole body");
+    assert_eq!(arrived, b"half", "no whole body");
     assert_eq!(answered, b"half", "no whole body");
     scene.end().await?;
     Ok(())
