@@ -156,12 +156,17 @@ impl Bench {
             ),
             (PEER, &peer.app, "POST", "/v1/me/access-token", true),
         ];
-        let rows: Vec<_> = rows
+        let mut rows: Vec<_> = rows
             .into_iter()
             .map(|(name, app, method, path, token)| {
                 (name, app, self.request(&app.url(), method, path, token))
             })
             .collect();
+        let call = self.request(&behalf.url(), "GET", "/v1/me/call/graph/v1.0/me", true);
+        rows.push(("behalf: a small call of an API", &behalf, call));
+        // Which costs behalf nothing.
+        let directly = self.directly(&behalf).await?;
+        rows.push(("the same call, made directly", &behalf, directly));
         let samples = in_turn(plan, &rows).await?;
         let memory = vec![(BEHALF, memory(&behalf)?), (NODE, memory(&peer.app)?)];
         for app in [hello, through, behalf, uncached, peer.app] {
@@ -284,6 +289,26 @@ impl Bench {
             options.embedded = Some(quiet.map(str::to_owned).to_vec());
         }
         self.processors.for_service(App::start(options)).await
+    }
+
+    /// The call that behalf makes, by whoever has drawn the access tokens.
+    async fn directly(&self, behalf: &App) -> anyhow::Result<Request> {
+        let mut drawn = Vec::new();
+        for token in &self.tokens {
+            let answer = behalf
+                .send(Method::POST, "/v1/me/access-token", Some(token), None)
+                .await?;
+            let access_token = answer.json["access_token"].as_str();
+            drawn.push(access_token.context("no access token")?.to_owned());
+        }
+        let tokens = self.folder.path().join("access-tokens");
+        fs::write(&tokens, drawn.join("\n"))?;
+        Ok(Request {
+            wrk: self.wrk.clone(),
+            url: format!("{}/v1.0/me", self.emulators.downstream_url()),
+            method: "GET",
+            tokens: Some(tokens),
+        })
     }
 
     fn request(&self, origin: &str, method: &'static str, path: &str, token: bool) -> Request {
