@@ -42,7 +42,9 @@ const USER_PATH: &str =
 const USER_ACCESS_TOKEN: &str = "/v1/users/11111111-1111-4111-8111-111111111111/44444444-4444-4444-8444-444444444444/access-token";
 
 /// Codes of [`no_failure_shows_a_secret`].
-const STUFFED: [&str; 20] = [
+const STUFFED: [&str; 22] = [
+    "api_unknown",
+    "call_not_allowed",
     "token_malformed",
     "sweep_not_authorized",
     "invalid_json",
@@ -94,7 +96,19 @@ const REFUSED: [&str; 24] = [
 /// Codes of [`no_failure_shows_a_credential`].
 const OF_CREDENTIALS: [&str; 2] = ["credential_refused", "managed_identity_unavailable"];
 /// Codes that another test meets, cases with the same search at their end: a file, and a text of it.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 13] = [
+    (
+        "api_unreachable",
+        "runtime-tests/cases/call-api-fails.toml code = \"api_unreachable\"",
+    ),
+    (
+        "api_garbled",
+        "runtime-tests/cases/call-api-fails.toml code = \"api_garbled\"",
+    ),
+    (
+        "api_timed_out",
+        "runtime-tests/cases/call-api-fails.toml code = \"api_timed_out\"",
+    ),
     (
         "user_routes_off",
         "runtime-tests/cases/user-routes-off.toml code = \"user_routes_off\"",
@@ -192,6 +206,9 @@ async fn no_failure_shows_a_secret() -> Result {
             format!("/v1/users/{secret}/{secret}"),
             format!("/v1/users/{TENANT}/{secret}"),
             format!("{USER_PATH}/{secret}"),
+            format!("/v1/me/call/{secret}/v1.0/me"),
+            format!("/v1/me/call/graph/{secret}"),
+            format!("/v1/me/call/graph/v1.0/me/{secret}?{secret}"),
         ] {
             let answer = scene.send(Method::GET, &path, Some(&caller), None).await?;
             codes.insert(answer.code().to_owned());

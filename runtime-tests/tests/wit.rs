@@ -9,16 +9,11 @@
 
 use std::path::Path;
 
-use wit_parser::{Resolve, Type, TypeDefKind, TypeId, WorldKey};
+use wit_parser::{PackageId, Resolve, Type, TypeDefKind, TypeId, WorldKey};
 
 #[test]
 fn every_item_is_documented() {
-    let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .join("wit");
-    let (package, _) = resolve.push_dir(&wit).unwrap();
+    let (resolve, package) = package();
     let package = &resolve.packages[package];
     assert_eq!(package.name.to_string(), "behalf:vault@0.2.0");
     let docs = package.docs.contents.as_deref().unwrap_or_default();
@@ -90,12 +85,7 @@ fn every_item_is_documented() {
 /// Who does without calls does without HTTP, and whoever calls gets its types and no way out.
 #[test]
 fn only_those_who_call_import_http() {
-    let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .join("wit");
-    let (package, _) = resolve.push_dir(&wit).unwrap();
+    let (resolve, package) = package();
     let http_of = |world: &str| -> Vec<String> {
         let world = resolve.packages[package].worlds[world];
         let imports = resolve.worlds[world].imports.keys();
@@ -109,4 +99,14 @@ fn only_those_who_call_import_http() {
     };
     assert_eq!(http_of("vault-user"), [""; 0]);
     assert_eq!(http_of("call-user"), ["wasi:http/types@0.3.0"]);
+}
+
+fn package() -> (Resolve, PackageId) {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .join("wit");
+    let (package, _) = resolve.push_dir(&wit).unwrap();
+    (resolve, package)
 }

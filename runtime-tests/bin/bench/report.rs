@@ -256,8 +256,8 @@ fn method(plan: &Plan, results: &Results) -> String {
          median of the rounds, a ratio the median of each round's ratio. An answer that is not 2xx fails the run. Processor\n\
          time and memory are those of the service's processes, as Linux counts them (for\n\
          memory, Pss); the emulators' are not in them. An uncached draw waits for the emulator of Entra ID, which signs each\n\
-         token and shares a processor with `wrk`, as the API of the calls does, which verifies each access token. The components and the host are built in release; the host logs as it always\n\
-         does, to /dev/null.\n",
+         token and shares a processor with `wrk`, as the API of the calls does, which verifies each access token. The\n\
+         components and the host are built in release; the host logs as it always does, to /dev/null.\n",
         date = said("date", &["-u", "+%Y-%m-%d"]),
         commit = said("git", &["rev-parse", "--short", "HEAD"]),
         model = field("model name"),

@@ -219,6 +219,54 @@ async fn an_answer_that_is_none_or_breaks_off_is_told_so() -> Result {
     Ok(())
 }
 
+/// What HEAD is told of a length is no promise of a body, nor is an answer that never has one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_body_stays_one() -> Result {
+    let (scene, socket) = with_socket().await?;
+    for (method, answer, status, length) in [
+        (
+            "HEAD",
+            "200 OK\r\ncontent-length: 5\r\netag: \"a\"",
+            200,
+            Some("5"),
+        ),
+        ("GET", "304 Not Modified\r\netag: \"a\"", 304, None),
+        ("GET", "204 No Content\r\netag: \"a\"", 204, None),
+        (
+            "GET",
+            "200 OK\r\ncontent-length: 0\r\netag: \"a\"",
+            200,
+            Some("0"),
+        ),
+        (
+            "OPTIONS",
+            "200 OK\r\ncontent-length: 0\r\netag: \"a\"",
+            200,
+            Some("0"),
+        ),
+    ] {
+        let line = format!("{method} /v1/me/call/raw/x");
+        let mut caller = begin(&scene, &line, "connection: close\r\n").await?;
+        let (mut api, _) = timeout(PATIENCE, socket.accept()).await??;
+        let asked = head(&mut api).await?;
+        assert!(asked.starts_with(method), "{asked}");
+        let answer = format!("HTTP/1.1 {answer}\r\nconnection: close\r\n\r\n");
+        api.write_all(answer.as_bytes()).await?;
+        drop(api);
+        let answered = String::from_utf8(rest(&mut caller).await?)?.to_ascii_lowercase();
+        let begins = format!("http/1.1 {status}");
+        assert!(answered.starts_with(&begins), "{line}: {answered}");
+        assert!(answered.contains("\r\netag: \"a\"\r\n"), "{answered}");
+        assert!(answered.ends_with("\r\n\r\n"), "{line}: a body: {answered}");
+        if let Some(length) = length {
+            let length = format!("\r\ncontent-length: {length}\r\n");
+            assert!(answered.contains(&length), "{line}: {answered}");
+        }
+    }
+    scene.end().await?;
+    Ok(())
+}
+
 /// Nobody waits for that: it is stored while the answer is under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_successor_of_an_old_refresh_token_is_stored_while_the_answer_passes() -> Result {
