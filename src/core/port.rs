@@ -47,6 +47,9 @@ pub trait Upload {
     /// # Errors
     /// It broke off, or stopped.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, BodyError>;
+
+    /// Whoever it was for wants no more of it. It is dropped after this.
+    async fn unwanted(&mut self) {}
 }
 
 /// Limits of a request with bodies under way. None is of the time in all.

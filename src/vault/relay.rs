@@ -166,6 +166,7 @@ async fn pump(
         };
         if !left.is_empty() {
             // Whoever is called wants no more of it.
+            select(pin!(body.unwanted()), pin!(Wasi.sleep(between_parts))).await;
             return Ok(());
         }
     }

@@ -219,6 +219,48 @@ async fn an_answer_that_is_none_or_breaks_off_is_told_so() -> Result {
     Ok(())
 }
 
+/// An API may answer as soon as it has seen the head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_that_comes_before_the_body_was_read_is_answered_with_it() -> Result {
+    let (scene, socket) = with_socket().await?;
+    let body = "x".repeat(60_000);
+    let headers = format!("content-length: {}\r\nconnection: close\r\n", body.len());
+    for _ in 0..5 {
+        let mut caller = begin(&scene, "POST /v1/me/call/raw/x", &headers).await?;
+        let (mut api, _) = timeout(PATIENCE, socket.accept()).await??;
+        let first = head(&mut api).await?;
+        api.write_all(
+            b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer error=\"insufficient_claims\", claims=\"e30=\"\r\n\
+              content-length: 0\r\n\r\n",
+        )
+        .await?;
+        // Slowly, and after the API has lost interest.
+        for part in body.as_bytes().chunks(20_000) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            caller.write_all(part).await?;
+        }
+        drop(api);
+        let (mut api, _) = timeout(PATIENCE, socket.accept()).await??;
+        let second = head(&mut api).await?;
+        let token = |head: &str| {
+            let lines = head.lines();
+            let mut tokens =
+                lines.filter(|line| line.to_ascii_lowercase().starts_with("authorization"));
+            tokens.next().map(str::to_owned)
+        };
+        assert_ne!(token(&first), token(&second));
+        let mut sent = vec![0; body.len()];
+        api.read_exact(&mut sent).await?;
+        assert_eq!(sent, body.as_bytes());
+        api.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+            .await?;
+        let answered = String::from_utf8(rest(&mut caller).await?)?;
+        assert!(answered.starts_with("HTTP/1.1 204"), "{answered}");
+    }
+    scene.end().await?;
+    Ok(())
+}
+
 /// What HEAD is told of a length is no promise of a body, nor is an answer that never has one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_a_body_stays_one() -> Result {

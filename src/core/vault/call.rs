@@ -51,6 +51,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long nothing of a body may come, either way.
 const BETWEEN_PARTS: Duration = Duration::from_mins(1);
+/// How often it is seen whether the rest of a small body has come.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A call that can be made.
 #[derive(Debug)]
@@ -194,7 +196,7 @@ impl<E: Environment + Relay> CallPort for Vault<E> {
         let response = answered.map_err(|error| call.failed(&context, error, progress))?;
         if !call.has_claims
             && let Some(claims) = challenged(&response)
-            && let Some(body) = progress.map_or_else(|| Some(Vec::new()), Progress::take)
+            && let Some(body) = kept(&context, progress).await
         {
             return Ok(Sent::Challenged {
                 claims,
@@ -378,6 +380,25 @@ async fn body_of<E: Environment, U: Upload>(
         Either::Left((body, _)) => Ok(body.map_err(|_| NoAnswer::BodyBrokeOff)?),
         Either::Right(((), _)) => Err(NoAnswer::BodyBrokeOff.into()),
     }
+}
+
+/// What was sent, if it is small enough to have been kept. The API may have answered while the caller still sends it.
+async fn kept<E: Environment>(
+    context: &Context<'_, E>,
+    progress: Option<&Progress>,
+) -> Option<Vec<u8>> {
+    let Some(progress) = progress else {
+        return Some(Vec::new());
+    };
+    let settled = pin!(async {
+        while !progress.is_settled() {
+            // Who sends it is another task, and cannot wake this one.
+            context.env.sleep(LOOK_AGAIN).await;
+        }
+    });
+    let stalled = pin!(stalled(context.env, context.deadline, Some(progress)));
+    select(settled, stalled).await;
+    progress.take()
 }
 
 /// Ends when a call has lasted too long: at the deadline, or, if some of a body was sent since, when none was for as long as a call

@@ -39,6 +39,11 @@ impl Progress {
         self.broke_off.get()
     }
 
+    /// Whether nothing more of it is going to be kept: it has ended, or is too long.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.has_ended.get() || self.broke_off.get() || self.kept.borrow().is_none()
+    }
+
     /// The body, if all of it was sent and is still there.
     pub(crate) fn take(&self) -> Option<Vec<u8>> {
         let kept = self.kept.take();
@@ -121,6 +126,11 @@ impl<U: Upload> Upload for Body<U> {
         }
         Ok(part)
     }
+
+    /// What is kept is read to its end all the same: an API may challenge as soon as it has seen the head.
+    async fn unwanted(&mut self) {
+        while !self.progress.is_settled() && self.next().await.is_ok() {}
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +208,32 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(sent(&mut body), 7, "what was waited for is sent, too");
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_read_on_for_as_long_as_it_is_kept() {
+        for (sizes, keep, left, kept) in [
+            (&[7, 7, 7][..], true, 0, Some(21)),
+            (&[7, KEPT, 7, 7], true, 2, None),
+            (&[7, 7, 7], false, 2, None),
+        ] {
+            let mut body = block_on(Body::of_caller(parts(sizes), false, keep))
+                .unwrap()
+                .unwrap();
+            let progress = body.progress();
+            block_on(body.next()).unwrap();
+            assert_eq!(progress.is_settled(), !keep);
+            block_on(body.unwanted());
+            assert!(progress.is_settled());
+            assert_eq!(progress.take().map(|kept| kept.len()), kept);
+            assert_eq!(body.rest.unwrap().0.len(), left, "{sizes:?}");
+        }
+        let broken = Parts([vec![1]].into(), Err(BodyError::BrokenOff));
+        let mut body = block_on(Body::of_caller(broken, false, true))
+            .unwrap()
+            .unwrap();
+        block_on(body.unwanted());
+        assert!(body.progress().is_settled() && body.progress().take().is_none());
     }
 
     #[test]
