@@ -261,6 +261,32 @@ async fn a_challenge_that_comes_before_the_body_was_read_is_answered_with_it() -
     Ok(())
 }
 
+/// It wants no more of a large body: its answer is the caller's all the same, and what the caller goes on sending is in nobody's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_before_the_body_was_sent_is_passed_on() -> Result {
+    let (scene, socket) = with_socket().await?;
+    for _ in 0..5 {
+        let headers = "content-length: 9000000\r\nconnection: close\r\n";
+        let mut caller = begin(&scene, "PUT /v1/me/call/raw/x", headers).await?;
+        caller.write_all(&[b'x'; 1000]).await?;
+        let (mut api, _) = timeout(PATIENCE, socket.accept()).await??;
+        head(&mut api).await?;
+        api.read_exact(&mut [0; 1000]).await?;
+        api.write_all(
+            b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\ntoo",
+        )
+        .await?;
+        drop(api);
+        let answered = head(&mut caller).await?;
+        assert!(answered.starts_with("HTTP/1.1 413"), "{answered}");
+        let mut body = [0; 3];
+        caller.read_exact(&mut body).await?;
+        assert_eq!(&body, b"too");
+    }
+    scene.end().await?;
+    Ok(())
+}
+
 /// What HEAD is told of a length is no promise of a body, nor is an answer that never has one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_a_body_stays_one() -> Result {
