@@ -1,7 +1,5 @@
 //! Bodies of any length, in both directions, and what becomes of them when somebody stops or goes away.
 
-use std::path::PathBuf;
-
 use anyhow::Context as _;
 
 use super::*;
@@ -63,23 +61,18 @@ impl Text {
     }
 }
 
-/// A length in the status of a process: `VmRSS` now, `VmHWM` the most so far.
-fn resident(scene: &Scene, what: &str) -> u64 {
-    let status = std::fs::read_to_string(process(scene).join("status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(what)).unwrap();
-    let kibibytes = line.split_whitespace().nth(1).unwrap();
-    kibibytes.parse::<u64>().unwrap() * 1024
+/// The app's process.
+fn process(scene: &Scene) -> anyhow::Result<procfs::process::Process> {
+    scene.app.processes()?.pop().context("it is gone")
 }
 
-/// Files and connections that the app has open.
-fn open(scene: &Scene) -> usize {
-    std::fs::read_dir(process(scene).join("fd"))
-        .unwrap()
-        .count()
-}
-
-fn process(scene: &Scene) -> PathBuf {
-    PathBuf::from(format!("/proc/{}", scene.app.group()))
+/// Its memory, in bytes: now, and the most so far.
+fn resident(scene: &Scene) -> anyhow::Result<(u64, u64)> {
+    let status = process(scene)?.status()?;
+    let bytes = |kibibytes: Option<u64>| Some(kibibytes? * 1024);
+    bytes(status.vmrss)
+        .zip(bytes(status.vmhwm))
+        .context("no memory is told")
 }
 
 /// Each with its own bytes, compared one by one. On Spin the memory is not looked at: there are instances for each call.
@@ -94,7 +87,7 @@ async fn a_gibibyte_each_way_passes_through_one_instance_of_bounded_memory() -> 
         api.write_all(answer).await.unwrap();
     });
     assert_eq!(answer?.status, 204);
-    let before = resident(&scene, "VmRSS");
+    let (before, _) = resident(&scene)?;
     let (text, scene) = (Arc::new(Text::new()), Arc::new(scene));
     let mut tasks = JoinSet::<Result>::new();
     for length in LENGTHS {
@@ -132,7 +125,8 @@ async fn a_gibibyte_each_way_passes_through_one_instance_of_bounded_memory() -> 
         ended??;
     }
     let scene = Arc::into_inner(scene).unwrap();
-    let most = resident(&scene, "VmHWM").saturating_sub(before);
+    let (_, most) = resident(&scene)?;
+    let most = most.saturating_sub(before);
     println!(
         "{} MiB besides the {} MiB of before",
         most >> 20,
@@ -193,7 +187,7 @@ async fn what_is_given_up_leaves_nothing_behind() -> Result {
     // What is left is what any two calls leave: connections that are kept for the next.
     let mut left = usize::MAX;
     for _ in 0..100 {
-        left = open(&scene);
+        left = process(&scene)?.fd_count()?;
         if left < 40 {
             break;
         }
