@@ -36,7 +36,7 @@ use crate::simulation::outside::HOUR;
 use crate::simulation::run::Run;
 
 /// How many seeds are run unless the environment says otherwise.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 6_000;
 
 /// The violations of one seed.
 fn simulate(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
