@@ -50,6 +50,8 @@ struct Line {
     next: u64,
     /// Those that have time, by the number of their place: the oldest first.
     ready: BTreeMap<u64, Waker>,
+    /// Those that have answered all and do what is left, likewise: they have time in a moment.
+    finishing: BTreeSet<u64>,
     /// All of them, likewise.
     alive: BTreeSet<u64>,
     starting: usize,
@@ -138,6 +140,7 @@ impl Service {
     /// the instance is woken when one comes.
     pub(crate) fn next(self: &Arc<Self>, place: u64, context: &mut Context<'_>) -> Option<Visit> {
         let mut line = self.line();
+        line.finishing.remove(&place);
         let Some((_, visit)) = line.waiting.pop_front() else {
             line.ready.insert(place, context.waker().clone());
             return None;
@@ -149,10 +152,13 @@ impl Service {
         Some(visit)
     }
 
-    /// The instance at this place has no time any more.
-    pub(crate) fn busy(self: &Arc<Self>, place: u64) {
+    /// The instance at this place has no time, or will have some in a moment: it does what its requests have left to be done.
+    pub(crate) fn busy(self: &Arc<Self>, place: u64, finishing: bool) {
         let mut line = self.line();
-        if line.ready.remove(&place).is_some() {
+        let counted_on = line.ready.remove(&place).is_some() || line.finishing.remove(&place);
+        if finishing {
+            line.finishing.insert(place);
+        } else if counted_on {
             self.call_somebody(&mut line);
         }
     }
@@ -217,7 +223,8 @@ impl Service {
         let Some((_, first)) = line.waiting.front() else {
             return;
         };
-        let few = line.alive.len().saturating_add(line.starting) < self.processors;
+        let few = line.finishing.is_empty()
+            && line.alive.len().saturating_add(line.starting) < self.processors;
         let is_stuck = || line.taken_at.is_none_or(|it| it.elapsed() >= HASTE);
         let late = first.came.elapsed() >= HASTE
             && line.starting < self.processors
@@ -327,6 +334,7 @@ impl Drop for Alive {
         let mut line = service.line();
         line.alive.remove(place);
         line.ready.remove(place);
+        line.finishing.remove(place);
         service.call_somebody(&mut line);
     }
 }

@@ -177,12 +177,11 @@ async fn serve(desk: &Desk, exports: &Exports, accessor: &Accessor<Guest>) -> wa
                 .is_ready();
             let leaves = desk.leaves.load(Ordering::Relaxed)
                 || limits.requests.is_some_and(|most| taken >= most);
-            let has_time = has_room
-                && !leaves
-                && in_hand.len() < limits.concurrent_requests
-                && desk.waits.load(Ordering::Relaxed);
+            let may_take = has_room && !leaves && in_hand.len() < limits.concurrent_requests;
+            let has_time = may_take && desk.waits.load(Ordering::Relaxed);
             if !has_time {
-                desk.service.busy(desk.place);
+                let finishing = may_take && in_hand.is_empty();
+                desk.service.busy(desk.place, finishing);
             } else if let Some(visit) = desk.service.next(desk.place, context) {
                 desk.waits.store(false, Ordering::Relaxed);
                 let request = (Instant::now(), taken);
@@ -305,7 +304,7 @@ impl<'a> End<'a> {
             }
             Status::Busy(since) | Status::Finishing(since) => {
                 if asked && !desk.leaves.swap(true, Ordering::Relaxed) {
-                    desk.service.busy(desk.place);
+                    desk.service.busy(desk.place, false);
                 }
                 let Some(limit) = self.limits.request_timeout else {
                     return Poll::Pending;
