@@ -26,6 +26,7 @@ pub(crate) mod conformance;
 pub mod key_value;
 #[cfg(test)]
 pub(crate) mod memory;
+pub mod postgres;
 pub mod record;
 pub mod schedule;
 pub mod summary;

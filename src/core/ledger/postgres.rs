@@ -1,0 +1,3 @@
+//! The ledger on a PostgreSQL database.
+
+pub mod database;
