@@ -12,6 +12,8 @@ mod answer;
 mod attempt;
 mod claims;
 pub mod database;
+#[cfg(test)]
+mod real;
 mod removal;
 pub mod schema;
 pub(crate) mod statement;
