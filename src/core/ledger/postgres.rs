@@ -13,6 +13,8 @@ mod attempt;
 mod claims;
 pub mod database;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod real;
 mod removal;
 pub mod schema;
