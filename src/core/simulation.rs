@@ -12,9 +12,11 @@ mod api;
 pub(crate) mod called;
 mod chance;
 mod course;
+mod database;
 mod entra;
 mod fairness;
 mod history;
+mod kept;
 mod key_vault;
 mod mutation;
 mod network;
@@ -30,17 +32,21 @@ mod users;
 mod watched;
 pub(crate) mod world;
 
+use crate::ledger::key_value::KeyValueLedger;
+use crate::ledger::postgres::PostgresLedger;
 use crate::simulation::history::{End, Operation, View};
-use crate::simulation::mutation::{MUTATIONS, Mutation};
+use crate::simulation::kept::Kept;
+use crate::simulation::mutation::{MUTATIONS, Mutation, OF_DATABASE};
 use crate::simulation::outside::HOUR;
+use crate::simulation::port::Port;
 use crate::simulation::run::Run;
 
 /// How many seeds are run unless the environment says otherwise.
 const SEEDS: u64 = 6_000;
 
 /// The violations of one seed.
-fn simulate(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
-    let mut run = Run::new(seed, mutation, false);
+fn simulate<L: Kept>(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
+    let mut run = Run::<L>::new(seed, mutation, false);
     run.trouble();
     run.calm();
     run.check();
@@ -49,8 +55,8 @@ fn simulate(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
 
 /// The violations of one seed in the races in which the last look before a release decides: of an access token to a caller, or
 /// of a call to its API.
-fn race(seed: u64, mutation: Option<Mutation>, release: Operation) -> Vec<String> {
-    let mut run = Run::new(seed, mutation, false);
+fn race<L: Kept>(seed: u64, mutation: Option<Mutation>, release: Operation) -> Vec<String> {
+    let mut run = Run::<L>::new(seed, mutation, false);
     run.race_for_a_release(release);
     run.check_release();
     run.outside.violations.take()
@@ -60,15 +66,27 @@ fn seeds() -> u64 {
     std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
 }
 
-/// Runs all seeds, on two threads.
+type OnKeyValue = KeyValueLedger<Port, Port>;
+type InDatabase = PostgresLedger<Port, Port>;
+
 #[test]
 fn every_seed_keeps_the_promises() {
+    go_through::<OnKeyValue>(seeds());
+}
+
+#[test]
+fn every_seed_keeps_the_promises_in_a_database() {
+    go_through::<InDatabase>(seeds() / 2);
+}
+
+/// Runs all seeds, on two threads.
+fn go_through<L: Kept>(seeds: u64) {
     let run = |first: u64| {
-        (first..seeds()).step_by(2).find_map(|seed| {
+        (first..seeds).step_by(2).find_map(|seed| {
             let violations = [
-                race(seed, None, Operation::Draw),
-                race(seed, None, Operation::Call),
-                simulate(seed, None),
+                race::<L>(seed, None, Operation::Draw),
+                race::<L>(seed, None, Operation::Call),
+                simulate::<L>(seed, None),
             ];
             let violations = violations.concat();
             (!violations.is_empty()).then_some((seed, violations))
@@ -86,14 +104,24 @@ fn every_seed_keeps_the_promises() {
 /// Each deliberate mistake is found within the default seeds.
 #[test]
 fn each_mistake_is_found() {
-    for mutation in MUTATIONS {
+    find::<OnKeyValue>(&MUTATIONS);
+}
+
+#[test]
+fn each_mistake_in_a_database_is_found() {
+    find::<InDatabase>(&OF_DATABASE);
+}
+
+fn find<L: Kept>(mutations: &[Mutation]) {
+    for mutation in mutations.iter().copied() {
         let releases: &[_] = match mutation {
             Mutation::ReleasedByHeadAlone
             | Mutation::ReleasedByHeadThenOff
             | Mutation::ReleasedSideBySide
             | Mutation::KeptReleasedUnseen
             | Mutation::KeptSeenBefore
-            | Mutation::KeptWithoutNonce => &[Some(Operation::Draw), Some(Operation::Call)],
+            | Mutation::KeptWithoutNonce
+            | Mutation::FoundBeforeKept => &[Some(Operation::Draw), Some(Operation::Call)],
             Mutation::CallSentUnseen | Mutation::ChallengeAnsweredUnseen => {
                 &[Some(Operation::Call)]
             }
@@ -101,8 +129,8 @@ fn each_mistake_is_found() {
         };
         for release in releases {
             let run = |seed| match release {
-                Some(release) => race(seed, Some(mutation), *release),
-                None => simulate(seed, Some(mutation)),
+                Some(release) => race::<L>(seed, Some(mutation), *release),
+                None => simulate::<L>(seed, Some(mutation)),
             };
             let found = (0..SEEDS).find_map(|seed| Some((seed, run(seed).into_iter().next()?)));
             let what = format!("{mutation:?}, {release:?}");
@@ -116,7 +144,7 @@ fn each_mistake_is_found() {
 /// a day of the last refresh would lose the enrolment at the next, since its successor is not stored; sweeps would not.
 #[test]
 fn with_single_use_tokens_draws_lose_an_enrolment_and_sweeps_do_not() {
-    let mut run = Run::new(1, None, true);
+    let mut run = Run::<OnKeyValue>::new(1, None, true);
     run.alone(Operation::Enrol, 0);
     run.days(&[8, 8, 8]);
     assert_eq!(run.alone(Operation::Draw, 0), End::Saw(View::Has(0)));
@@ -129,7 +157,7 @@ fn with_single_use_tokens_draws_lose_an_enrolment_and_sweeps_do_not() {
 #[test]
 fn a_seed_is_a_run() {
     let trace = |seed| {
-        let mut run = Run::new(seed, None, false);
+        let mut run = Run::<OnKeyValue>::new(seed, None, false);
         run.trouble();
         run.calm();
         run.check();

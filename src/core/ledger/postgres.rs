@@ -49,6 +49,8 @@ use crate::port::Environment;
 
 /// Buckets that tenants are spread over.
 const BUCKETS: u16 = 64;
+/// Times that an enrolment begins again because somebody else enrols or removes the user.
+const ATTEMPTS: u32 = 8;
 /// Changes that are made at once, each on a connection of its own.
 const AT_ONCE: usize = 8;
 
@@ -87,20 +89,48 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         values
     }
 
-    /// What there is of a user: the nonce, whether that is the one that the row began with, and the write of the record, if
-    /// there is one.
-    async fn look(&self, user: &User) -> Result<Option<Seen>, StoreError> {
+    /// What there is of a user.
+    async fn look(&self, user: &User) -> Result<Seen, StoreError> {
         let rows = self.repeat(statement::LOOK, self.user(user), Repeat::Any);
         let Some(row) = rows.await?.pop() else {
-            return Ok(None);
+            return Ok(Seen::default());
         };
         let mut row = Columns::of(row);
-        let (nonce, first, write) = (row.text()?, row.text()?, row.text_or_null()?);
-        Ok(Some(Seen {
-            is_first: nonce == first,
-            nonce,
-            write,
-        }))
+        Ok(Seen {
+            nonce: row.text_or_null()?,
+            write: row.text_or_null()?,
+            mark: row.int_or_null()?,
+        })
+    }
+
+    /// A name for an enrolment's or a removal's change.
+    fn mark(&self) -> i64 {
+        i64::from_le_bytes(self.env.number().to_le_bytes())
+    }
+
+    /// Removes the user, or the refresh token alone. If somebody else enrols or removes the user at the same time, it is as if
+    /// this had come just before.
+    async fn remove_what_is_seen(&self, user: &User, whole: bool) -> Result<(), LedgerError> {
+        let mut seen = self.look(user).await?;
+        for _ in 0..ATTEMPTS {
+            let sql = match seen.nonce {
+                Some(_) if !whole => statement::REMOVE_TOKEN,
+                // Also of one who is not there: an enrolment under way has not seen this.
+                _ => statement::REMOVE,
+            };
+            let mark = self.mark();
+            let mut values = self.user(user);
+            let seen_mark = seen.mark.map_or(Value::Null, Value::Int8);
+            values.extend([Value::Int8(mark), seen_mark]);
+            if !(self.repeat(sql, values, Repeat::Any).await?).is_empty() {
+                return Ok(());
+            }
+            let before = std::mem::replace(&mut seen, self.look(user).await?);
+            if seen.mark == Some(mark) || seen.nonce != before.nonce {
+                return Ok(());
+            }
+        }
+        Err(LedgerError::Busy)
     }
 
     /// The enrolment of a user, and the write of its record. What cannot be read is an alarm.
@@ -182,7 +212,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
                 // Every record is named by its write, so that this tells whether a try whose answer was lost was made.
                 Some(write) if is_in_doubt => {
                     let seen = self.look(&change.user).await?;
-                    seen.is_some_and(|seen| seen.write.as_deref() == Some(write.as_str()))
+                    seen.write.as_deref() == Some(write.as_str())
                 }
                 _ => false,
             };
@@ -213,8 +243,8 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
     }
 
     async fn still_current(&self, user: &User, nonce: &Nonce) -> Result<bool, LedgerError> {
-        let seen = self.look(user).await?.ok_or(LedgerError::NotEnrolled)?;
-        if seen.nonce != nonce.as_str() {
+        let seen = self.look(user).await?;
+        if seen.nonce.ok_or(LedgerError::NotEnrolled)? != nonce.as_str() {
             return Ok(false);
         }
         seen.write.map(|_| true).ok_or(LedgerError::NoRefreshToken)
@@ -226,52 +256,53 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
         nonce: &Nonce,
         record: &Record,
     ) -> Result<bool, LedgerError> {
-        let mut values = self.user(user);
-        values.extend([text(nonce.as_str()), format(), int8(record.enrolled_at)]);
-        values.extend(columns(record));
-        let mut is_known = false;
-        loop {
-            let made = self.attempt(statement::ENROL, &values, Repeat::Never).await;
-            let rows = match made {
-                Ok((rows, _)) => rows,
-                // It was made or not, or will be in a moment.
-                Err(error) => match self.look(user).await? {
-                    Some(seen) if seen.nonce == nonce.as_str() => return Ok(seen.is_first),
+        for _ in 0..ATTEMPTS {
+            let rows = self.repeat(statement::SEE, self.user(user), Repeat::Any);
+            let Some(row) = rows.await?.pop() else {
+                let tenant = self.tenant(&user.tenant);
+                self.repeat(statement::OPEN_TENANT, tenant, Repeat::Any)
+                    .await?;
+                continue;
+            };
+            let mut row = Columns::of(row);
+            let (is_barred, removals) = (row.bool()?, row.number()?);
+            let (mark, format_of, is_enrolled) = (
+                row.int_or_null()?,
+                row.number_or_null()?,
+                row.bool_or_null()?,
+            );
+            if is_barred {
+                return Err(LedgerError::TenantRemoved);
+            }
+            if format_of.is_some_and(|of| of > VERSION.into()) {
+                return Err(LedgerError::RecordTooNew);
+            }
+            let mut values = self.user(user);
+            values.extend([text(nonce.as_str()), format(), int8(record.enrolled_at)]);
+            values.extend(columns(record));
+            let seen = mark.map_or(Value::Null, Value::Int8);
+            values.extend([Value::Int8(self.mark()), int8(removals), seen]);
+            match self.repeat(statement::ENROL, &values, Repeat::Never).await {
+                Ok(rows) if rows.is_empty() => {}
+                Ok(_) => return Ok(is_enrolled != Some(true)),
+                // It was made or not, or comes late, unless somebody else comes before.
+                Err(error) => match self.look(user).await?.nonce {
+                    Some(current) if current == nonce.as_str() => {
+                        return Ok(is_enrolled != Some(true));
+                    }
                     _ => return Err(error.into()),
                 },
-            };
-            let mut row = Columns::first(rows)?;
-            let (is_open, is_first) = (row.bool()?, row.bool_or_null()?);
-            match (is_open, is_first) {
-                (true, Some(is_first)) => return Ok(is_first),
-                (true, None) => return Err(LedgerError::RecordTooNew),
-                (false, _) if is_known => return Err(LedgerError::TenantRemoved),
-                (false, _) => {
-                    // Nobody of it has enrolled yet, or it is being removed.
-                    let tenant = self.tenant(&user.tenant);
-                    self.repeat(statement::OPEN_TENANT, tenant, Repeat::Any)
-                        .await?;
-                    is_known = true;
-                }
             }
         }
+        Err(LedgerError::Busy)
     }
 
     async fn remove_token(&self, user: &User) -> Result<(), LedgerError> {
-        // It names what it removes: one that comes late removes nothing of an enrolment after it.
-        if let Some(seen) = self.look(user).await? {
-            self.remove_record(user, &seen.nonce, "").await?;
-        }
-        Ok(())
+        self.remove_what_is_seen(user, false).await
     }
 
     async fn remove(&self, user: &User) -> Result<(), LedgerError> {
-        if let Some(seen) = self.look(user).await? {
-            let mut values = self.user(user);
-            values.push(text(&seen.nonce));
-            self.repeat(statement::REMOVE, values, Repeat::Any).await?;
-        }
-        Ok(())
+        self.remove_what_is_seen(user, true).await
     }
 
     async fn remove_tenant(
@@ -288,7 +319,7 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
     }
 
     async fn tend(&self, survey: &Survey<Found>, _until: Deadline) -> Result<Tended, StoreError> {
-        self.note_versions(survey).await?;
+        self.clean(survey).await?;
         // Nothing is ever left half-done.
         Ok(Tended::default())
     }
@@ -332,9 +363,18 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
     }
 
     async fn expire(&self, visit: &Visit<Lease>) -> Result<bool, StoreError> {
-        let write = visit.claims.last().map_or("", |lease| lease.write.as_str());
-        self.remove_record(&visit.user, visit.nonce.as_str(), write)
-            .await
+        let Some(lease) = visit.claims.last() else {
+            return Ok(false);
+        };
+        let mut values = self.user(&visit.user);
+        values.extend([text(visit.nonce.as_str()), text(&lease.write)]);
+        let attempt = self.attempt(statement::EXPIRE, &values, Repeat::Any);
+        let (rows, is_in_doubt) = attempt.await?;
+        if rows.is_empty() && is_in_doubt {
+            let seen = self.look(&visit.user).await?;
+            return Ok(seen.nonce.as_deref() == Some(visit.nonce.as_str()) && seen.write.is_none());
+        }
+        Ok(!rows.is_empty())
     }
 
     async fn summary(&self, tenant: Option<&TenantId>) -> Result<Option<Summary>, StoreError> {
@@ -366,24 +406,6 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
 }
 
 impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
-    /// Removes the record of an enrolment, if it has this write or that is empty. True: there is none now.
-    async fn remove_record(
-        &self,
-        user: &User,
-        nonce: &str,
-        write: &str,
-    ) -> Result<bool, StoreError> {
-        let mut values = self.user(user);
-        values.extend([text(nonce), text(write)]);
-        let attempt = self.attempt(statement::REMOVE_TOKEN, &values, Repeat::Any);
-        let (rows, is_in_doubt) = attempt.await?;
-        if rows.is_empty() && is_in_doubt {
-            let seen = self.look(user).await?;
-            return Ok(seen.is_some_and(|seen| seen.nonce == nonce && seen.write.is_none()));
-        }
-        Ok(!rows.is_empty())
-    }
-
     /// The state of sweeps, and the fingerprint.
     async fn kept(&self) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), StoreError> {
         let rows = self.repeat(statement::APP, [text(&self.app)], Repeat::Any);
@@ -402,11 +424,12 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
     }
 }
 
-/// What a look shows of a user.
+/// What a look shows of a user; nothing of one who is unknown.
+#[derive(Default)]
 struct Seen {
-    nonce: String,
-    is_first: bool,
+    nonce: Option<String>,
     write: Option<String>,
+    mark: Option<i64>,
 }
 
 /// The bucket of a tenant: a number that is evenly distributed, and stays the same in every release.

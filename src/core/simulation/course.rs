@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 
-use crate::ledger::key_value::head::Head;
-use crate::ledger::key_value::layout::Layout;
 use crate::simulation::history::{End, Operation};
+use crate::simulation::kept::Kept;
 use crate::simulation::outside::{DAY, Faults, HOUR};
 use crate::simulation::run::Run;
-use crate::simulation::users::{OTHER_TENANT, TENANT_OF, TENANTS};
+use crate::simulation::users::{TENANT_OF, TENANTS};
 
-impl Run {
+impl<L: Kept> Run<L> {
     /// A few bursts of requests at once, with time and trouble in between.
     pub(super) fn trouble(&mut self) {
         let outside = Rc::clone(&self.outside);
@@ -26,12 +25,8 @@ impl Run {
         self.apps = apps;
         outside.faults.set(faults);
         for _ in 0..2 + outside.chance.below(3) {
-            outside.now.set(
-                outside.now.get()
-                    + outside
-                        .chance
-                        .one_of(&[0, 60, HOUR, DAY + HOUR, 8 * DAY, 8 * DAY]),
-            );
+            let times = [0, 60, HOUR, DAY + HOUR, 8 * DAY, 8 * DAY];
+            outside.pass(outside.chance.one_of(&times));
             let tenant = usize::try_from(outside.chance.below(2)).unwrap();
             match outside.chance.below(9) {
                 0 | 1 => outside.key_vault.keys.borrow_mut()[tenant].push(true),
@@ -106,17 +101,17 @@ impl Run {
     pub(super) fn calm(&mut self) {
         let outside = Rc::clone(&self.outside);
         outside.faults.set(Faults::default());
+        outside.pass(60);
         outside.key_vault.is_down.set(false);
         outside.key_vault.deleted.replace([false; 2]);
         for keys in outside.key_vault.keys.borrow_mut().iter_mut() {
             keys.fill(true);
         }
         self.apps = vec![self.app()];
-        outside.rows.borrow_mut().remove("sweep.state");
+        L::forget_sweeps(&outside);
         // A removal that was begun is carried through.
         for user in [0, 1] {
-            let tenant = TENANTS[TENANT_OF[user]].replace('-', "");
-            if outside.rows.borrow().contains_key(&format!("bar.{tenant}")) {
+            if L::is_barred(&outside, TENANTS[TENANT_OF[user]]) {
                 let end = self.alone(Operation::RemoveTenant, user);
                 assert_eq!(end, End::Acknowledged);
             }
@@ -128,32 +123,9 @@ impl Run {
             outside.now.set(outside.now.get() + HOUR);
             self.alone(Operation::Sweep, 0);
         }
-        for key in outside
-            .rows
-            .borrow()
-            .keys()
-            .filter(|key| key.starts_with("due."))
-        {
-            let marker = Layout::new("").read_marker(key).unwrap();
-            let of = usize::from(marker.user.tenant.as_str() == OTHER_TENANT);
-            let is_current =
-                outside.rows.borrow().values().any(|value| {
-                    Head::from_json(value).is_ok_and(|head| head.nonce == marker.nonce)
-                });
-            let is_off = outside
-                .rows
-                .borrow()
-                .contains_key(&Layout::new("").off(&marker.user.id, &marker.nonce));
-            // While nobody confirms the clock, nothing leaves a version of which it is not noted yet that it is in use.
-            let is_noted = outside.rows.borrow().keys().any(|key| {
-                let noted = Layout::new("").read_version(key);
-                noted.is_some_and(|(tenant, version, _)| {
-                    (tenant, version) == (marker.user.tenant.clone(), marker.key_version.clone())
-                })
-            });
-            if is_current && !is_off && is_noted && marker.key_version != self.newest(of) {
-                outside.violation(format!("a pass without Entra ID left {key}"));
-            }
+        let newest = [0, 1].map(|tenant| self.newest(tenant).as_str().to_owned());
+        if let Some(outdated) = L::outdated(&outside, &newest) {
+            outside.violation(format!("a pass without Entra ID left {outdated}"));
         }
         outside.entra.is_down.set(false);
         self.days(&[1, 8]);

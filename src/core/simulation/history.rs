@@ -55,10 +55,11 @@ pub(super) struct Act {
 }
 
 /// What of the acts no serial order of the user's requests explains, if the user is left with this view. A request
-/// comes after those that had ended when it began; one that failed or died happened or did not.
-pub(super) fn violations(acts: &[Act], user: usize, last: View) -> Vec<String> {
+/// comes after those that had ended when it began; one that failed or died happened or did not, and where something
+/// `comes_late`, one that failed may happen after it has ended.
+pub(super) fn violations(acts: &[Act], user: usize, last: View, comes_late: bool) -> Vec<String> {
     let mut violations = Vec::new();
-    let acts: Vec<Act> = acts
+    let mut acts: Vec<Act> = acts
         .iter()
         .filter(|act| match act.operation {
             Operation::Sweep => false,
@@ -95,6 +96,11 @@ pub(super) fn violations(acts: &[Act], user: usize, last: View) -> Vec<String> {
                 "user {user}: an access token was released after a removal that was acknowledged before the vault had \
                  it"
             ));
+        }
+    }
+    for act in &mut acts {
+        if comes_late && act.end == End::Failed {
+            act.ended = u64::MAX;
         }
     }
     assert!(acts.len() <= 64, "a run is longer than the check can take");

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use crate::ledger::postgres::database::Row;
 use crate::simulation::watched::Answered;
 
 /// A deliberate mistake, made where the system meets its store, network or clock, so that nothing of it is in what is
@@ -61,9 +62,30 @@ pub(super) enum Mutation {
     CallSentUnseen,
     /// So is one that answers the API's challenge.
     ChallengeAnsweredUnseen,
+
+    // Those of the ledger in a database.
+    /// A record is put in the place of whichever there is, of whichever enrolment.
+    RecordOverlooked,
+    /// An enrolment takes the place of whatever there is.
+    EnrolmentUnmarked,
+    /// A removal is acknowledged whose connection ended.
+    RemovalNotMadeAcknowledged,
+    /// An enrolment is sent again when its connection has ended.
+    EnrolmentRepeated,
+    /// Before a release, what was found first is taken for what there is now.
+    FoundBeforeKept,
 }
 
-/// All mutations.
+/// Those of the ledger in a database.
+pub(super) const OF_DATABASE: [Mutation; 5] = [
+    Mutation::RecordOverlooked,
+    Mutation::EnrolmentUnmarked,
+    Mutation::RemovalNotMadeAcknowledged,
+    Mutation::EnrolmentRepeated,
+    Mutation::FoundBeforeKept,
+];
+
+/// Those of the ledger on key-value storage, and of what is above both.
 pub(super) const MUTATIONS: [Mutation; 26] = [
     Mutation::HeadBeforeRecord,
     Mutation::HeadRetried,
@@ -102,6 +124,8 @@ pub(super) struct Notes {
     pub(super) listed: RefCell<HashMap<usize, Vec<String>>>,
     /// What a draw or a call read first, by its act and the key.
     pub(super) read: RefCell<HashMap<(usize, String), Option<Vec<u8>>>>,
+    /// What a draw or a call found before it asked the vault, by its act.
+    pub(super) found: RefCell<HashMap<usize, Vec<Row>>>,
     /// What the vault answered a draw or a call with, by its act.
     pub(super) kept: RefCell<HashMap<usize, Answered>>,
 }

@@ -7,9 +7,11 @@ use std::rc::Rc;
 
 use http::Request;
 
+use crate::ledger::postgres::model::Tables;
 use crate::port::SecretBody;
 use crate::simulation::api::{API, APIS};
 use crate::simulation::chance::Chance;
+use crate::simulation::database::Late;
 use crate::simulation::entra::Entra;
 use crate::simulation::history::{Act, Operation};
 use crate::simulation::key_vault::KeyVault;
@@ -56,6 +58,9 @@ pub(super) struct Outside {
     pub(super) key_vault: KeyVault,
     /// What the store holds.
     pub(super) rows: RefCell<BTreeMap<String, Vec<u8>>>,
+    /// What the database holds, and what it is still going to do.
+    pub(super) tables: RefCell<Tables>,
+    pub(super) late_statements: RefCell<Vec<Late>>,
     pub(super) bars: RefCell<Vec<Bar>>,
     /// Requests that arrive after their sender has given up, and the step at which they do.
     pub(super) late_requests: RefCell<Vec<(u64, Request<SecretBody>)>>,
@@ -94,6 +99,8 @@ impl Outside {
             entra: Entra::new(single_use),
             key_vault: KeyVault::new(),
             rows: RefCell::default(),
+            tables: RefCell::default(),
+            late_statements: RefCell::default(),
             bars: RefCell::default(),
             late_requests: RefCell::default(),
             begun: RefCell::default(),

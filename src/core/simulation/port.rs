@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::Keeper;
-use crate::ledger::key_value::KeyValueLedger;
 use crate::port::{Background, Clock, Config, ConfigError, Log, Random, Timer};
 use crate::simulation::history::Operation;
 use crate::simulation::mutation::Mutation;
@@ -13,7 +12,7 @@ use crate::simulation::watched::Watched;
 use crate::simulation::world::turn;
 
 /// A replica.
-pub(super) type App = Keeper<Watched, KeyValueLedger<Port, Port>, Port>;
+pub(super) type App<L> = Keeper<Watched, L, Port>;
 
 /// The ports of one replica.
 #[derive(Clone)]

@@ -1,17 +1,14 @@
 //! What the system promises, held against what a run has seen and what it has left in the store.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::ledger::key_value::head::Head;
-use crate::ledger::key_value::layout::Layout;
-use crate::ledger::record::Record;
 use crate::simulation::history::{self, End, Operation, View};
+use crate::simulation::kept::Kept;
 use crate::simulation::outside::{DAY, Outside};
 use crate::simulation::run::Run;
-use crate::simulation::users::{OBJECTS, TENANT_OF, TENANTS, storage_id};
+use crate::simulation::users::{OBJECTS, TENANT_OF, TENANTS};
 
-impl Run {
+impl<L: Kept> Run<L> {
     /// Checks what must hold at the end.
     pub(super) fn check(&mut self) {
         let outside = Rc::clone(&self.outside);
@@ -19,16 +16,10 @@ impl Run {
         // A draw may leave a second marker, which goes when it is due.
         self.days(&[8]);
         for (user, end) in ends.into_iter().enumerate() {
-            let rows = outside.rows_of(user);
-            let kinds: BTreeMap<&str, usize> =
-                rows.iter().fold(BTreeMap::new(), |mut kinds, key| {
-                    *kinds.entry(&key[..3]).or_default() += 1;
-                    kinds
-                });
-            let (view, expected): (View, &[(&str, usize)]) = match outside.head_and_record(user) {
-                (None, _) => (View::Absent, &[]),
-                (Some(_), None) => (View::NoToken, &[("off", 1), ("usr", 1)]),
-                (Some(_), Some(record)) => {
+            let view = match L::stored(&outside, user) {
+                (false, _) => View::Absent,
+                (true, None) => View::NoToken,
+                (true, Some(record)) => {
                     if record.key_version != self.newest(TENANT_OF[user]) {
                         outside.violation(format!("user {user} is under an old key"));
                     }
@@ -46,36 +37,20 @@ impl Run {
                     }
                     // If it was revoked, there is no live token to lose, and nobody can see which sign-in it is of.
                     let lineage = drawn.unwrap_or(usize::MAX);
-                    (View::Has(lineage), &[("due", 1), ("rec", 1), ("usr", 1)])
+                    View::Has(lineage)
                 }
             };
-            if kinds.into_iter().collect::<Vec<_>>() != expected {
-                outside.violation(format!("user {user}: {view:?} with {rows:?}"));
+            if let Some(left) = L::left_over(&outside, user, view) {
+                outside.violation(format!("user {user}: {view:?} with {left}"));
             }
-            outside.check_history(user, view);
+            outside.check_history(user, view, L::COMES_LATE);
         }
-        let strangers: Vec<_> = outside
-            .rows
-            .borrow()
-            .keys()
-            .filter(|key| !(0..OBJECTS.len()).any(|user| key.contains(&storage_id(user))))
-            .filter(|key| !key.starts_with("ver."))
-            .cloned()
-            .collect();
-        let is_summary = |key: &String| Layout::new("").read_summary_page(key).is_some();
-        let (pages, strangers): (Vec<_>, Vec<_>) = strangers.into_iter().partition(is_summary);
-        if pages.len() > 1 {
-            outside.violation(format!("left over: {pages:?}"));
-        }
-        if strangers != ["settings.seen", "sweep.state", "sweep.summary"] {
-            outside.violation(format!("left over: {strangers:?}"));
+        if let Some(strangers) = L::strangers(&outside) {
+            outside.violation(format!("left over: {strangers}"));
         }
         outside.check_bars();
-        let rows = outside.rows.borrow();
-        let texts = rows
-            .iter()
-            .map(|(key, value)| format!("{key} {}", String::from_utf8_lossy(value)));
-        for text in texts.chain(outside.log.borrow().iter().cloned()) {
+        let log = outside.log.borrow().clone();
+        for text in L::texts(&outside).into_iter().chain(log) {
             if text.contains("canary") || OBJECTS.iter().any(|object| text.contains(object)) {
                 outside.violation(format!("a secret in {text}"));
             }
@@ -84,18 +59,18 @@ impl Run {
 
     /// Checks what must hold after a race.
     pub(super) fn check_release(&self) {
-        let view = match self.outside.head_and_record(0) {
-            (None, _) => View::Absent,
-            (Some(_), None) => View::NoToken,
-            (Some(_), Some(_)) => View::Has(usize::MAX),
+        let view = match L::stored(&self.outside, 0) {
+            (false, _) => View::Absent,
+            (true, None) => View::NoToken,
+            (true, Some(_)) => View::Has(usize::MAX),
         };
-        self.outside.check_history(0, view);
+        self.outside.check_history(0, view, L::COMES_LATE);
     }
 }
 
 impl Outside {
-    fn check_history(&self, user: usize, last: View) {
-        for violation in history::violations(&self.acts.borrow(), user, last) {
+    fn check_history(&self, user: usize, last: View, comes_late: bool) {
+        for violation in history::violations(&self.acts.borrow(), user, last, comes_late) {
             self.violation(violation);
         }
     }
@@ -114,30 +89,5 @@ impl Outside {
                 self.violation(format!("enrolled while the tenant was removed: {act:?}"));
             }
         }
-    }
-
-    /// What is stored of a user, as a draw reads it.
-    fn head_and_record(&self, user: usize) -> (Option<Head>, Option<Record>) {
-        let rows = self.rows.borrow();
-        let id = storage_id(user);
-        let head = rows
-            .iter()
-            .find(|(key, _)| key.starts_with("usr.") && key.ends_with(&id));
-        let head = head.map(|(_, head)| Head::from_json(head).unwrap());
-        let record = head
-            .as_ref()
-            .and_then(|head| rows.get(&format!("rec.{id}.{}", head.nonce.as_str())));
-        let record = record.map(|record| Record::from_json(record).unwrap());
-        (head, record)
-    }
-
-    /// All keys of the store that have to do with a user.
-    fn rows_of(&self, user: usize) -> Vec<String> {
-        let id = storage_id(user);
-        let rows = self.rows.borrow();
-        rows.keys()
-            .filter(|key| key.contains(&id))
-            .cloned()
-            .collect()
     }
 }

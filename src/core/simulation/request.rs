@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::error::{StoredError, VaultError};
 use crate::identity::{Guid, UserName};
 use crate::keeper::{KeeperError, Request};
-use crate::ledger::LedgerError;
+use crate::ledger::{Ledger, LedgerError};
 use crate::secret::Bearer;
 use crate::simulation::api::me;
 use crate::simulation::called::Parts;
@@ -20,9 +20,9 @@ use crate::vault::port::Subject;
 use crate::vault::samples::{NOW, TENANT, claims, sign};
 
 /// Makes a request, and notes how it ended.
-pub(super) async fn ask(
+pub(super) async fn ask<L: Ledger>(
     outside: Rc<Outside>,
-    app: Rc<App>,
+    app: Rc<App<L>>,
     act: usize,
     operation: Operation,
     user: usize,

@@ -6,8 +6,8 @@ use std::task::{Context, Waker};
 
 use crate::Keeper;
 use crate::identity::KeyVersion;
-use crate::ledger::key_value::KeyValueLedger;
 use crate::simulation::history::{Act, End, Operation};
+use crate::simulation::kept::Kept;
 use crate::simulation::mutation::Mutation;
 use crate::simulation::outside::{DAY, HOUR, Outside};
 use crate::simulation::port::{App, Port};
@@ -15,13 +15,13 @@ use crate::simulation::request::ask;
 use crate::simulation::watched::Watched;
 
 /// A run, and what is under way in it.
-pub(super) struct Run {
+pub(super) struct Run<L> {
     pub(super) outside: Rc<Outside>,
-    pub(super) apps: Vec<Rc<App>>,
+    pub(super) apps: Vec<Rc<App<L>>>,
     tasks: Vec<Task>,
 }
 
-impl Run {
+impl<L: Kept> Run<L> {
     pub(super) fn new(seed: u64, mutation: Option<Mutation>, single_use: bool) -> Self {
         let outside = Outside::new(seed, mutation, single_use);
         let mut run = Self {
@@ -37,7 +37,7 @@ impl Run {
     }
 
     /// A replica that has just started and remembers nothing. Its clock is off by two minutes at most.
-    pub(super) fn app(&self) -> Rc<App> {
+    pub(super) fn app(&self) -> Rc<App<L>> {
         let seconds = (
             self.outside.chance.below(120),
             self.outside.chance.below(120),
@@ -46,7 +46,7 @@ impl Run {
     }
 
     /// A replica whose clock may be days off, and then is so until it is started anew.
-    fn app_in_trouble(&self) -> Rc<App> {
+    fn app_in_trouble(&self) -> Rc<App<L>> {
         match self.outside.chance.below(24) {
             0 => self.app_with_clock((3 * DAY, 0)),
             1 => self.app_with_clock((0, 3 * DAY)),
@@ -55,17 +55,17 @@ impl Run {
         }
     }
 
-    fn app_with_clock(&self, skew: (u64, u64)) -> Rc<App> {
+    fn app_with_clock(&self, skew: (u64, u64)) -> Rc<App<L>> {
         let port = Port {
             outside: Rc::clone(&self.outside),
             skew,
         };
-        let ledger = KeyValueLedger::new(port.clone(), port.clone());
+        let ledger = L::new(port.clone());
         Rc::new(Keeper::new(Watched::new(port.clone()), ledger, port))
     }
 
     /// Begins an operation at a replica. Returns its act.
-    pub(super) fn begin(&mut self, operation: Operation, user: usize, app: &Rc<App>) -> usize {
+    pub(super) fn begin(&mut self, operation: Operation, user: usize, app: &Rc<App<L>>) -> usize {
         // All that has ended so far ended before this begins.
         self.outside.step.set(self.outside.step.get() + 1);
         let act = self.outside.acts.borrow().len();
@@ -103,6 +103,7 @@ impl Run {
         while !self.tasks.is_empty() {
             outside.step.set(outside.step.get() + 1);
             outside.deliver(outside.step.get());
+            outside.make_late_statements(outside.step.get());
             if outside.chance.below(8) == 0 {
                 outside.now.set(outside.now.get() + outside.chance.below(2));
             }

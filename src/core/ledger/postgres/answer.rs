@@ -101,6 +101,15 @@ impl Columns {
         u64::try_from(number).map(Some).map_err(|_| unexpected())
     }
 
+    /// Any `bigint`.
+    pub(super) fn int_or_null(&mut self) -> Result<Option<i64>, StoreError> {
+        match self.0.next() {
+            Some(Value::Int8(number)) => Ok(Some(number)),
+            Some(Value::Null) => Ok(None),
+            _ => Err(unexpected()),
+        }
+    }
+
     pub(super) fn state(&mut self) -> Result<State, StoreError> {
         match (self.0.next(), self.0.next()) {
             (Some(Value::Int2(state)), Some(Value::Int4(number))) => Ok(to_state(state, number)),

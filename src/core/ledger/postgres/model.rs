@@ -7,25 +7,33 @@ use serde_json::json;
 
 use crate::ledger::postgres::database::{Row, Value};
 use crate::ledger::postgres::{schema, statement};
+use crate::ledger::record::Record;
 
 /// The tables.
 #[derive(Clone, Default)]
 pub(crate) struct Tables {
-    /// By app and tenant: whether it is barred.
-    tenants: BTreeMap<(String, String), bool>,
-    pub(crate) enrolments: BTreeMap<(String, String, String), Enrolment>,
-    /// By app, tenant and version: since when it is not used.
-    key_versions: BTreeMap<(String, String, String), Option<i64>>,
+    /// By app and tenant.
+    tenants: BTreeMap<(String, String), Tenant>,
+    enrolments: BTreeMap<(String, String, String), Enrolment>,
+    /// By app, tenant and version: the bucket, and since when it is not used.
+    key_versions: BTreeMap<(String, String, String), (i16, Option<i64>)>,
     /// By app and bucket: when it was counted, and the numbers.
     counts: BTreeMap<(String, i16), (i64, String)>,
     apps: BTreeMap<String, (Value, Value)>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Copy, Default)]
+struct Tenant {
+    is_barred: bool,
+    removals: i64,
+}
+
+#[derive(Clone, Debug)]
 pub(crate) struct Enrolment {
     bucket: i16,
-    pub(crate) nonce: String,
-    first_nonce: String,
+    nonce: String,
+    mark: i64,
+    removed_at: Option<i64>,
     enrolled_at: i64,
     format: i32,
     pub(crate) token: Option<Token>,
@@ -33,7 +41,7 @@ pub(crate) struct Enrolment {
     lease: i64,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Token {
     pub(crate) record: Vec<u8>,
     generation: i64,
@@ -94,6 +102,14 @@ impl Parameters<'_> {
         }
     }
 
+    fn mark(&mut self) -> Option<i64> {
+        match self.value() {
+            Value::Int8(number) => Some(number),
+            Value::Null => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn tenant(&mut self) -> (i16, (String, String)) {
         (self.int2(), (self.text(), self.text()))
     }
@@ -130,25 +146,45 @@ impl Tables {
                 let version = i32::try_from(schema::VERSION).unwrap();
                 vec![vec![Value::Int4(version), Value::Bool(true)]]
             }
-            statement::FIND | statement::LOOK => {
+            statement::FIND => {
+                let (_, place) = given.user();
+                let Some(row) = self.present(&place) else {
+                    return Vec::new();
+                };
+                let token = row.token.as_ref();
+                let record = token.map_or(Value::Null, |token| Value::Bytes(token.record.clone()));
+                vec![vec![
+                    Value::Text(row.nonce.clone()),
+                    Value::Int8(row.enrolled_at),
+                    record,
+                    row.write(),
+                ]]
+            }
+            statement::LOOK => {
                 let (_, place) = given.user();
                 let Some(row) = self.enrolments.get(&place) else {
                     return Vec::new();
                 };
-                let text = |text: &String| Value::Text(text.clone());
-                let token = row.token.as_ref();
-                let write = token.map_or(Value::Null, |token| text(&token.write));
-                let record = token.map_or(Value::Null, |token| Value::Bytes(token.record.clone()));
-                vec![if sql == statement::FIND {
-                    vec![
-                        text(&row.nonce),
-                        Value::Int8(row.enrolled_at),
-                        record,
-                        write,
-                    ]
-                } else {
-                    vec![text(&row.nonce), text(&row.first_nonce), write]
-                }]
+                let nonce = row
+                    .removed_at
+                    .map_or_else(|| Value::Text(row.nonce.clone()), |_| Value::Null);
+                vec![vec![nonce, row.write(), Value::Int8(row.mark)]]
+            }
+            statement::SEE => {
+                let (_, place) = given.user();
+                let tenant = (place.0.clone(), place.1.clone());
+                let Some(tenant) = self.tenants.get(&tenant) else {
+                    return Vec::new();
+                };
+                let row = self.enrolments.get(&place);
+                let is_enrolled = row.is_some_and(|row| row.removed_at.is_none());
+                vec![vec![
+                    Value::Bool(tenant.is_barred),
+                    Value::Int8(tenant.removals),
+                    row.map_or(Value::Null, |row| Value::Int8(row.mark)),
+                    row.map_or(Value::Null, |row| Value::Int4(row.format)),
+                    Value::Bool(is_enrolled),
+                ]]
             }
             statement::ENROL => self.enrol(&mut given),
             statement::OPEN_TENANT => {
@@ -160,12 +196,12 @@ impl Tables {
                 Vec::new()
             }
             statement::REPLACE => {
-                let (_, place) = given.user();
+                let (bucket, place) = given.user();
                 let (nonce, old_generation, old_write) = (given.text(), given.int8(), given.text());
                 let (record, format) = (given.bytes(), given.int4());
                 let token = given.rest_of_token(record);
                 let (lease, now) = (given.int8(), given.int8());
-                self.note(&place, &token.key_version);
+                self.note(bucket, &place, &token.key_version);
                 let Some(row) = self.enrolments.get_mut(&place) else {
                     return Vec::new();
                 };
@@ -198,7 +234,7 @@ impl Tables {
                 token.key_version = key_version;
                 vec![vec![Value::Bool(true)]]
             }
-            statement::REMOVE_TOKEN => {
+            statement::EXPIRE => {
                 let (_, place) = given.user();
                 let (nonce, write) = (given.text(), given.text());
                 let row = self.enrolments.get_mut(&place);
@@ -208,16 +244,43 @@ impl Tables {
                 (row.token, row.leased_until, row.lease) = (None, 0, 0);
                 vec![vec![Value::Bool(true)]]
             }
-            statement::REMOVE => {
+            statement::REMOVE_TOKEN => {
                 let (_, place) = given.user();
-                let nonce = given.text();
-                if self
-                    .enrolments
-                    .get(&place)
-                    .is_some_and(|row| row.nonce == nonce)
-                {
-                    self.enrolments.remove(&place);
+                let (mark, seen) = (given.int8(), given.mark());
+                let row = self.enrolments.get_mut(&place);
+                let Some(row) = row.filter(|row| Some(row.mark) == seen) else {
+                    return Vec::new();
+                };
+                (row.token, row.leased_until, row.lease) = (None, 0, 0);
+                row.mark = mark;
+                vec![vec![Value::Bool(true)]]
+            }
+            statement::REMOVE => {
+                let (bucket, place) = given.user();
+                let (mark, seen) = (given.int8(), given.mark());
+                if self.enrolments.get(&place).map(|row| row.mark) != seen {
+                    return Vec::new();
                 }
+                let row = Enrolment {
+                    bucket,
+                    nonce: String::new(),
+                    mark,
+                    removed_at: Some(now),
+                    enrolled_at: 0,
+                    format: 0,
+                    token: None,
+                    leased_until: 0,
+                    lease: 0,
+                };
+                self.enrolments.insert(place, row);
+                vec![vec![Value::Bool(true)]]
+            }
+            statement::FORGET => {
+                let (bucket, app) = (given.int2(), given.text());
+                self.enrolments.retain(|(of, ..), row| {
+                    let is_old = row.removed_at.is_some_and(|at| at < now - 3600);
+                    *of != app || row.bucket != bucket || !is_old
+                });
                 Vec::new()
             }
             statement::CLAIM_DUE | statement::CLAIM_OUTDATED => {
@@ -247,15 +310,16 @@ impl Tables {
                 self.outlook(bucket, &app, given.int8(), given.int8())
             }
             statement::TEND => {
-                let (_, app, now, long_ago) =
-                    (given.int2(), given.text(), given.int8(), given.int8());
+                let (bucket, app) = (given.int2(), given.text());
+                let (now, long_ago) = (given.int8(), given.int8());
                 let used: BTreeSet<_> = self.used().collect();
-                self.key_versions.retain(|version, since| {
+                let is_here = |of: &(String, String, String), at: i16| of.0 == app && at == bucket;
+                self.key_versions.retain(|version, (at, since)| {
                     let is_forgotten = since.is_some_and(|since| since <= long_ago);
-                    version.0 != app || used.contains(version) || !is_forgotten
+                    !is_here(version, *at) || used.contains(version) || !is_forgotten
                 });
-                for (version, since) in &mut self.key_versions {
-                    if version.0 == app {
+                for (version, (at, since)) in &mut self.key_versions {
+                    if is_here(version, *at) {
                         *since = (!used.contains(version)).then(|| since.unwrap_or(now));
                     }
                 }
@@ -263,7 +327,7 @@ impl Tables {
             }
             statement::BARRED => {
                 let app = given.text();
-                let barred = self.tenants.iter().filter(|(_, barred)| **barred);
+                let barred = self.tenants.iter().filter(|(_, tenant)| tenant.is_barred);
                 let barred = barred.filter(|((of, _), _)| *of == app);
                 barred
                     .map(|((_, tenant), _)| vec![Value::Text(tenant.clone())])
@@ -274,7 +338,7 @@ impl Tables {
                 let unused =
                     self.key_versions
                         .iter()
-                        .filter_map(|((of, tenant, version), since)| {
+                        .filter_map(|((of, tenant, version), (_, since))| {
                             let is_asked_for =
                                 *of == app && (wanted.is_empty() || *tenant == wanted);
                             let since = Value::Int8((*since).filter(|_| is_asked_for)?);
@@ -300,8 +364,9 @@ impl Tables {
                     .collect()
             }
             statement::BAR => match self.tenants.get_mut(&given.tenant().1) {
-                Some(barred) => {
-                    *barred = true;
+                Some(tenant) => {
+                    tenant.is_barred = true;
+                    tenant.removals += 1;
                     vec![vec![Value::Bool(true)]]
                 }
                 None => Vec::new(),
@@ -309,12 +374,12 @@ impl Tables {
             statement::PICK => {
                 let (_, tenant) = given.tenant();
                 let (most, among) = (usize::try_from(given.int8()).unwrap(), given.texts());
-                let Some(barred) = self.tenants.get(&tenant) else {
+                let Some(Tenant { is_barred, .. }) = self.tenants.get(&tenant) else {
                     return Vec::new();
                 };
                 let of = self.of_tenant(&tenant).map(|(user, _)| user);
                 let of = of.filter(|user| among.is_empty() || among.contains(*user));
-                let row = |user| vec![Value::Bool(*barred), user];
+                let row = |user| vec![Value::Bool(*is_barred), user];
                 let rows = of.take(most).map(|user| row(Value::Text(user.clone())));
                 let rows: Vec<_> = rows.collect();
                 if rows.is_empty() {
@@ -328,8 +393,7 @@ impl Tables {
                 let mut users = given.texts();
                 users.retain(|user| {
                     let place = (tenant.0.clone(), tenant.1.clone(), user.clone());
-                    self.tenants.get(&tenant) == Some(&true)
-                        && self.enrolments.remove(&place).is_some()
+                    self.tenants[&tenant].is_barred && self.enrolments.remove(&place).is_some()
                 });
                 users
                     .into_iter()
@@ -340,9 +404,9 @@ impl Tables {
                 let (_, tenant) = given.tenant();
                 let left = i64::try_from(self.of_tenant(&tenant).count()).unwrap();
                 if left == 0
-                    && let Some(barred) = self.tenants.get_mut(&tenant)
+                    && let Some(tenant) = self.tenants.get_mut(&tenant)
                 {
-                    *barred = false;
+                    tenant.is_barred = false;
                 }
                 vec![vec![Value::Int8(left)]]
             }
@@ -368,10 +432,83 @@ impl Tables {
         }
     }
 
+    /// What there is of a user of an app without a prefix.
+    pub(crate) fn enrolment(&self, tenant: &str, user: &str) -> Option<&Enrolment> {
+        let place = (String::new(), tenant.to_owned(), user.to_owned());
+        self.present(&place)
+    }
+
+    pub(crate) fn barred(&self) -> impl Iterator<Item = &str> {
+        let barred = self.tenants.iter().filter(|(_, tenant)| tenant.is_barred);
+        barred.map(|((_, tenant), _)| tenant.as_str())
+    }
+
+    /// Loses what sweeps and settings have left.
+    pub(crate) fn forget_apps(&mut self) {
+        self.apps.clear();
+    }
+
+    /// All that is stored.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let text = |(place, row): (&(String, String, String), &Enrolment)| {
+            let record = row
+                .token
+                .as_ref()
+                .map(|token| String::from_utf8_lossy(&token.record));
+            format!("{place:?} {row:?} {record:?}")
+        };
+        let kept = self
+            .apps
+            .values()
+            .map(|(state, fingerprint)| match (state, fingerprint) {
+                (Value::Bytes(state), _) => String::from_utf8_lossy(state).into_owned(),
+                _ => String::new(),
+            });
+        let counts = self.counts.values().map(|(_, counts)| counts.clone());
+        self.enrolments
+            .iter()
+            .map(text)
+            .chain(kept)
+            .chain(counts)
+            .collect()
+    }
+
+    /// The parameters of a replacement that has read what there is now.
+    pub(crate) fn as_read_now(&self, values: &[Value]) -> Vec<Value> {
+        let mut values = values.to_vec();
+        let (_, place) = Parameters(values.iter()).user();
+        if let Some(row) = self.enrolments.get(&place)
+            && let Some(token) = &row.token
+        {
+            values[4] = Value::Text(row.nonce.clone());
+            values[5] = Value::Int8(token.generation);
+            values[6] = Value::Text(token.write.clone());
+        }
+        values
+    }
+
+    /// The parameters of a removal or an enrolment that has seen what there is now.
+    pub(crate) fn as_seen_now(&self, values: &[Value]) -> Vec<Value> {
+        let mut values = values.to_vec();
+        let (_, place) = Parameters(values.iter()).user();
+        let mark = self.enrolments.get(&place).map(|row| Value::Int8(row.mark));
+        if let Some(last) = values.last_mut() {
+            *last = mark.unwrap_or(Value::Null);
+        }
+        values
+    }
+
+    fn present(&self, place: &(String, String, String)) -> Option<&Enrolment> {
+        let row = self.enrolments.get(place);
+        row.filter(|row| row.removed_at.is_none())
+    }
+
     fn of_tenant(&self, tenant: &(String, String)) -> impl Iterator<Item = (&String, &Enrolment)> {
         let rows = self.enrolments.iter();
-        rows.filter(|((app, of, _), _)| (app, of) == (&tenant.0, &tenant.1))
-            .map(|((_, _, user), row)| (user, row))
+        rows.filter(|((app, of, _), row)| {
+            (app, of) == (&tenant.0, &tenant.1) && row.removed_at.is_none()
+        })
+        .map(|((_, _, user), row)| (user, row))
     }
 
     fn used(&self) -> impl Iterator<Item = (String, String, String)> {
@@ -383,9 +520,9 @@ impl Tables {
             })
     }
 
-    fn note(&mut self, place: &(String, String, String), key_version: &str) {
+    fn note(&mut self, bucket: i16, place: &(String, String, String), key_version: &str) {
         let version = (place.0.clone(), place.1.clone(), key_version.to_owned());
-        self.key_versions.entry(version).or_default();
+        self.key_versions.entry(version).or_insert((bucket, None));
     }
 
     fn enrol(&mut self, given: &mut Parameters<'_>) -> Vec<Row> {
@@ -393,21 +530,21 @@ impl Tables {
         let (nonce, format, enrolled_at) = (given.text(), given.int4(), given.int8());
         let record = given.bytes();
         let token = given.rest_of_token(record);
+        let (mark, removals, seen) = (given.int8(), given.int8(), given.mark());
         let tenant = (place.0.clone(), place.1.clone());
-        if self.tenants.get(&tenant) != Some(&false) {
-            return vec![vec![Value::Bool(false), Value::Null]];
+        let is_open = |tenant: &Tenant| !tenant.is_barred && tenant.removals == removals;
+        if !self.tenants.get(&tenant).is_some_and(is_open) {
+            return Vec::new();
         }
-        self.note(&place, &token.key_version);
-        let former = self.enrolments.get(&place);
-        if former.is_some_and(|former| former.format > format) {
-            return vec![vec![Value::Bool(true), Value::Null]];
+        self.note(bucket, &place, &token.key_version);
+        if self.enrolments.get(&place).map(|row| row.mark) != seen {
+            return Vec::new();
         }
-        let first_nonce = former.map_or(&nonce, |former| &former.first_nonce).clone();
-        let is_first = Value::Bool(first_nonce == nonce);
         let row = Enrolment {
             bucket,
             nonce,
-            first_nonce,
+            mark,
+            removed_at: None,
             enrolled_at,
             format,
             token: Some(token),
@@ -415,7 +552,7 @@ impl Tables {
             lease: 0,
         };
         self.enrolments.insert(place, row);
-        vec![vec![Value::Bool(true), is_first]]
+        vec![vec![Value::Bool(true)]]
     }
 
     fn claim(
@@ -486,7 +623,7 @@ impl Tables {
         type Group = (String, Option<i16>, Option<String>);
         let mut groups: BTreeMap<Group, [u64; 5]> = BTreeMap::new();
         for ((of, tenant, _), row) in &self.enrolments {
-            if of != app || row.bucket != bucket {
+            if of != app || row.bucket != bucket || row.removed_at.is_some() {
                 continue;
             }
             let token = row.token.as_ref();
@@ -532,9 +669,26 @@ impl Tables {
 }
 
 impl Enrolment {
+    /// Whether the columns are those of the record.
+    pub(crate) fn agrees_with(&self, record: Option<&Record>) -> bool {
+        match (&self.token, record) {
+            (Some(token), Some(record)) => {
+                token.write == record.write.as_str()
+                    && u64::try_from(token.generation) == Ok(record.generation)
+                    && token.key_version == record.key_version.as_str()
+            }
+            (token, record) => token.is_none() && record.is_none(),
+        }
+    }
+
     fn is(&self, nonce: &str, write: &str) -> bool {
         let token = self.token.as_ref();
         self.nonce == nonce && token.is_some_and(|token| write.is_empty() || token.write == write)
+    }
+
+    fn write(&self) -> Value {
+        let token = self.token.as_ref();
+        token.map_or(Value::Null, |token| Value::Text(token.write.clone()))
     }
 
     fn give_up(&mut self, lease: i64, is_later: bool) {

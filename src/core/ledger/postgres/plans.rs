@@ -45,11 +45,12 @@ INSERT INTO behalf.app VALUES ('', '', NULL);
 INSERT INTO behalf.tenant (bucket, app, tenant) SELECT bucket, '', tenant FROM known;
 INSERT INTO behalf.counts (bucket, app) SELECT DISTINCT bucket, '' FROM known;
 INSERT INTO behalf.key_version (bucket, app, tenant, key_version) SELECT bucket, '', tenant, version FROM known, (VALUES ('{OLD}'), ('{NEW}')) AS v (version);
-INSERT INTO behalf.enrolment
-SELECT bucket, '', tenant, lpad(n::text, 32, '0'), 'nonce', 'nonce', 1, {NOW}, '\x7b7d', 1, n::text,
+INSERT INTO behalf.enrolment (bucket, app, tenant, usr, nonce, format, enrolled_at, record, generation, write, key_version,
+  state, state_number, due_at, mark)
+SELECT bucket, '', tenant, lpad(n::text, 32, '0'), 'nonce', 1, {NOW}, '\x7b7d', 1, n::text,
   CASE WHEN n % 1000 = 7 THEN '{OLD}' ELSE '{NEW}' END,
   CASE WHEN n % 100 < 5 THEN n % 100 ELSE 0 END, 1,
-  {NOW} + CASE WHEN n % 100 = 50 THEN -n % 5000 ELSE n % 604800 + 1 END
+  {NOW} + CASE WHEN n % 100 = 50 THEN -n % 5000 ELSE n % 604800 + 1 END, n
 FROM generate_series(0, {ALL} - 1) AS n JOIN known ON number = CASE WHEN n < {LARGEST} THEN 0 ELSE n % {TENANTS} END;
 "#
         ))
@@ -129,8 +130,10 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
     ];
     let enrolled = |user: Vec<Value>| {
         let head = vec![nonce(), Value::Int4(1), int8(NOW)];
-        with(with(user, head), record("new"))
+        let seen = vec![Value::Int8(7), Value::Int8(0), Value::Null];
+        with(with(with(user, head), record("new")), seen)
     };
+    let marks = || vec![Value::Int8(7), Value::Int8(5)];
     let some = (0..500).map(|at| user(at).id.as_str().to_owned());
     let some = || Value::Texts(some.clone().collect());
     BTreeMap::from([
@@ -141,11 +144,11 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         ("OPEN_TENANT", (of_tenant(), 20)),
         ("REPLACE", (replaced(), 100)),
         ("RESCHEDULE", (with(of_user(5), rescheduled), 60)),
-        (
-            "REMOVE_TOKEN",
-            (with(of_user(5), vec![nonce(), text("")]), 60),
-        ),
-        ("REMOVE", (with(of_user(5), vec![nonce()]), 20)),
+        ("SEE", (of_user(5), 20)),
+        ("EXPIRE", (with(of_user(5), vec![nonce(), text("5")]), 60)),
+        ("REMOVE_TOKEN", (with(of_user(5), marks()), 60)),
+        ("REMOVE", (with(of_user(5), marks()), 60)),
+        ("FORGET", (of_bucket(), 10)),
         // A few for each of the 500.
         ("CLAIM_DUE", (claim(), 25_000)),
         ("CLAIM_OUTDATED", (claim(), 10_000)),
@@ -172,7 +175,8 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
             ),
         ),
         ("REMOVE_MANY", (with(of_tenant(), vec![some()]), 10_000)),
-        ("UNBAR", (of_tenant(), 2000)),
+        // It counts the users of the tenant.
+        ("UNBAR", (of_tenant(), 6000)),
         ("APP", (app(), 10)),
         (
             "KEEP_APP",

@@ -173,6 +173,116 @@ mod tests {
     use crate::ledger::Ledger as _;
     use crate::ledger::conformance;
     use crate::ledger::postgres::PostgresLedger;
+    use crate::ledger::postgres::answer::text;
+
+    /// Two statements that overlap: the second waits for the first, and then looks at what that left.
+    #[test]
+    fn a_removal_of_a_tenant_waits_for_enrolments_under_way_and_they_for_it() {
+        let server = Server::start();
+        let (first, second) = (server.connect(), server.connect());
+        let (first, second) = (&mut *first.borrow_mut(), &mut *second.borrow_mut());
+        let of_tenant = tenant();
+        let enrolment = |user: &str| enrolment(user, Value::Int8(0), Value::Null);
+        run(first, statement::OPEN_TENANT, &of_tenant).unwrap();
+        first.batch_execute("BEGIN").unwrap();
+        assert_eq!(
+            run(first, statement::ENROL, &enrolment("a")).unwrap().len(),
+            1
+        );
+        let waited = run(second, statement::BAR, &of_tenant);
+        assert!(matches!(waited, Err(Failure::TakenBack(_))), "{waited:?}");
+        first.batch_execute("COMMIT; BEGIN").unwrap();
+        assert_eq!(run(first, statement::BAR, &of_tenant).unwrap().len(), 1);
+        let waited = run(second, statement::ENROL, &enrolment("b"));
+        assert!(matches!(waited, Err(Failure::TakenBack(_))), "{waited:?}");
+        first.batch_execute("COMMIT").unwrap();
+        assert_eq!(
+            run(second, statement::ENROL, &enrolment("b"))
+                .unwrap()
+                .len(),
+            0
+        );
+    }
+
+    /// An enrolment whose connection has ended, and that comes when a removal was acknowledged.
+    #[test]
+    fn an_enrolment_that_comes_after_a_removal_is_none() {
+        let server = Server::start();
+        let client = server.connect();
+        let client = &mut *client.borrow_mut();
+        run(client, statement::OPEN_TENANT, &tenant()).unwrap();
+        let user = |name: &str, more: &[Value]| [&tenant()[..], &[text(name)], more].concat();
+        for (name, removal) in [
+            ("a", statement::REMOVE),
+            ("b", statement::REMOVE_TOKEN),
+            ("stranger", statement::REMOVE),
+        ] {
+            let mut seen = Value::Null;
+            if name != "stranger" {
+                let enrolled = run(
+                    client,
+                    statement::ENROL,
+                    &enrolment(name, Value::Int8(0), seen),
+                );
+                assert_eq!(enrolled.unwrap().len(), 1);
+                seen = Value::Int8(1);
+            }
+            let late = enrolment(name, Value::Int8(0), seen.clone());
+            let removed = run(client, removal, &user(name, &[Value::Int8(2), seen]));
+            assert_eq!(removed.unwrap().len(), 1);
+            assert_eq!(
+                run(client, statement::ENROL, &late).unwrap().len(),
+                0,
+                "{name}"
+            );
+            // One that has seen the removal is made.
+            let next = enrolment(name, Value::Int8(0), Value::Int8(2));
+            assert_eq!(
+                run(client, statement::ENROL, &next).unwrap().len(),
+                1,
+                "{name}"
+            );
+        }
+        run(client, statement::BAR, &tenant()).unwrap();
+        let late = enrolment("c", Value::Int8(0), Value::Null);
+        let all = [
+            &tenant()[..],
+            &[Value::Texts(["a", "b", "stranger"].map(Into::into).into())],
+        ]
+        .concat();
+        assert_eq!(run(client, statement::REMOVE_MANY, &all).unwrap().len(), 3);
+        assert_eq!(
+            run(client, statement::UNBAR, &tenant()).unwrap(),
+            [[Value::Int8(0)]]
+        );
+        assert_eq!(run(client, statement::ENROL, &late).unwrap().len(), 0);
+        let next = enrolment("c", Value::Int8(1), Value::Null);
+        assert_eq!(run(client, statement::ENROL, &next).unwrap().len(), 1);
+    }
+
+    fn tenant() -> Vec<Value> {
+        vec![Value::Int2(1), text("app"), text("tenant")]
+    }
+
+    /// The parameters of an enrolment with mark 1 that has seen this.
+    fn enrolment(user: &str, removals: Value, seen: Value) -> Vec<Value> {
+        let head = [
+            text("nonce"),
+            Value::Int4(1),
+            Value::Int8(0),
+            Value::Bytes(vec![7]),
+        ];
+        let record = [
+            Value::Int8(1),
+            text("write"),
+            text("version"),
+            Value::Int2(0),
+            Value::Int4(0),
+            Value::Int8(0),
+        ];
+        let seen = [Value::Int8(1), removals, seen];
+        [&tenant()[..], &[text(user)], &head, &record, &seen].concat()
+    }
 
     #[test]
     fn a_database_keeps_the_promises_and_does_as_its_model() {

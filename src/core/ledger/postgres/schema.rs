@@ -22,6 +22,7 @@ const VERSION_1: &str = r#"
     app text COLLATE "C" NOT NULL,
     tenant text COLLATE "C" NOT NULL,
     barred bool NOT NULL DEFAULT false,
+    removals int8 NOT NULL DEFAULT 0,
     PRIMARY KEY (bucket, app, tenant)
   );
   CREATE INDEX tenant_barred ON behalf.tenant (app) WHERE barred;
@@ -31,7 +32,6 @@ const VERSION_1: &str = r#"
     tenant text COLLATE "C" NOT NULL,
     usr text COLLATE "C" NOT NULL,
     nonce text COLLATE "C" NOT NULL,
-    first_nonce text COLLATE "C" NOT NULL,
     format int4 NOT NULL,
     enrolled_at int8 NOT NULL,
     record bytea,
@@ -43,13 +43,16 @@ const VERSION_1: &str = r#"
     due_at int8,
     leased_until int8 NOT NULL DEFAULT 0,
     lease int8 NOT NULL DEFAULT 0,
+    mark int8 NOT NULL,
+    removed_at int8,
     PRIMARY KEY (bucket, app, tenant, usr),
     CHECK (num_nulls(record, generation, write, key_version, state, state_number, due_at) IN (0, 7))
   );
   ALTER TABLE behalf.enrolment ALTER record SET STORAGE EXTERNAL;
-  CREATE INDEX enrolment_due ON behalf.enrolment (bucket, app, tenant, state, due_at) INCLUDE (key_version);
+  CREATE INDEX enrolment_due ON behalf.enrolment (bucket, app, tenant, state, due_at) INCLUDE (key_version, removed_at);
   CREATE INDEX enrolment_key_version ON behalf.enrolment (bucket, app, tenant, key_version, state);
   CREATE INDEX enrolment_leased ON behalf.enrolment (bucket, app, tenant, leased_until) WHERE leased_until > 0;
+  CREATE INDEX enrolment_removed ON behalf.enrolment (bucket, app, removed_at) WHERE removed_at IS NOT NULL;
   CREATE TABLE behalf.key_version (
     bucket int2 NOT NULL,
     app text COLLATE "C" NOT NULL,

@@ -3,6 +3,8 @@
 //! - Every parameter is cast, and every condition of a change stands in the `WHERE` of the very `UPDATE` or `DELETE`: there it
 //!   is looked at again when the row was changed meanwhile, in a subquery it is not
 //!   (<https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED>).
+//! - Enrolments and removals name what they have seen, by a `mark` that each of them changes. So one whose connection ended, and
+//!   that comes late, changes nothing if an acknowledged one has come between.
 //! - A row of `tenant` is locked `FOR SHARE` by whoever enrols, so that a removal of the tenant waits for enrolments under way,
 //!   and they refuse once it has begun.
 //! - Leases go by the database's clock, so that the clocks of several machines need not agree.
@@ -10,16 +12,19 @@
 
 /// All of them, by name.
 #[cfg(test)]
-pub(crate) const ALL: [(&str, &str); 24] = [
+pub(crate) const ALL: [(&str, &str); 27] = [
     ("SCHEMA", SCHEMA),
     ("FIND", FIND),
     ("LOOK", LOOK),
+    ("SEE", SEE),
     ("ENROL", ENROL),
     ("OPEN_TENANT", OPEN_TENANT),
     ("REPLACE", REPLACE),
     ("RESCHEDULE", RESCHEDULE),
+    ("EXPIRE", EXPIRE),
     ("REMOVE_TOKEN", REMOVE_TOKEN),
     ("REMOVE", REMOVE),
+    ("FORGET", FORGET),
     ("CLAIM_DUE", CLAIM_DUE),
     ("CLAIM_OUTDATED", CLAIM_OUTDATED),
     ("COUNTED", COUNTED),
@@ -46,41 +51,53 @@ FROM behalf.schema_version";
 pub(crate) const FIND: &str = "
 SELECT nonce, enrolled_at, record, write
 FROM behalf.enrolment
-WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text";
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND removed_at IS NULL";
 
-/// As [`FIND`], without the record.
+/// As [`FIND`], without the record, and also of one who was removed: then the nonce is null.
 pub(crate) const LOOK: &str = "
-SELECT nonce, first_nonce, write
+SELECT CASE WHEN removed_at IS NULL THEN nonce END, write, mark
 FROM behalf.enrolment
 WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text";
 
-/// Enrols: the user, `nonce, format, enrolled_at`, and the record's `record, generation, write, key_version, state,
-/// state_number, due_at`. One row, whatever comes of it: whether the tenant is open, and whether there was no enrolment, or
-/// null if a newer version of behalf wrote it.
+/// What has to be known of a tenant and a user before an enrolment: the user. Whether the tenant is being removed, how often
+/// it was, and of the user the mark, the format, and whether it is enrolled; these three are null if there is no row of it.
+/// No row at all: nobody of the tenant has enrolled yet.
+pub(crate) const SEE: &str = "
+SELECT t.barred, t.removals, e.mark, e.format, e.removed_at IS NULL AND e.nonce IS NOT NULL
+FROM behalf.tenant t
+LEFT JOIN behalf.enrolment e
+  ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = $4::text
+WHERE t.bucket = $1::int2 AND t.app = $2::text AND t.tenant = $3::text";
+
+/// Enrols, if there is nothing else than was seen: the user, `nonce, format, enrolled_at`, the record's `record, generation,
+/// write, key_version, state, state_number, due_at`, then the new `mark`, and what was seen: `removals`, and `mark` or null.
+/// A row if it was made.
 pub(crate) const ENROL: &str = "
 WITH open AS (
   SELECT 1 FROM behalf.tenant
-  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND NOT barred
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND NOT barred AND removals = $16::int8
   FOR SHARE
 ), noted AS (
   INSERT INTO behalf.key_version (bucket, app, tenant, key_version)
   SELECT $1::int2, $2::text, $3::text, $11::text FROM open
   ON CONFLICT DO NOTHING
-), made AS (
-  INSERT INTO behalf.enrolment AS e (bucket, app, tenant, usr, nonce, first_nonce, format, enrolled_at,
-    record, generation, write, key_version, state, state_number, due_at)
-  SELECT $1::int2, $2::text, $3::text, $4::text, $5::text, $5::text, $6::int4, $7::int8,
-    $8::bytea, $9::int8, $10::text, $11::text, $12::int2, $13::int4, $14::int8
-  FROM open
-  ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
-    nonce = excluded.nonce, format = excluded.format, enrolled_at = excluded.enrolled_at,
-    record = excluded.record, generation = excluded.generation, write = excluded.write,
-    key_version = excluded.key_version, state = excluded.state, state_number = excluded.state_number,
-    due_at = excluded.due_at, leased_until = 0, lease = 0
-  WHERE e.format <= excluded.format
-  RETURNING first_nonce = nonce AS is_first
 )
-SELECT EXISTS (SELECT 1 FROM open), (SELECT is_first FROM made)";
+INSERT INTO behalf.enrolment AS e (bucket, app, tenant, usr, nonce, format, enrolled_at,
+  record, generation, write, key_version, state, state_number, due_at, mark)
+SELECT $1::int2, $2::text, $3::text, $4::text, $5::text, $6::int4, $7::int8,
+  $8::bytea, $9::int8, $10::text, $11::text, $12::int2, $13::int4, $14::int8, $15::int8
+FROM open
+WHERE $17::int8 IS NULL OR EXISTS (
+  SELECT 1 FROM behalf.enrolment
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND mark = $17::int8
+)
+ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
+  nonce = excluded.nonce, format = excluded.format, enrolled_at = excluded.enrolled_at,
+  record = excluded.record, generation = excluded.generation, write = excluded.write,
+  key_version = excluded.key_version, state = excluded.state, state_number = excluded.state_number,
+  due_at = excluded.due_at, mark = excluded.mark, removed_at = NULL, leased_until = 0, lease = 0
+WHERE e.mark = $17::int8
+RETURNING true";
 
 /// Makes a tenant known, of which somebody enrols for the first time: `bucket, app, tenant`.
 pub(crate) const OPEN_TENANT: &str = "
@@ -118,19 +135,43 @@ WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::t
   AND nonce = $5::text AND write IS NOT NULL AND ($6::text = '' OR write = $6::text)
 RETURNING true";
 
-/// Removes the record of an enrolment: the user, `nonce`, `write` (empty: any). A row if it was there.
-pub(crate) const REMOVE_TOKEN: &str = "
+/// Removes the record of an enrolment: the user, `nonce`, `write`. A row if it was there.
+pub(crate) const EXPIRE: &str = "
 UPDATE behalf.enrolment SET
   record = NULL, generation = NULL, write = NULL, key_version = NULL, state = NULL, state_number = NULL, due_at = NULL,
   leased_until = 0, lease = 0
 WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text
-  AND nonce = $5::text AND write IS NOT NULL AND ($6::text = '' OR write = $6::text)
+  AND nonce = $5::text AND write = $6::text
 RETURNING true";
 
-/// Removes an enrolment: the user, `nonce`.
+/// Removes the record of whichever enrolment was seen: the user, the new `mark`, and the one that was seen.
+pub(crate) const REMOVE_TOKEN: &str = "
+UPDATE behalf.enrolment SET
+  record = NULL, generation = NULL, write = NULL, key_version = NULL, state = NULL, state_number = NULL, due_at = NULL,
+  mark = $5::int8, leased_until = 0, lease = 0
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND mark = $6::int8
+RETURNING true";
+
+/// Removes a user, if there is nothing else than was seen: the user, the new `mark`, and the one that was seen or null. The row
+/// stays for a while, and with it the mark: an enrolment that comes late does not find what it has seen.
 pub(crate) const REMOVE: &str = "
+INSERT INTO behalf.enrolment AS e (bucket, app, tenant, usr, nonce, format, enrolled_at, mark, removed_at)
+SELECT $1::int2, $2::text, $3::text, $4::text, '', 0, 0, $5::int8, extract(epoch from now())::int8
+WHERE $6::int8 IS NULL OR EXISTS (
+  SELECT 1 FROM behalf.enrolment
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND mark = $6::int8
+)
+ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
+  nonce = '', format = 0, enrolled_at = 0,
+  record = NULL, generation = NULL, write = NULL, key_version = NULL, state = NULL, state_number = NULL, due_at = NULL,
+  mark = excluded.mark, removed_at = excluded.removed_at, leased_until = 0, lease = 0
+WHERE e.mark = $6::int8
+RETURNING true";
+
+/// Forgets who was removed an hour ago: `bucket, app`. By then nothing comes late any more.
+pub(crate) const FORGET: &str = "
 DELETE FROM behalf.enrolment
-WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND nonce = $5::text";
+WHERE bucket = $1::int2 AND app = $2::text AND removed_at < extract(epoch from now())::int8 - 3600";
 
 /// Hands out what is due: `bucket, app, tenant, now, latest, newest, most, lease, seconds`. A row for each, or one with nulls.
 /// Beside them how many there were to choose from, and in how many seconds the first lease of others ends.
@@ -226,7 +267,7 @@ UPDATE behalf.counts SET counted_at = extract(epoch from now())::int8, counts = 
       count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 86400) AS day,
       count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 604800) AS week
     FROM behalf.enrolment
-    WHERE bucket = $1::int2 AND app = $2::text
+    WHERE bucket = $1::int2 AND app = $2::text AND removed_at IS NULL
     GROUP BY tenant, state, key_version
   ) AS each
 )
@@ -308,7 +349,7 @@ LIMIT $4::int8";
 /// Lets nobody of a tenant enrol any more, once the enrolments under way are over: `bucket, app, tenant`. A row if the tenant
 /// is known.
 pub(crate) const BAR: &str = "
-UPDATE behalf.tenant SET barred = true
+UPDATE behalf.tenant SET barred = true, removals = removals + 1
 WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
 RETURNING true";
 
@@ -319,7 +360,7 @@ SELECT t.barred, chosen.usr
 FROM behalf.tenant t
 LEFT JOIN LATERAL (
   SELECT e.usr FROM behalf.enrolment e
-  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.removed_at IS NULL
     AND (cardinality($5::text[]) = 0 OR e.usr = ANY ($5::text[]))
   ORDER BY e.usr LIMIT $4::int8
 ) AS chosen ON true
@@ -341,7 +382,7 @@ RETURNING e.usr";
 pub(crate) const UNBAR: &str = "
 WITH users AS (
   SELECT count(*) AS number FROM behalf.enrolment
-  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND removed_at IS NULL
 ), opened AS (
   UPDATE behalf.tenant SET barred = false FROM users
   WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND users.number = 0

@@ -97,11 +97,14 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         })
     }
 
-    /// Notes which key versions are not used any more.
-    pub(super) async fn note_versions(&self, survey: &Survey<Found>) -> Result<(), StoreError> {
+    /// Notes which key versions are not used any more, and forgets who was removed.
+    pub(super) async fn clean(&self, survey: &Survey<Found>) -> Result<(), StoreError> {
         let now = survey.found.horizon.now;
         stream::iter(&survey.found.counted)
             .map(|bucket| async move {
+                let of_bucket = [Value::Int2(*bucket), text(&self.app)];
+                self.repeat(statement::FORGET, of_bucket, Repeat::Any)
+                    .await?;
                 let values = [
                     Value::Int2(*bucket),
                     text(&self.app),
