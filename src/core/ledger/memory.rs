@@ -362,6 +362,7 @@ impl Ledger for MemoryLedger {
             Claimed {
                 visits: claimed.collect(),
                 left,
+                leased_until: None,
             }
         })
         .await
