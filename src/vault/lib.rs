@@ -119,6 +119,10 @@ impl Guest for Component {
 }
 
 impl database::Guest for Component {
+    fn check_settings() -> Result<(), wit::Error> {
+        answer(vault().check_database_settings())
+    }
+
     async fn locate(terms: Option<wit::Terms>) -> Result<database::Connection, wit::Error> {
         answer(vault().locate_database(asked(terms)?).await)
     }

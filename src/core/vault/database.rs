@@ -36,15 +36,21 @@ pub struct Connection {
 }
 
 impl<E: Environment> Vault<E> {
+    /// `database.check-settings` of the WIT.
+    ///
+    /// # Errors
+    /// [`crate::error::OperatorError::Setting`].
+    pub fn check_database_settings(&self) -> Result<(), VaultError> {
+        self.current_database_settings().map(drop)
+    }
+
     /// `database.locate` of the WIT.
     ///
     /// # Errors
     /// [`VaultError`].
     pub async fn locate_database(&self, terms: Terms) -> Result<Connection, VaultError> {
         let context = self.context(terms)?;
-        let settings = self
-            .database_settings
-            .current(&self.sources.env, DatabaseSettings::read)?;
+        let settings = self.current_database_settings()?;
         let address = match &settings.credential {
             DatabaseCredential::Password(password) => address(&settings, password.expose()),
             DatabaseCredential::ManagedIdentity => {
@@ -57,12 +63,17 @@ impl<E: Environment> Vault<E> {
             ca_root: settings.ca_pem.clone(),
         })
     }
+
+    fn current_database_settings(&self) -> Result<Rc<DatabaseSettings>, VaultError> {
+        self.database_settings
+            .current(&self.sources.env, DatabaseSettings::read)
+    }
 }
 
 /// In libpq's words (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING>), as far as Spin's driver has them:
 /// `sslmode=require` verifies chain and name there. The same settings make the same address, since hosts keep connections by it.
 ///
-/// There is no `options` among them, with which limits of time could be set: `PgBouncer` refuses it. They are set on the role.
+/// There is no `options` among them, with which limits of time could be set: PgBouncer refuses it. They are set on the role.
 fn address(settings: &DatabaseSettings, password: &str) -> DatabaseAddress {
     let DatabaseSettings {
         host,
@@ -352,6 +363,7 @@ mod tests {
         use crate::VaultPort as _;
         vault.check_settings().unwrap();
         let error = block_on(vault.locate_database(LONGEST.into())).unwrap_err();
+        assert_eq!(vault.check_database_settings(), Err(error.clone()));
         let VaultError::Operator(OperatorError::Setting(faults)) = error else {
             panic!("{error:?}");
         };
