@@ -12,6 +12,10 @@ mod answer;
 mod attempt;
 mod claims;
 pub mod database;
+#[cfg(test)]
+mod plans;
+#[cfg(test)]
+mod real;
 mod removal;
 pub mod schema;
 pub(crate) mod statement;

@@ -205,10 +205,10 @@ mod tests {
 
     use futures_util::future::join_all;
     use pollster::block_on;
+    use postgres::Config;
+    use postgres::config::{Host, SslMode};
     use proptest::prelude::*;
     use serde_json::json;
-    use tokio_postgres::Config;
-    use tokio_postgres::config::{Host, SslMode};
 
     use super::*;
     use crate::deadline::LONGEST;
