@@ -211,6 +211,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::VaultPort as _;
     use crate::deadline::LONGEST;
     use crate::error::{OperatorError, VaultError};
     use crate::port::Timer as _;
@@ -281,7 +282,7 @@ mod tests {
             database in r"[ a-z'\\=]{1,20}",
             password in r"[^\x00]{1,80}|[ '\\=a-z]{1,40}",
         ) {
-            let settings = DatabaseSettings { user, database, ..settings(&[]) };
+            let settings = DatabaseSettings { database, user, ..settings(&[]) };
             let config = parsed(&settings, &password);
             prop_assert_eq!(config.get_user(), Some(settings.user.as_str()));
             prop_assert_eq!(config.get_dbname(), Some(settings.database.as_str()));
@@ -360,7 +361,6 @@ mod tests {
     #[test]
     fn without_the_settings_all_else_works() {
         let vault = Vault::new(World::new());
-        use crate::VaultPort as _;
         vault.check_settings().unwrap();
         let error = block_on(vault.locate_database(LONGEST.into())).unwrap_err();
         assert_eq!(vault.check_database_settings(), Err(error.clone()));

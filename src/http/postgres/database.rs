@@ -23,8 +23,9 @@ database_twins!(wit);
 
 /// For so long the vault may look for the database: at most one answer of a managed identity endpoint.
 const LOCATE: Duration = Duration::from_secs(5);
-/// For so long a connection is waited for: a new one, or one that others hand back. Hosts wait without an end.
-const OPEN: Duration = Duration::from_secs(3);
+/// For so long a connection is waited for: a new one, or one that others hand back. Spin waits for one of these without an end. A
+/// moment more than the address gives a host (`connect_timeout`), which may know what is in the way.
+const OPEN: Duration = Duration::from_millis(3500);
 /// For so long an answer is waited for. The database itself gives up before (`statement_timeout` of the role): what takes longer has
 /// lost its network.
 const ANSWER: Duration = Duration::from_secs(8);
@@ -41,20 +42,12 @@ impl Database for SpinDatabase {
         let place = locate()
             .await
             .map_err(|error| Failure::NotSent(error.to_string()))?;
-        let connection = within(OPEN, open(&place)).await.unwrap_or_else(|| {
-            Err(Failure::NotSent(format!(
-                "there was none in {} s",
-                OPEN.as_secs()
-            )))
-        })?;
+        let none = || Failure::NotSent("there was none to be had in time".into());
+        let connection = within(OPEN, open(&place)).await.ok_or_else(none)??;
+        let none = || Failure::Unknown("there was no answer in time".into());
         within(ANSWER, query(&connection, sql, values))
             .await
-            .unwrap_or_else(|| {
-                Err(Failure::Unknown(format!(
-                    "no answer in {} s",
-                    ANSWER.as_secs()
-                )))
-            })
+            .ok_or_else(none)?
     }
 }
 
