@@ -444,6 +444,9 @@ mod tests {
         rounds.finish();
         let tries = world.take_calls().len();
         assert!((1..=5).contains(&tries), "one request, repeated: {tries}");
+        // Nobody tries again at once.
+        assert_eq!(located(&rounds, &vault), (first.clone(), 0));
+        assert_eq!(rounds.finish(), [""; 0]);
         pass(&rounds, PAUSE);
         world.identity_answers.borrow_mut().clear();
         assert_eq!(located(&rounds, &vault), (first.clone(), 0));
