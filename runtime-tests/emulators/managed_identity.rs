@@ -21,6 +21,10 @@ pub(crate) const IMDS: &str = "/metadata/identity/oauth2/token";
 /// Path of App Service's endpoint.
 pub(crate) const APP_SERVICE: &str = "/msi/token";
 
+/// Azure's databases for PostgreSQL
+/// (<https://learn.microsoft.com/azure/postgresql/security/security-connect-with-managed-identity>).
+const POSTGRES: &str = "https://ossrdbms-aad.database.windows.net";
+
 pub(crate) fn router(options: Options, entra: Arc<Entra>) -> Router {
     Router::new()
         .route(IMDS, get(imds))
@@ -97,7 +101,7 @@ async fn app_service(State(state): Shared, query: Parameters, headers: HeaderMap
 
 fn resource(query: &HashMap<String, String>) -> Option<String> {
     let resource = query.get("resource")?;
-    [KEY_VAULT, FEDERATION]
+    [KEY_VAULT, FEDERATION, POSTGRES]
         .contains(&resource.as_str())
         .then(|| resource.clone())
 }

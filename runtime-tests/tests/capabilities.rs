@@ -16,6 +16,20 @@ use std::path::{Path, PathBuf};
 use wasmparser::{Parser, Payload};
 
 const HTTP_NEVER: &[&str] = &[
+    "behalf:vault/database@",
+    "spin:postgres/",
+    "wasi:http/client@",
+    "wasi:http/outgoing-handler@",
+    "wasi:config/",
+    "spin:variables/",
+    "fermyon:spin/",
+    "wasi:sockets/",
+    "wasi:filesystem/",
+];
+
+const HTTP_POSTGRES_NEVER: &[&str] = &[
+    "spin:key-value/",
+    "wasi:keyvalue/",
     "wasi:http/client@",
     "wasi:http/outgoing-handler@",
     "wasi:config/",
@@ -49,6 +63,44 @@ fn http_imports_storage_and_the_vault_and_no_network_settings_or_files() {
         "http",
         HTTP_NEVER,
         &["behalf:vault/vault@0.2.0", "spin:key-value/key-value@3.0.0"],
+    );
+}
+
+#[test]
+fn http_on_postgres_imports_one_database_and_the_vault_and_no_other_storage_network_settings_or_files()
+ {
+    check(
+        "http_postgres",
+        HTTP_POSTGRES_NEVER,
+        &[
+            "behalf:vault/vault@0.2.0",
+            "behalf:vault/database@0.2.0",
+            "spin:postgres/postgres@4.2.0",
+        ],
+    );
+}
+
+/// The others of that interface stop the whole instance for as long as they take, or, with no rows, for ever (PLATFORMS.md, "Spin",
+/// "PostgreSQL").
+#[test]
+fn http_on_postgres_uses_the_asynchronous_functions_of_the_database_alone() {
+    let functions = core_imports("http_postgres", "spin:postgres/postgres@4.2.0");
+    let functions: Vec<_> = functions
+        .iter()
+        // Streams and futures that a function has are imported with its name.
+        .filter(|name| !name.contains("stream-") && !name.contains("future-"))
+        .collect();
+    assert_eq!(
+        functions,
+        [
+            "[async-lower][method]connection-builder.build-async",
+            "[async-lower][method]connection.query-async",
+            "[async-lower][static]connection.open-async",
+            "[constructor]connection-builder",
+            "[method]connection-builder.set-ca-root",
+            "[resource-drop]connection",
+            "[resource-drop]connection-builder",
+        ]
     );
 }
 
@@ -115,13 +167,35 @@ fn check(component: &str, never: &[&str], always: &[&str]) {
     );
 }
 
-/// `import …` and `export …` of the outermost component, sorted.
-fn capabilities(component: &str) -> Vec<String> {
+fn built(component: &str) -> Vec<u8> {
     let wasm = root().join(format!(
         "target/wasm32-wasip2/release/behalf_{component}.wasm"
     ));
-    let bytes = std::fs::read(&wasm)
-        .unwrap_or_else(|error| panic!("{}: {error}: run scripts/build", wasm.display()));
+    std::fs::read(&wasm)
+        .unwrap_or_else(|error| panic!("{}: {error}: run scripts/build", wasm.display()))
+}
+
+/// What the modules within a component import of an interface, sorted.
+fn core_imports(component: &str, interface: &str) -> Vec<String> {
+    let bytes = built(component);
+    let mut names = Vec::new();
+    for payload in Parser::new(0).parse_all(&bytes) {
+        if let Payload::ImportSection(section) = payload.unwrap() {
+            for import in section.into_imports() {
+                let import = import.unwrap();
+                if import.module == interface {
+                    names.push(import.name.to_owned());
+                }
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// `import …` and `export …` of the outermost component, sorted.
+fn capabilities(component: &str) -> Vec<String> {
+    let bytes = built(component);
     let mut names = Vec::new();
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(&bytes) {

@@ -86,7 +86,9 @@ fn the_image_has_nothing_that_it_does_not_need() -> Result {
         "./app/behalf",
         "./app/behalf_cron.wasm",
         "./app/behalf_http.wasm",
+        "./app/behalf_http_postgres.wasm",
         "./app/behalf_vault.wasm",
+        "./app/spin-postgres.toml",
         "./app/spin.toml",
         "./data/",
         "./etc/",
@@ -285,17 +287,23 @@ fn built(folder: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir(&app)?;
     let root = root();
     fs::copy(behalf()?, app.join("behalf"))?;
-    for name in ["behalf_vault", "behalf_http", "behalf_cron"] {
-        let file = format!("{name}.wasm");
+    for name in ["vault", "http", "http_postgres", "cron"] {
+        let file = format!("behalf_{name}.wasm");
         let from = root.join("target/wasm32-wasip2/release").join(&file);
         fs::copy(from, app.join(&file))?;
     }
     for name in ["LICENSE", "README.md"] {
         fs::copy(root.join(name), app.join(name))?;
     }
-    let manifest = fs::read_to_string(root.join("spin.toml"))?;
-    let manifest = manifest.replace("\"target/wasm32-wasip2/release/", "\"");
-    fs::write(app.join("spin.toml"), manifest)?;
+    for (name, ledger) in [
+        ("spin.toml", "key-value"),
+        ("spin-postgres.toml", "postgres"),
+    ] {
+        let mut print = Command::new(root.join("scripts/manifest"));
+        let manifest = said(print.args(["--relative", "--ledger", ledger]))?;
+        let manifest = manifest.replace("\"target/wasm32-wasip2/release/", "\"");
+        fs::write(app.join(name), manifest)?;
+    }
     let out = folder.join("image");
     write_image(&app, &out)?;
     Ok(out)

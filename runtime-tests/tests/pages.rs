@@ -238,6 +238,10 @@ impl Place {
                 "scripts/up ",
                 format!("{up} --emulators --port {} ", free_ports()?),
             ),
+            (
+                "scripts/manifest",
+                root().join("scripts/manifest").display().to_string(),
+            ),
             ("http://127.0.0.1:3000", self.url.clone()),
             ("<vault>", "emulated".to_owned()),
             ("<tid>", TENANT.to_owned()),

@@ -86,6 +86,14 @@ secret_text! {
     /// What the cron doorbell presents.
     SweepKey
 }
+secret_text! {
+    /// The password of the database that records are kept in.
+    DatabasePassword
+}
+secret_text! {
+    /// Where that database is, and as whom: with the password in it.
+    DatabaseAddress
+}
 
 impl Bearer {
     /// SHA-256 of the token: what caches know it by.

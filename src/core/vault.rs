@@ -11,6 +11,7 @@ pub mod claims_request;
 mod clock_check;
 mod context;
 pub mod credential;
+pub mod database;
 pub mod grants;
 pub mod issuer;
 pub mod key_ring;
@@ -52,6 +53,8 @@ use crate::vault::port::{
 };
 use crate::vault::scope::Scope;
 use crate::vault::sealing::{Binding, Envelope, Payload, Sealer};
+use crate::vault::settings::Settings;
+use crate::vault::settings::database::DatabaseSettings;
 use crate::vault::settings::source::SettingsSource;
 use crate::vault::sources::Sources;
 use crate::vault::token_client::ScopeChoice;
@@ -61,7 +64,8 @@ use crate::vault::token_client::grant::Grant;
 /// The vault. What it remembers is a cache, bounded, and gone with it.
 pub struct Vault<E> {
     sources: Rc<Sources<E>>,
-    settings: SettingsSource,
+    settings: SettingsSource<Settings>,
+    database_settings: SettingsSource<DatabaseSettings>,
     authenticator: Authenticator,
     sealer: Sealer,
     access_tokens: AccessTokens,
@@ -343,6 +347,7 @@ impl<E: Environment> Vault<E> {
         Self {
             sources: Sources::new(env),
             settings: SettingsSource::new(),
+            database_settings: SettingsSource::new(),
             authenticator: Authenticator::new(),
             sealer: Sealer::new(),
             access_tokens: AccessTokens::new(),
@@ -352,7 +357,7 @@ impl<E: Environment> Vault<E> {
 
     /// What a call of the vault needs from its start.
     fn context(&self, terms: Terms) -> Result<Context<'_, E>, VaultError> {
-        let settings = self.settings.current(&self.sources.env)?;
+        let settings = self.settings.current(&self.sources.env, Settings::read)?;
         let Sources {
             env, clock_check, ..
         } = &*self.sources;

@@ -1,4 +1,4 @@
-//! The vault component: translates between the WIT interfaces `behalf:vault/vault` and `behalf:vault/call` and
+//! The vault component: translates between the WIT interfaces `behalf:vault/vault`, `call` and `database` and
 //! [`behalf_core::Vault`], and between its ports and WASI 0.3. It decides nothing.
 
 mod bindings;
@@ -13,6 +13,7 @@ use behalf_core::secret::Bearer;
 use behalf_core::vault::wit::WitValue as _;
 
 use crate::bindings::Component;
+use crate::bindings::exports::behalf::vault::database;
 use crate::bindings::exports::behalf::vault::vault::{self as wit, Guest};
 use crate::translation::{answer, asked, given};
 use crate::wasi::vault;
@@ -114,5 +115,15 @@ impl Guest for Component {
             (given("role", role)?, given("tenant", tenant)?);
         let operator = vault().authorize_operator(&bearer, role, tenant.as_ref(), asked(terms)?);
         answer(operator.await)
+    }
+}
+
+impl database::Guest for Component {
+    fn check_settings() -> Result<(), wit::Error> {
+        answer(vault().check_database_settings())
+    }
+
+    async fn locate(terms: Option<wit::Terms>) -> Result<database::Connection, wit::Error> {
+        answer(vault().locate_database(asked(terms)?).await)
     }
 }

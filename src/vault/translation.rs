@@ -3,12 +3,13 @@
 use behalf_core::error::{CallerError, VaultError};
 use behalf_core::vault::port::Terms;
 use behalf_core::vault::wit::{Malformed, WitValue};
-use behalf_core::{call_twins, vault_twins};
+use behalf_core::{call_twins, database_twins, vault_twins};
 
-use crate::bindings::exports::behalf::vault::{call, vault as wit};
+use crate::bindings::exports::behalf::vault::{call, database, vault as wit};
 
 vault_twins!(wit);
 call_twins!(call);
+database_twins!(database);
 
 /// Reads a value that an embedder gave.
 pub(crate) fn given<T: WitValue<W>, W>(name: &'static str, value: W) -> Result<T, wit::Error> {

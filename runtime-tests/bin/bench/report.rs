@@ -207,10 +207,15 @@ fn sizes() -> anyhow::Result<Vec<(String, f64)>> {
         #[allow(clippy::cast_precision_loss, reason = "bytes of a file")]
         Ok((format!("`{file}`"), bytes as f64 / 1024.0))
     };
-    ["behalf_vault", "behalf_http", "behalf_cron"]
-        .into_iter()
-        .map(size)
-        .collect()
+    [
+        "behalf_vault",
+        "behalf_http",
+        "behalf_http_postgres",
+        "behalf_cron",
+    ]
+    .into_iter()
+    .map(size)
+    .collect()
 }
 
 /// A name a row, and a number of a unit, with so many decimals.

@@ -170,7 +170,7 @@ fn private_key(pem: &str) -> Option<PrivateKey> {
 
 /// What the blocks of a label in a PEM text hold, whatever is around them, and however their lines are broken. Others
 /// than those in base64 are passed over.
-fn blocks(pem: &str, label: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+pub(crate) fn blocks(pem: &str, label: &str) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
     let begin = format!("-----BEGIN {label}-----");
     let end = format!("-----END {label}-----");
     let mut rest = pem;

@@ -1,5 +1,6 @@
 //! The settings, parsed and checked as a whole: a `Settings` that exists is usable (README, "Settings").
 
+pub mod database;
 pub(crate) mod source;
 
 use std::cell::RefCell;
@@ -112,12 +113,7 @@ impl Settings {
     /// # Errors
     /// [`OperatorError::Setting`] with all that are missing or wrong.
     pub fn read(config: &impl Config) -> Result<Self, VaultError> {
-        let reader = Reader {
-            config,
-            faults: RefCell::default(),
-        };
-        Self::read_all(&reader)
-            .map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
+        Reader::read(config, Self::read_all)
     }
 
     /// Those of them that storage needs.
@@ -232,7 +228,19 @@ struct Reader<'a, C> {
     faults: RefCell<Vec<SettingFault>>,
 }
 
-impl<C: Config> Reader<'_, C> {
+impl<'a, C: Config> Reader<'a, C> {
+    /// Reads some settings, all of them whatever is wrong with one.
+    fn read<T>(
+        config: &'a C,
+        read: impl FnOnce(&Self) -> Result<T, Noted>,
+    ) -> Result<T, VaultError> {
+        let reader = Self {
+            config,
+            faults: RefCell::default(),
+        };
+        read(&reader).map_err(|Noted| OperatorError::Setting(reader.faults.into_inner()).into())
+    }
+
     fn fault<T>(&self, name: &str, expected: &str) -> Result<T, Noted> {
         self.faults
             .borrow_mut()
@@ -622,7 +630,7 @@ const ORIGIN: &str =
 
 const EXTERNAL: &str = "names External ID or Azure AD B2C, whose tenants are not supported: only those of organisations are";
 
-/// The defaults of `spin.toml`, for embedders whose configuration leaves a setting out. A test holds the two equal.
+/// The defaults of the manifests, for embedders whose configuration leaves a setting out. Tests hold them equal.
 fn default(name: &str) -> &'static str {
     match name {
         "authority" => "https://login.microsoftonline.com",
@@ -645,6 +653,10 @@ fn default(name: &str) -> &'static str {
         "refresh_after_seconds" => "604800",
         "sweep_seconds" => "20",
         "sweep_concurrency" => "32",
+        "postgres_host" => "127.0.0.1",
+        "postgres_port" => "5432",
+        "postgres_database" => "behalf",
+        "postgres_credential" => "password",
         _ => "",
     }
 }
@@ -981,7 +993,19 @@ mod tests {
         assert!(!any.allow(&Guid::parse(PERSONAL_ACCOUNTS).unwrap()));
     }
 
-    struct Asked<'a>(RefCell<Vec<String>>, &'a Values);
+    /// Notes which settings are asked for.
+    pub(super) struct Asked<'a>(RefCell<Vec<String>>, &'a Values);
+
+    impl<'a> Asked<'a> {
+        pub(super) fn of(values: &'a Values) -> Self {
+            Self(RefCell::default(), values)
+        }
+
+        pub(super) fn names(self) -> Vec<String> {
+            self.0.into_inner()
+        }
+    }
+
     impl Config for Asked<'_> {
         fn get(&self, name: &str) -> Result<Option<String>, ConfigError> {
             self.0.borrow_mut().push(name.to_owned());
@@ -1037,9 +1061,9 @@ mod tests {
                 ("identity_origin", "http://127.0.0.1:1"),
             ]),
         ] {
-            let config = Asked(RefCell::default(), &values);
+            let config = Asked::of(&values);
             Settings::read(&config).unwrap();
-            asked.append(&mut config.0.into_inner());
+            asked.append(&mut config.names());
         }
         asked.sort_unstable();
         asked.dedup();

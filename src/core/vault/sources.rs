@@ -9,9 +9,11 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 
+use crate::error::VaultError;
 use crate::identity::TenantId;
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::context::{Context, Environment};
+use crate::vault::database::{DatabaseToken, DatabaseTokens};
 use crate::vault::key_ring::KeyRing;
 use crate::vault::token_client::TokenClient;
 
@@ -24,6 +26,7 @@ pub(super) struct Sources<E> {
     pub(super) clock_check: ClockCheck,
     pub(super) token_client: TokenClient,
     pub(super) key_ring: KeyRing,
+    database_tokens: DatabaseTokens,
     /// Until when this app's token for Key Vault is not asked for ahead again, by the clock that nobody sets.
     pause_until: Cell<u64>,
 }
@@ -36,6 +39,7 @@ impl<E: Environment> Sources<E> {
             clock_check: ClockCheck::default(),
             token_client: TokenClient::new(),
             key_ring: KeyRing::new(),
+            database_tokens: DatabaseTokens::new(),
             pause_until: Cell::default(),
         })
     }
@@ -84,6 +88,23 @@ impl<E: Environment> Sources<E> {
                 .newest(context, &sources.token_client, &tenant);
             drop(newest.await);
         });
+    }
+
+    /// The managed identity's token for the database. Near its end a new one is asked for beside the call, and the old one serves as
+    /// long as it is good: so nobody waits, and an endpoint that fails for a while is nobody's trouble.
+    pub(super) async fn database_token(
+        self: &Rc<Self>,
+        context: &Context<'_, E>,
+    ) -> Result<Rc<DatabaseToken>, VaultError> {
+        let Some(token) = self.database_tokens.kept(context) else {
+            return self.database_tokens.fetch(context).await;
+        };
+        if self.database_tokens.begins_renewal(context, &token) {
+            self.begin(context, async |sources, context| {
+                drop(sources.database_tokens.fetch(context).await);
+            });
+        }
+        Ok(token)
     }
 
     fn begin<F>(self: &Rc<Self>, context: &Context<'_, E>, task: F)

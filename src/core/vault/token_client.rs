@@ -3,7 +3,7 @@
 pub mod answer;
 mod assertions;
 pub mod grant;
-mod identity;
+pub(crate) mod identity;
 mod ruling;
 
 use std::rc::Rc;

@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::deadline::LONGEST;
 use crate::error::Suberror;
 use crate::identity::{Fingerprint, KeyVersion, Nonce, StorageId, TenantId};
-use crate::secret::AccessToken;
+use crate::secret::{AccessToken, DatabaseAddress};
 
 /// A value that has a twin at the boundary.
 pub trait WitValue<T>: Sized {
@@ -89,15 +89,22 @@ macro_rules! same {
 
 same! { (), bool, u32, String, }
 
-impl WitValue<String> for AccessToken {
-    fn into_wit(self) -> String {
-        self.expose().into()
-    }
+/// Secrets that are given to whoever imports the vault.
+macro_rules! secrets {
+    ($($type:ty,)*) => {$(
+        impl WitValue<String> for $type {
+            fn into_wit(self) -> String {
+                self.expose().into()
+            }
 
-    fn from_wit(twin: String) -> Result<Self, Malformed> {
-        Ok(Self::new(twin))
-    }
+            fn from_wit(twin: String) -> Result<Self, Malformed> {
+                Ok(Self::new(twin))
+            }
+        }
+    )*};
 }
+
+secrets! { AccessToken, DatabaseAddress, }
 
 /// Milliseconds; none: as long as a call may take.
 impl WitValue<Option<u32>> for Duration {
@@ -490,6 +497,16 @@ macro_rules! call_twins {
         $crate::twins! { $wit:
             record $crate::vault::call::port::Target = Target { api, method, path_with_query, claims }
             record $crate::vault::call::port::Allowed = Allowed { pattern, path, scope }
+        }
+    };
+}
+
+/// The same of interface `behalf:vault/database`.
+#[macro_export]
+macro_rules! database_twins {
+    ($wit:ident) => {
+        $crate::twins! { $wit:
+            record $crate::vault::database::Connection = Connection { address, ca_root }
         }
     };
 }

@@ -89,7 +89,8 @@ fn the_component_says_what_it_is_and_is_what_was_built() {
     let built =
         std::fs::read(Path::new(ROOT).join("target/wasm32-wasip2/release/behalf_vault.wasm"));
     let (imports, exports) = world(&bytes);
-    let interfaces = ["vault", "call"].map(|name| format!("behalf:vault/{name}@{VERSION}"));
+    let interfaces =
+        ["vault", "call", "database"].map(|name| format!("behalf:vault/{name}@{VERSION}"));
     assert_eq!(exports, interfaces);
     assert_eq!((imports, exports), world(&built.unwrap()));
 }

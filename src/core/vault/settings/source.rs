@@ -8,21 +8,20 @@ use serde_json::json;
 use crate::error::VaultError;
 use crate::port::{Config, Log, Timer};
 use crate::vault::cache::Cache;
-use crate::vault::settings::Settings;
 
 /// Seconds for which parsed settings are used before they are read again.
 pub(crate) const FRESH: u64 = 10;
 /// Age up to which the last good settings are used while those that are read are none, in seconds.
 const USABLE: u64 = 300;
 
-/// The settings as they are now. Times are of the clock that nobody sets.
-pub(crate) struct SettingsSource {
-    last_good: Cache<(), Rc<Settings>>,
+/// Some settings as they are now. Times are of the clock that nobody sets.
+pub(crate) struct SettingsSource<S> {
+    last_good: Cache<(), Rc<S>>,
     /// When somebody last looked whether they changed, with something to use come of it.
     fresh_until: Cell<u64>,
 }
 
-impl SettingsSource {
+impl<S> SettingsSource<S> {
     /// Nothing read yet.
     pub(crate) fn new() -> Self {
         Self {
@@ -39,7 +38,8 @@ impl SettingsSource {
     pub(crate) fn current<E: Config + Timer + Log>(
         &self,
         env: &E,
-    ) -> Result<Rc<Settings>, VaultError> {
+        read: impl FnOnce(&E) -> Result<S, VaultError>,
+    ) -> Result<Rc<S>, VaultError> {
         let now = env.elapsed().as_secs();
         let last_good = self.last_good.get_with_age(&(), now);
         if let Some((settings, _)) = &last_good
@@ -47,7 +47,7 @@ impl SettingsSource {
         {
             return Ok(Rc::clone(settings));
         }
-        let settings = match (Settings::read(env), last_good) {
+        let settings = match (read(env), last_good) {
             (Ok(settings), _) => {
                 let settings = Rc::new(settings);
                 // A look that failed at the end of this time may still be fresh.
@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use crate::error::OperatorError;
     use crate::simulation::world::{Shared, World};
+    use crate::vault::settings::Settings;
 
     /// A file that somebody replaces, a provider that does not answer: each is over in a moment, and an alarm.
     #[test]
@@ -93,7 +94,7 @@ mod tests {
             let world = World::new();
             let good = world.settings.borrow().clone();
             let source = SettingsSource::new();
-            let read = || source.current(&world).map(drop);
+            let read = || source.current(&world, Settings::read).map(drop);
             read().unwrap();
             break_settings(&world);
             let alarms = || {
@@ -128,7 +129,8 @@ mod tests {
             world.advance(FRESH);
             read().unwrap();
             // Who never had any has none.
-            assert!(SettingsSource::new().current(&world).is_err());
+            let another = SettingsSource::new();
+            assert!(another.current(&world, Settings::read).is_err());
         }
     }
 
@@ -136,10 +138,16 @@ mod tests {
     fn settings_that_are_fresh_are_not_read_again() {
         let world = World::new();
         let source = SettingsSource::new();
-        let first = source.current(&world).unwrap();
+        let first = source.current(&world, Settings::read).unwrap();
         world.advance(FRESH - 1);
-        assert!(Rc::ptr_eq(&source.current(&world).unwrap(), &first));
+        assert!(Rc::ptr_eq(
+            &source.current(&world, Settings::read).unwrap(),
+            &first
+        ));
         world.advance(1);
-        assert!(!Rc::ptr_eq(&source.current(&world).unwrap(), &first));
+        assert!(!Rc::ptr_eq(
+            &source.current(&world, Settings::read).unwrap(),
+            &first
+        ));
     }
 }

@@ -7,7 +7,7 @@ use crate::vault::context::{Context, Environment};
 use crate::vault::managed_identity::LONGEST_ANSWER;
 
 /// A token of the platform's managed identity for a resource, and until when it is good.
-pub(super) async fn identity_token<E: Environment>(
+pub(crate) async fn identity_token<E: Environment>(
     context: &Context<'_, E>,
     resource: &str,
 ) -> Result<(AccessToken, u64), VaultError> {

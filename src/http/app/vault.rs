@@ -1,6 +1,6 @@
 //! The imported vault as the core's port; [`behalf_core::vault_twins`] is the table of what crosses the boundary.
 
-use behalf_core::error::VaultError;
+use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::identity::{KeyVersion, Nonce, TenantId, User};
 use behalf_core::secret::Bearer;
 use behalf_core::vault::port::{
@@ -15,11 +15,45 @@ use crate::bindings::behalf::vault::vault as wit;
 vault_twins!(wit);
 
 /// The component that `spin.toml` composes this one with.
-pub(crate) struct ImportedVault;
+pub struct ImportedVault {
+    /// Looks at the settings that this component alone has the vault read.
+    check_own: fn() -> Result<(), VaultError>,
+}
+
+impl ImportedVault {
+    /// For a component without settings of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_settings(|| Ok(()))
+    }
+
+    /// For one that has the vault check others, too.
+    #[must_use]
+    pub fn with_settings(check_own: fn() -> Result<(), VaultError>) -> Self {
+        Self { check_own }
+    }
+}
+
+impl Default for ImportedVault {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl VaultPort for ImportedVault {
     fn check_settings(&self) -> Result<Policy, VaultError> {
-        read(wit::check_settings())
+        use OperatorError::Setting;
+        match (read(wit::check_settings()), (self.check_own)()) {
+            // All that is wrong is told at once.
+            (
+                Err(VaultError::Operator(Setting(mut faults))),
+                Err(VaultError::Operator(Setting(own))),
+            ) => {
+                faults.extend(own);
+                Err(Setting(faults).into())
+            }
+            (policy, own) => own.and(policy),
+        }
     }
 
     async fn identify(
@@ -128,7 +162,10 @@ impl VaultPort for ImportedVault {
 }
 
 /// Reads what the vault answered.
-pub(crate) fn read<T: WitValue<W>, W>(answer: Result<W, wit::Error>) -> Result<T, VaultError> {
+///
+/// # Errors
+/// Why it did not; [`VaultError`], too, if it answered what the interface forbids.
+pub fn read<T: WitValue<W>, W>(answer: Result<W, wit::Error>) -> Result<T, VaultError> {
     T::from_wit(answer.map_err(refused)?).map_err(|_| another_vault())
 }
 

@@ -19,7 +19,7 @@ use crate::vault::{ImportedVault, another_vault, read, refused};
 call_twins!(wit);
 
 /// The body of an API's answer.
-pub(crate) struct Download {
+pub struct Download {
     stream: StreamReader<u8>,
     /// Whether it came to its end. The vault leaves trailers out.
     end: FutureReader<Result<Option<Trailers>, ErrorCode>>,
