@@ -1,15 +1,14 @@
 //! Programs of Debian's packages. `scripts/debian` makes them ready to run where they are not installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-use crate::app::root;
-
 /// The path of a program, which this package has.
 pub fn program(program: &str, package: &str) -> anyhow::Result<PathBuf> {
-    let output = Command::new(root().join("scripts/debian"))
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/debian");
+    let output = Command::new(script)
         .args([program, package])
         .output()
         .context("cannot run scripts/debian")?;
