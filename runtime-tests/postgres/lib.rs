@@ -27,7 +27,7 @@ pub mod debian;
 pub const SUPERUSER: &str = "postgres";
 
 /// The password of [`SUPERUSER`].
-pub const PASSWORD: &str = "a superuser's password";
+pub const PASSWORD: &str = "a password of a superuser";
 
 /// The newest that the distribution has.
 const PACKAGE: &str = "postgresql";
