@@ -1,8 +1,8 @@
 //! What is stored of enrolments, as a port: what a keeper needs, and what any store must promise.
 //!
 //! A user has one enrolment at most, which a [`Nonce`] names, and an enrolment one [`Record`] until its refresh token is
-//! removed. [`key_value`] keeps this promise on storage that knows nothing but single keys; `memory`, for tests, keeps it
-//! in a map. The suite `conformance` says of any other whether it does.
+//! removed. [`key_value`] keeps this promise on storage that knows nothing but single keys, [`postgres`] on a database;
+//! `memory`, for tests, keeps it in a map. The suite `conformance` says of any other whether it does.
 //!
 //! # What every ledger promises
 //!
@@ -29,6 +29,7 @@ pub(crate) mod memory;
 pub mod postgres;
 pub mod record;
 pub mod schedule;
+pub(crate) mod seen;
 pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -322,6 +323,9 @@ pub struct Claimed<C> {
     pub visits: Vec<Visit<C>>,
     /// How many of this kind are left to claim; what is not known counts as one.
     pub left: u64,
+    /// When the first of the leases ends that other sweeps hold on records of the tenant, in Unix seconds: until then they may
+    /// have to be claimed after all. None: nobody else holds any.
+    pub leased_until: Option<u64>,
 }
 
 impl<C> Claimed<C> {
@@ -331,6 +335,7 @@ impl<C> Claimed<C> {
         Self {
             visits: Vec::new(),
             left: 0,
+            leased_until: None,
         }
     }
 }

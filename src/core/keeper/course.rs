@@ -382,7 +382,13 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         claimed: Result<Claimed<L::Claim>, StoreError>,
     ) {
         match claimed {
-            Ok(claimed) => course.turns.visit(tenant, share, tie, claimed),
+            Ok(claimed) => {
+                if let Some(time) = claimed.leased_until {
+                    // Should that sweep die, this is when its work is there again.
+                    course.is_due_at(time);
+                }
+                course.turns.visit(tenant, share, tie, claimed);
+            }
             Err(error) => {
                 let reason = json!({"tenant": tenant.as_str(), "reason": error.to_string()});
                 self.env.event("claim_failed", reason);

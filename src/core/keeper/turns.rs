@@ -424,7 +424,7 @@ mod tests {
         };
         Claimed {
             visits: (0..number).map(visit).collect(),
-            left: 0,
+            ..Claimed::none()
         }
     }
 

@@ -87,7 +87,8 @@ struct Tables {
     enrolments: BTreeMap<(TenantId, StorageId), Row>,
     /// Tenants that are being removed.
     barred: BTreeSet<TenantId>,
-    versions: BTreeSet<(TenantId, KeyVersion)>,
+    /// Key versions that are noted, and since when nothing is under them.
+    versions: BTreeMap<(TenantId, KeyVersion), Option<u64>>,
     summary: Option<Summary>,
     sweep_state: Option<Vec<u8>>,
     fingerprint: Option<Fingerprint>,
@@ -108,6 +109,15 @@ struct Token {
     time: u64,
     state: State,
     leased_until: u64,
+}
+
+impl Tables {
+    fn used_versions(&self) -> impl Iterator<Item = (TenantId, KeyVersion)> {
+        self.enrolments.iter().filter_map(|((tenant, _), row)| {
+            let version = &row.token.as_ref()?.record.key_version;
+            Some((tenant.clone(), version.clone()))
+        })
+    }
 }
 
 impl Row {
@@ -305,9 +315,17 @@ impl Ledger for MemoryLedger {
     }
 
     async fn tend(&self, survey: &Survey<Horizon>, _until: Deadline) -> Result<Tended, StoreError> {
-        let not_noted = survey.not_noted.iter().cloned();
-        self.transact(|tables| tables.versions.extend(not_noted))
-            .await?;
+        let now = survey.found.now;
+        self.transact(|tables| {
+            let used: BTreeSet<_> = tables.used_versions().collect();
+            tables
+                .versions
+                .extend(used.iter().map(|used| (used.clone(), None)));
+            for (version, since) in &mut tables.versions {
+                *since = (!used.contains(version)).then(|| since.unwrap_or(now));
+            }
+        })
+        .await?;
         Ok(Tended::default())
     }
 
@@ -362,6 +380,7 @@ impl Ledger for MemoryLedger {
             Claimed {
                 visits: claimed.collect(),
                 left,
+                leased_until: None,
             }
         })
         .await
@@ -464,7 +483,6 @@ fn is_of_kind(token: &Token, kind: Kind<'_>, horizon: Horizon, ledger: &MemoryLe
 fn survey(tables: &Tables, horizon: Horizon) -> Survey<Horizon> {
     let mut tenants: BTreeMap<TenantId, Outlook> = BTreeMap::new();
     let mut summaries: BTreeMap<String, TenantSummary> = BTreeMap::new();
-    let mut not_noted = BTreeSet::new();
     for ((tenant, id), row) in &tables.enrolments {
         let summary = summaries.entry(tenant.as_str().into()).or_default();
         increase(&mut summary.numbers.users);
@@ -494,13 +512,21 @@ fn survey(tables: &Tables, horizon: Horizon) -> Survey<Horizon> {
             }
             State::Active { .. } | State::NotReadable { .. } => {}
         }
-        not_noted.insert((tenant.clone(), version.clone()));
+    }
+    let mut not_noted: BTreeSet<_> = tables.used_versions().collect();
+    for ((tenant, version), since) in &tables.versions {
+        if !not_noted.remove(&(tenant.clone(), version.clone())) {
+            let summary = summaries.entry(tenant.as_str().into()).or_default();
+            let since = since.unwrap_or(horizon.now);
+            summary
+                .unused_key_versions
+                .insert(version.as_str().into(), since);
+        }
     }
     for tenant in &tables.barred {
         let summary = summaries.entry(tenant.as_str().into()).or_default();
         summary.being_removed = true;
     }
-    not_noted.retain(|used| !tables.versions.contains(used));
     Survey {
         tenants,
         not_noted,

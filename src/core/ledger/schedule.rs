@@ -109,6 +109,11 @@ impl Horizon {
         Self { now, latest }
     }
 
+    /// From this time on, whatever seems to be due then is due now.
+    pub(crate) fn later_than_any(self) -> u64 {
+        self.latest.saturating_add(1)
+    }
+
     /// Whether something with this time is due.
     #[must_use]
     pub fn is_due(self, time: u64) -> bool {

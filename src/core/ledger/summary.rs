@@ -116,20 +116,27 @@ impl MustAct {
 impl Numbers {
     /// Counts an enrolment in this state that is looked at again after so many seconds.
     pub(crate) fn add(&mut self, state: State, wait: u64) {
-        increase(match state {
+        self.add_many(state, wait, 1);
+    }
+
+    /// Counts so many of them.
+    pub(crate) fn add_many(&mut self, state: State, wait: u64, number: u64) {
+        let of_state = match state {
             State::Active { failures: 0 } => &mut self.states.active,
             State::Active { .. } => &mut self.states.retrying,
             State::InteractionRequired { .. } => &mut self.states.interaction_required,
             State::Quarantined { .. } => &mut self.states.quarantined,
             State::NotReadable { .. } => &mut self.states.not_readable,
-        });
-        increase(match wait {
+        };
+        *of_state = of_state.saturating_add(number);
+        let of_wait = match wait {
             0 => &mut self.due.now,
             1..=3600 => &mut self.due.hour,
             3601..=DAILY => &mut self.due.day,
             wait if wait <= DAILY.saturating_mul(7) => &mut self.due.week,
             _ => &mut self.due.later,
-        });
+        };
+        *of_wait = of_wait.saturating_add(number);
     }
 
     /// Adds another's numbers.

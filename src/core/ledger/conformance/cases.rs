@@ -219,11 +219,25 @@ fn a_reseal_keeps_the_generation<L: Ledger>(make: &Make<L>) {
             .key_versions
             .clone();
         assert_eq!(used.keys().collect::<Vec<_>>(), [key_version(2).as_str()]);
-        // It is noted before anything moves away from it.
-        assert!(survey.not_noted.contains(&(tenant(0), key_version(2))));
-        let until = Deadline::within(&scene.world, Duration::from_secs(9));
-        scene.ledger.tend(&survey, until).await.unwrap();
+        // It is noted before anything moves away from it, and known when nothing is under it any more.
+        let tend = async || {
+            let survey = scene.survey(0).await;
+            let until = Deadline::within(&scene.world, Duration::from_secs(9));
+            scene.ledger.tend(&survey, until).await.unwrap();
+            scene.ledger.keep_summary(&survey).await.unwrap();
+        };
+        tend().await;
         assert!(scene.survey(0).await.not_noted.is_empty());
+        let (old, new) = (scene.ledger.find(&sealed).await.unwrap().record, &other);
+        let change = of_caller(&sealed, &nonce, &old.unwrap(), new);
+        assert_eq!(scene.settle(change).await, Ok(true));
+        scene.world.advance(60);
+        tend().await;
+        let summary = scene.ledger.summary(None).await.unwrap().unwrap();
+        let of = &summary.tenants[tenant(0).as_str()];
+        assert!(of.unused_key_versions.contains_key(key_version(2).as_str()));
+        assert!(of.key_versions.contains_key(key_version(3).as_str()));
+        assert_eq!(of.key_versions.len(), 1);
     });
 }
 

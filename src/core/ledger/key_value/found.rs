@@ -62,6 +62,7 @@ impl Found {
         Claimed {
             visits,
             left: u64::try_from(queue.len()).unwrap_or(u64::MAX),
+            leased_until: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::ledger::key_value::KeyValueLedger;
 use crate::ledger::key_value::found::Found;
 use crate::ledger::key_value::store::Store;
 use crate::ledger::record::{VERSION, from_json, to_json};
+use crate::ledger::seen::{from_stored, to_stored};
 use crate::ledger::summary::{Numbers, Summary, TenantSummary};
 use crate::ledger::{LedgerError, StoreError, Survey};
 use crate::port::Environment;
@@ -38,13 +39,6 @@ struct FirstPage {
 struct FurtherPage {
     v: u32,
     tenants: BTreeMap<String, TenantSummary>,
-}
-
-/// The settings that records depend on, by name.
-#[derive(Serialize, Deserialize)]
-struct SeenSettings {
-    v: u32,
-    seen: BTreeMap<String, String>,
 }
 
 impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
@@ -142,25 +136,15 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         let Some(json) = self.store.get(&self.layout.fingerprint()).await? else {
             return Ok(None);
         };
-        let SeenSettings { seen, .. } = from_json(&json)?;
-        let hashes =
-            Fingerprint::SETTINGS.map(|setting| seen.get(setting).map_or("", String::as_str));
-        let fingerprint = Fingerprint::parse(hashes);
-        fingerprint.map(Some).ok_or(LedgerError::RecordDamaged)
+        from_stored(&json).map(Some)
     }
 
     pub(super) async fn write_fingerprint(
         &self,
         fingerprint: &Fingerprint,
     ) -> Result<(), StoreError> {
-        let seen = fingerprint.parts().into_iter();
-        let seen = seen.map(|(setting, hash)| (setting.into(), hash.into()));
-        let seen = SeenSettings {
-            v: VERSION,
-            seen: seen.collect(),
-        };
         let key = self.layout.fingerprint();
-        self.store.set(&key, &to_json(&seen)).await
+        self.store.set(&key, &to_stored(fingerprint)).await
     }
 }
 

@@ -64,6 +64,14 @@ impl Failure {
     pub fn of_code(code: &str, message: &str) -> Self {
         let text = format!("{message} ({code})");
         match code {
+            // invalid_schema_name, undefined_table, undefined_column.
+            "3F000" | "42P01" | "42703" => {
+                Self::Refused(format!("{text}; run `behalf schema apply` on it"))
+            }
+            // insufficient_privilege.
+            "42501" => Self::Refused(format!(
+                "{text}; run `behalf schema apply --role` with the role of `postgres_user`"
+            )),
             // serialization_failure, deadlock_detected, lock_not_available, query_canceled: rolled back.
             "40001" | "40P01" | "55P03" | "57014" => Self::TakenBack(text),
             // operator_intervention: the session was ended, and what it was at may have been over by then.

@@ -1,0 +1,101 @@
+//! How often a statement is tried, and what is known when it fails.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::deadline::Deadline;
+use crate::journal::Journal as _;
+use crate::ledger::StoreError;
+use crate::ledger::postgres::answer::Columns;
+use crate::ledger::postgres::database::{Database, Failure, Row, Value};
+use crate::ledger::postgres::{PostgresLedger, schema, statement};
+use crate::port::Environment;
+
+/// For so long a statement is tried again.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Before the second try; doubled before each one after that, and up to as much again by chance.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// What may be tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Repeat {
+    /// Whatever failed: made twice it is as made once.
+    Any,
+    /// What is known not to have been made.
+    Never,
+}
+
+impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
+    /// Runs a statement, until it is made or there is no point in another try.
+    pub(super) async fn repeat(
+        &self,
+        sql: &'static str,
+        values: impl AsRef<[Value]>,
+        repeat: Repeat,
+    ) -> Result<Vec<Row>, StoreError> {
+        Ok(self.attempt(sql, values.as_ref(), repeat).await?.0)
+    }
+
+    /// As [`Self::repeat`]; and whether a try before the last was made or not.
+    pub(super) async fn attempt(
+        &self,
+        sql: &'static str,
+        values: &[Value],
+        repeat: Repeat,
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        let until = Deadline::within(&self.env, PATIENCE);
+        if !self.is_checked.get() {
+            self.check_schema(until).await?;
+        }
+        self.attempt_until(sql, values, repeat, until).await
+    }
+
+    async fn attempt_until(
+        &self,
+        sql: &'static str,
+        values: &[Value],
+        repeat: Repeat,
+        until: Deadline,
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        let mut is_in_doubt = false;
+        let mut pause = PAUSE;
+        loop {
+            let failure = match self.database.run(sql, values).await {
+                Ok(rows) => return Ok((rows, is_in_doubt)),
+                Err(failure) => failure,
+            };
+            let again = match &failure {
+                Failure::NotSent(_) | Failure::TakenBack(_) => true,
+                Failure::Unknown(_) => {
+                    is_in_doubt = true;
+                    repeat == Repeat::Any
+                }
+                Failure::Refused(_) => false,
+            };
+            let chance = Duration::from_millis(self.env.number().checked_rem(25).unwrap_or(0));
+            let wait = pause.saturating_add(chance);
+            if !again || until.left(&self.env) <= wait {
+                // Another database may stand there next, or this one with other tables.
+                self.is_checked.set(false);
+                return Err(StoreError(failure.to_string()));
+            }
+            self.env.sleep(wait).await;
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// Whether this version of behalf can work with the tables. Asked once an instance, and again after a failure.
+    async fn check_schema(&self, until: Deadline) -> Result<(), StoreError> {
+        let checked = self.attempt_until(statement::SCHEMA, &[], Repeat::Any, until);
+        let mut row = Columns::first(checked.await?.0).map_err(|_| schema::missing())?;
+        schema::check(row.number()?)?;
+        if !row.bool()? {
+            let reason = "the database role has no statement_timeout or no lock_timeout: run `behalf schema apply --role` with it";
+            self.env
+                .alarm("database_without_limits", json!({"reason": reason}));
+        }
+        self.is_checked.set(true);
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! Tests only: the ledger in a real database, one statement after another on one connection. What several do at once is for
+//! tests with several connections.
+
+use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::rc::Rc;
+
+use behalf_test_postgres::Postgres;
+use postgres::types::private::BytesMut;
+use postgres::types::{FromSql, IsNull, ToSql, Type};
+use postgres::{Client, NoTls};
+
+use crate::ledger::conformance::Trouble;
+use crate::ledger::postgres::database::{Database, Failure, Row, Value};
+use crate::ledger::postgres::schema;
+use crate::port::Clock as _;
+use crate::simulation::world::Shared;
+
+/// What stands in front of PostgreSQL's own `now()`, so that the database has the time of a test.
+const CLOCK: &str = "
+CREATE SCHEMA faked;
+GRANT USAGE ON SCHEMA faked TO behalf_app;
+CREATE FUNCTION faked.now() RETURNS timestamptz LANGUAGE sql STABLE
+  AS $$ SELECT to_timestamp(current_setting('faked.now')::float8) $$;";
+
+/// A server with the tables, and the role of an app.
+pub(super) struct Server {
+    postgres: Postgres,
+}
+
+impl Server {
+    pub(super) fn start() -> Self {
+        let postgres = Postgres::start().unwrap();
+        for statement in schema::script(Some("behalf_app")).unwrap() {
+            postgres.sql("postgres", &statement).unwrap();
+        }
+        postgres.sql("postgres", CLOCK).unwrap();
+        let password = "ALTER ROLE behalf_app PASSWORD 'app'";
+        postgres.sql("postgres", password).unwrap();
+        Self { postgres }
+    }
+
+    /// A connection as the app has them.
+    pub(super) fn connect(&self) -> Rc<RefCell<Client>> {
+        let address = self.postgres.address("behalf_app", "app", "postgres");
+        let mut client = Client::connect(&address, NoTls).unwrap();
+        client
+            .batch_execute("SET search_path TO faked, pg_catalog; SET faked.now = '0'")
+            .unwrap();
+        Rc::new(RefCell::new(client))
+    }
+}
+
+/// The database: each statement is a step of a trouble.
+#[derive(Clone)]
+pub(super) struct Real {
+    pub(super) client: Rc<RefCell<Client>>,
+    pub(super) trouble: Rc<Trouble>,
+    pub(super) env: Shared,
+    pub(super) shown: Rc<Cell<u64>>,
+}
+
+impl Database for Real {
+    async fn run(&self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Failure> {
+        let step = || {
+            let client = &mut self.client.borrow_mut();
+            let now = self.env.now();
+            if self.shown.replace(now) != now {
+                let set = format!("SET faked.now = '{now}'");
+                client.batch_execute(&set).unwrap();
+            }
+            run(client, sql, values)
+        };
+        let made = self.trouble.step(step).await;
+        made.map_err(|_| Failure::Unknown("injected".into()))?
+    }
+}
+
+fn run(client: &mut Client, sql: &str, values: &[Value]) -> Result<Vec<Row>, Failure> {
+    let values: Vec<_> = values
+        .iter()
+        .map(|value| value as &(dyn ToSql + Sync))
+        .collect();
+    let rows = client.query(sql, &values).map_err(|error| {
+        let error = error.as_db_error().unwrap_or_else(|| panic!("{error:?}"));
+        Failure::of_code(error.code().code(), error.message())
+    })?;
+    let read = |row: postgres::Row| (0..row.len()).map(|at| row.get(at)).collect();
+    Ok(rows.into_iter().map(read).collect())
+}
+
+/// As strict as a host is: the type of a parameter is that of its column, or it is refused.
+impl ToSql for Value {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Bool(value) => value.to_sql_checked(ty, out),
+            Self::Int2(value) => value.to_sql_checked(ty, out),
+            Self::Int4(value) => value.to_sql_checked(ty, out),
+            Self::Int8(value) => value.to_sql_checked(ty, out),
+            Self::Text(value) => value.to_sql_checked(ty, out),
+            Self::Bytes(value) => value.to_sql_checked(ty, out),
+            Self::Texts(value) => value.to_sql_checked(ty, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    postgres::types::to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Value {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(match *ty {
+            Type::BOOL => Self::Bool(bool::from_sql(ty, raw)?),
+            Type::INT2 => Self::Int2(i16::from_sql(ty, raw)?),
+            Type::INT4 => Self::Int4(i32::from_sql(ty, raw)?),
+            Type::INT8 => Self::Int8(i64::from_sql(ty, raw)?),
+            Type::TEXT => Self::Text(String::from_sql(ty, raw)?),
+            Type::BYTEA => Self::Bytes(Vec::from_sql(ty, raw)?),
+            _ => return Err(format!("a column of type {ty}").into()),
+        })
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self::Null)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger as _;
+    use crate::ledger::conformance;
+    use crate::ledger::postgres::PostgresLedger;
+
+    #[test]
+    fn a_database_keeps_the_promises() {
+        let server = Server::start();
+        let client = server.connect();
+        let (shown, scenes) = (Rc::new(Cell::new(0)), Cell::new(0));
+        let make = move |trouble, env: Shared| {
+            scenes.set(scenes.get() + 1);
+            let real = Real {
+                client: client.clone(),
+                trouble,
+                env: env.clone(),
+                shown: shown.clone(),
+            };
+            PostgresLedger::new(real, env).under(&format!("scene-{}", scenes.get()))
+        };
+        assert_eq!(conformance::faults_of(&make, 100), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,93 @@
+//! The removal of all users of a tenant.
+
+use crate::deadline::Deadline;
+use crate::identity::{StorageId, TenantId, User};
+use crate::ledger::postgres::answer::{Columns, int8, text, unexpected};
+use crate::ledger::postgres::attempt::Repeat;
+use crate::ledger::postgres::database::{Database, Value};
+use crate::ledger::postgres::{PostgresLedger, statement};
+use crate::ledger::{Remaining, StoreError};
+use crate::port::Environment;
+
+/// Users that one statement removes.
+const AT_ONCE: u64 = 500;
+
+impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
+    pub(super) async fn remove_users_of(
+        &self,
+        tenant: &TenantId,
+        until: Deadline,
+        removed: &mut dyn FnMut(&User),
+    ) -> Result<Remaining, StoreError> {
+        let of_tenant = self.tenant(tenant);
+        // It is not repeated: one that came late would bar the tenant after all has ended.
+        let barred = self.repeat(statement::BAR, &of_tenant, Repeat::Never);
+        if barred.await?.is_empty() {
+            // Nobody of it has ever enrolled.
+            return Ok(Remaining(0));
+        }
+        loop {
+            let is_over = until.is_over(&self.env);
+            let chosen = if is_over {
+                Vec::new()
+            } else {
+                self.pick(tenant, &[]).await?
+            };
+            if chosen.is_empty() {
+                let left = self.repeat(statement::UNBAR, &of_tenant, Repeat::Any);
+                let left = Columns::first(left.await?)?.number()?;
+                if is_over || left == 0 {
+                    return Ok(Remaining(left));
+                }
+                continue;
+            }
+            let mut values = of_tenant.clone();
+            values.push(Value::Texts(chosen.clone()));
+            let attempt = self.attempt(statement::REMOVE_MANY, &values, Repeat::Any);
+            let (rows, is_in_doubt) = attempt.await?;
+            let gone = if is_in_doubt {
+                // While the tenant is barred nobody comes back.
+                let left = self.pick(tenant, &chosen).await?;
+                chosen.into_iter().filter(|id| !left.contains(id)).collect()
+            } else {
+                ids(rows)?
+            };
+            for id in gone {
+                removed(&User {
+                    tenant: tenant.clone(),
+                    id: StorageId::parse(&id).ok_or_else(unexpected)?,
+                });
+            }
+        }
+    }
+
+    /// Some users of the tenant; or those of a list who are there.
+    async fn pick(&self, tenant: &TenantId, among: &[String]) -> Result<Vec<String>, StoreError> {
+        let mut values = self.tenant(tenant);
+        values.extend([int8(AT_ONCE), Value::Texts(among.to_vec())]);
+        ids(self.repeat(statement::PICK, values, Repeat::Any).await?)
+    }
+
+    /// Key versions of the app, or of one tenant, that nothing is under any more, and since when.
+    pub(super) async fn unused(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> Result<Vec<(String, String, u64)>, StoreError> {
+        let values = [
+            text(&self.app),
+            text(tenant.map_or("", |tenant| tenant.as_str())),
+        ];
+        let rows = self.repeat(statement::UNUSED, values, Repeat::Any).await?;
+        let read = |row| {
+            let mut row = Columns::of(row);
+            Ok((row.text()?, row.text()?, row.number()?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+}
+
+fn ids(rows: Vec<Vec<Value>>) -> Result<Vec<String>, StoreError> {
+    rows.into_iter()
+        .map(|row| Columns::of(row).text())
+        .collect()
+}

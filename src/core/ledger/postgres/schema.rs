@@ -1,0 +1,190 @@
+//! The tables, and their versions.
+//!
+//! Whoever owns the database makes and upgrades them (`behalf schema apply`); the app has a role of its own, that reads and
+//! changes rows and nothing else. A version is upgraded by adding to it, so that the one before goes on working.
+
+use crate::ledger::StoreError;
+
+/// The version that [`script`] makes, and this version of behalf works with.
+pub const VERSION: u64 = 1;
+/// The oldest one that it works with, too.
+const OLDEST: u64 = 1;
+
+/// Makes version 1. `sealed` records do not compress, and stand apart, so that what sweeps go through stays small.
+const VERSION_1: &str = r#"
+  CREATE TABLE behalf.app (
+    app text COLLATE "C" PRIMARY KEY,
+    sweep_state bytea,
+    fingerprint bytea
+  );
+  CREATE TABLE behalf.tenant (
+    bucket int2 NOT NULL,
+    app text COLLATE "C" NOT NULL,
+    tenant text COLLATE "C" NOT NULL,
+    barred bool NOT NULL DEFAULT false,
+    PRIMARY KEY (bucket, app, tenant)
+  );
+  CREATE INDEX tenant_barred ON behalf.tenant (app) WHERE barred;
+  CREATE TABLE behalf.enrolment (
+    bucket int2 NOT NULL,
+    app text COLLATE "C" NOT NULL,
+    tenant text COLLATE "C" NOT NULL,
+    usr text COLLATE "C" NOT NULL,
+    nonce text COLLATE "C" NOT NULL,
+    first_nonce text COLLATE "C" NOT NULL,
+    format int4 NOT NULL,
+    enrolled_at int8 NOT NULL,
+    record bytea,
+    generation int8,
+    write text COLLATE "C",
+    key_version text COLLATE "C",
+    state int2,
+    state_number int4,
+    due_at int8,
+    leased_until int8 NOT NULL DEFAULT 0,
+    lease int8 NOT NULL DEFAULT 0,
+    PRIMARY KEY (bucket, app, tenant, usr),
+    CHECK (num_nulls(record, generation, write, key_version, state, state_number, due_at) IN (0, 7))
+  );
+  ALTER TABLE behalf.enrolment ALTER record SET STORAGE EXTERNAL;
+  CREATE INDEX enrolment_due ON behalf.enrolment (bucket, app, tenant, state, due_at) INCLUDE (key_version);
+  CREATE INDEX enrolment_key_version ON behalf.enrolment (bucket, app, tenant, key_version, state);
+  CREATE INDEX enrolment_leased ON behalf.enrolment (bucket, app, tenant, leased_until) WHERE leased_until > 0;
+  CREATE TABLE behalf.key_version (
+    bucket int2 NOT NULL,
+    app text COLLATE "C" NOT NULL,
+    tenant text COLLATE "C" NOT NULL,
+    key_version text COLLATE "C" NOT NULL,
+    unused_since int8,
+    PRIMARY KEY (bucket, app, tenant, key_version)
+  );
+  CREATE INDEX key_version_unused ON behalf.key_version (app, tenant) WHERE unused_since IS NOT NULL;
+  CREATE TABLE behalf.counts (
+    bucket int2 NOT NULL,
+    app text COLLATE "C" NOT NULL,
+    counted_at int8 NOT NULL DEFAULT 0,
+    counts text NOT NULL DEFAULT '[]',
+    PRIMARY KEY (app, bucket)
+  );
+"#;
+
+/// What the owner of the database runs: it makes the tables, or brings them up to [`VERSION`], and does nothing if they are.
+/// Several at once wait for each other. With a role, that one may read and change rows, and has limits of time.
+///
+/// Two statements; the second only with a role. Neither has parameters.
+///
+/// # Errors
+/// The role's name is none that is allowed here: lower-case letters, digits and `_`.
+pub fn script(role: Option<&str>) -> Result<Vec<String>, BadRole> {
+    let mut script = vec![format!(
+        r#"DO $behalf$
+DECLARE
+  found int4;
+BEGIN
+  -- Whoever comes second waits here, and then finds all done.
+  PERFORM pg_advisory_xact_lock(hashtext('behalf.schema'));
+  CREATE SCHEMA IF NOT EXISTS behalf;
+  CREATE TABLE IF NOT EXISTS behalf.schema_version (
+    only_row bool PRIMARY KEY DEFAULT true CHECK (only_row),
+    version int4 NOT NULL
+  );
+  SELECT version INTO found FROM behalf.schema_version;
+  IF found > {VERSION} THEN
+    RAISE EXCEPTION 'the tables are of version %, which is newer than this version of behalf: upgrade behalf', found;
+  END IF;
+  IF found IS NULL THEN
+{VERSION_1}
+  END IF;
+  INSERT INTO behalf.schema_version (version) VALUES ({VERSION})
+  ON CONFLICT (only_row) DO UPDATE SET version = excluded.version;
+END
+$behalf$;"#
+    )];
+    if let Some(role) = role {
+        if !is_role(role) {
+            return Err(BadRole);
+        }
+        script.push(format!(
+            r#"DO $behalf$
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtext('behalf.schema'));
+  IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{role}') THEN
+    CREATE ROLE {role} LOGIN;
+  END IF;
+  GRANT USAGE ON SCHEMA behalf TO {role};
+  GRANT SELECT ON behalf.schema_version TO {role};
+  GRANT SELECT, INSERT, UPDATE, DELETE
+    ON behalf.app, behalf.tenant, behalf.enrolment, behalf.key_version, behalf.counts TO {role};
+  ALTER ROLE {role} SET statement_timeout = '5s';
+  ALTER ROLE {role} SET lock_timeout = '2s';
+  ALTER ROLE {role} SET idle_in_transaction_session_timeout = '5s';
+END
+$behalf$;"#
+        ));
+    }
+    Ok(script)
+}
+
+/// The name of a role has other characters than lower-case letters, digits and `_`, is empty or longer than 63.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a role's name is of lower-case letters, digits and _, and begins with a letter")]
+pub struct BadRole;
+
+fn is_role(role: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    role.starts_with(|c: char| c.is_ascii_lowercase())
+        && role.len() < 64
+        && role.chars().all(is_name)
+}
+
+/// Whether this version of behalf can work with tables of a version.
+pub(super) fn check(version: u64) -> Result<(), StoreError> {
+    if version > VERSION {
+        return Err(StoreError(format!(
+            "the database has tables of version {version}, and this version of behalf knows {VERSION}: upgrade behalf"
+        )));
+    }
+    if version < OLDEST {
+        return Err(StoreError(format!(
+            "the database has tables of version {version}, and this version of behalf needs {OLDEST}: run `behalf schema apply`"
+        )));
+    }
+    Ok(())
+}
+
+/// There is a table of versions, and nothing in it.
+pub(super) fn missing() -> StoreError {
+    StoreError("the database has no tables of behalf's: run `behalf schema apply`".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_tables_are_refused_and_say_what_to_do() {
+        assert_eq!(check(VERSION), Ok(()));
+        let StoreError(newer) = check(VERSION + 1).unwrap_err();
+        assert!(newer.contains("upgrade behalf"), "{newer}");
+        let StoreError(older) = check(OLDEST - 1).unwrap_err();
+        assert!(older.contains("behalf schema apply"), "{older}");
+    }
+
+    #[test]
+    fn a_role_is_a_plain_name() {
+        assert_eq!(script(None).map(|script| script.len()), Ok(1));
+        assert_eq!(script(Some("behalf_app")).map(|script| script.len()), Ok(2));
+        for role in [
+            "",
+            "Behalf",
+            "a b",
+            "a;b",
+            "1a",
+            "a'",
+            "a\"",
+            &"a".repeat(64),
+        ] {
+            assert_eq!(script(Some(role)), Err(BadRole), "{role}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The statements of this ledger. Each is a transaction of its own, and needs the schema of [`super::schema`].
+//!
+//! - Every parameter is cast, and every condition of a change stands in the `WHERE` of the very `UPDATE` or `DELETE`: there it
+//!   is looked at again when the row was changed meanwhile, in a subquery it is not
+//!   (<https://www.postgresql.org/docs/current/transaction-iso.html#XACT-READ-COMMITTED>).
+//! - A row of `tenant` is locked `FOR SHARE` by whoever enrols, so that a removal of the tenant waits for enrolments under way,
+//!   and they refuse once it has begun.
+//! - Leases go by the database's clock, so that the clocks of several machines need not agree.
+//! - No value is part of a text: texts go into traces.
+
+/// All of them, by name.
+#[cfg(test)]
+pub(crate) const ALL: [(&str, &str); 24] = [
+    ("SCHEMA", SCHEMA),
+    ("FIND", FIND),
+    ("LOOK", LOOK),
+    ("ENROL", ENROL),
+    ("OPEN_TENANT", OPEN_TENANT),
+    ("REPLACE", REPLACE),
+    ("RESCHEDULE", RESCHEDULE),
+    ("REMOVE_TOKEN", REMOVE_TOKEN),
+    ("REMOVE", REMOVE),
+    ("CLAIM_DUE", CLAIM_DUE),
+    ("CLAIM_OUTDATED", CLAIM_OUTDATED),
+    ("COUNTED", COUNTED),
+    ("COUNT", COUNT),
+    ("OUTLOOK", OUTLOOK),
+    ("TEND", TEND),
+    ("BARRED", BARRED),
+    ("UNUSED", UNUSED),
+    ("MUST_ACT", MUST_ACT),
+    ("BAR", BAR),
+    ("PICK", PICK),
+    ("REMOVE_MANY", REMOVE_MANY),
+    ("UNBAR", UNBAR),
+    ("APP", APP),
+    ("KEEP_APP", KEEP_APP),
+];
+
+/// The version of the schema, and whether the role has limits of time.
+pub(crate) const SCHEMA: &str = "
+SELECT version, current_setting('statement_timeout') <> '0' AND current_setting('lock_timeout') <> '0'
+FROM behalf.schema_version";
+
+/// What there is of a user: `bucket, app, tenant, usr`.
+pub(crate) const FIND: &str = "
+SELECT nonce, enrolled_at, record, write
+FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text";
+
+/// As [`FIND`], without the record.
+pub(crate) const LOOK: &str = "
+SELECT nonce, first_nonce, write
+FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text";
+
+/// Enrols: the user, `nonce, format, enrolled_at`, and the record's `record, generation, write, key_version, state,
+/// state_number, due_at`. One row, whatever comes of it: whether the tenant is open, and whether there was no enrolment, or
+/// null if a newer version of behalf wrote it.
+pub(crate) const ENROL: &str = "
+WITH open AS (
+  SELECT 1 FROM behalf.tenant
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND NOT barred
+  FOR SHARE
+), noted AS (
+  INSERT INTO behalf.key_version (bucket, app, tenant, key_version)
+  SELECT $1::int2, $2::text, $3::text, $11::text FROM open
+  ON CONFLICT DO NOTHING
+), made AS (
+  INSERT INTO behalf.enrolment AS e (bucket, app, tenant, usr, nonce, first_nonce, format, enrolled_at,
+    record, generation, write, key_version, state, state_number, due_at)
+  SELECT $1::int2, $2::text, $3::text, $4::text, $5::text, $5::text, $6::int4, $7::int8,
+    $8::bytea, $9::int8, $10::text, $11::text, $12::int2, $13::int4, $14::int8
+  FROM open
+  ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
+    nonce = excluded.nonce, format = excluded.format, enrolled_at = excluded.enrolled_at,
+    record = excluded.record, generation = excluded.generation, write = excluded.write,
+    key_version = excluded.key_version, state = excluded.state, state_number = excluded.state_number,
+    due_at = excluded.due_at, leased_until = 0, lease = 0
+  WHERE e.format <= excluded.format
+  RETURNING first_nonce = nonce AS is_first
+)
+SELECT EXISTS (SELECT 1 FROM open), (SELECT is_first FROM made)";
+
+/// Makes a tenant known, of which somebody enrols for the first time: `bucket, app, tenant`.
+pub(crate) const OPEN_TENANT: &str = "
+WITH known AS (
+  INSERT INTO behalf.tenant (bucket, app, tenant) VALUES ($1::int2, $2::text, $3::text)
+  ON CONFLICT DO NOTHING
+)
+INSERT INTO behalf.counts (bucket, app) VALUES ($1::int2, $2::text)
+ON CONFLICT DO NOTHING";
+
+/// Puts a record in the place of another: the user, `nonce`, `generation` and `write` of the one that was read, then as in
+/// [`ENROL`] from `record` on with `format` behind it, then `lease` and `now`. A row if it was made. Whoever holds the lease
+/// gives it up, unless the record is due still.
+pub(crate) const REPLACE: &str = "
+WITH noted AS (
+  INSERT INTO behalf.key_version (bucket, app, tenant, key_version)
+  VALUES ($1::int2, $2::text, $3::text, $12::text)
+  ON CONFLICT DO NOTHING
+)
+UPDATE behalf.enrolment SET
+  record = $8::bytea, format = $9::int4, generation = $10::int8, write = $11::text, key_version = $12::text,
+  state = $13::int2, state_number = $14::int4, due_at = $15::int8,
+  leased_until = CASE WHEN lease = $16::int8 AND $15::int8 > $17::int8 THEN 0 ELSE leased_until END
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text
+  AND nonce = $5::text AND generation = $6::int8 AND ($10::int8 <> $6::int8 OR write = $7::text)
+RETURNING true";
+
+/// Changes when a record is due, and what the schedule tells of it: the user, `nonce`, `write` (empty: any), `due_at, state,
+/// state_number, key_version, lease, now`. A row if it was made.
+pub(crate) const RESCHEDULE: &str = "
+UPDATE behalf.enrolment SET
+  due_at = $7::int8, state = $8::int2, state_number = $9::int4, key_version = $10::text,
+  leased_until = CASE WHEN lease = $11::int8 AND $7::int8 > $12::int8 THEN 0 ELSE leased_until END
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text
+  AND nonce = $5::text AND write IS NOT NULL AND ($6::text = '' OR write = $6::text)
+RETURNING true";
+
+/// Removes the record of an enrolment: the user, `nonce`, `write` (empty: any).
+pub(crate) const REMOVE_TOKEN: &str = "
+UPDATE behalf.enrolment SET
+  record = NULL, generation = NULL, write = NULL, key_version = NULL, state = NULL, state_number = NULL, due_at = NULL,
+  leased_until = 0, lease = 0
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text
+  AND nonce = $5::text AND ($6::text = '' OR write = $6::text)";
+
+/// Removes an enrolment: the user, `nonce`.
+pub(crate) const REMOVE: &str = "
+DELETE FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND nonce = $5::text";
+
+/// Hands out what is due: `bucket, app, tenant, now, latest, newest, most, lease, seconds`. A row for each, or one with nulls.
+/// Beside them how many there were to choose from, and in how many seconds the first lease of others ends.
+///
+/// The choice is made among the first of each state, in the order in which they are due.
+pub(crate) const CLAIM_DUE: &str = "
+WITH near AS MATERIALIZED (
+  SELECT first.usr, first.state
+  FROM (VALUES (0::int2), (1::int2), (2::int2), (3::int2), (4::int2)) AS s (state)
+  CROSS JOIN (VALUES (0::int8, $4::int8), ($5::int8, 9223372036854775807::int8)) AS span (low, high)
+  CROSS JOIN LATERAL (
+    SELECT e.usr, e.state FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.state = s.state
+      AND e.due_at >= span.low AND e.due_at <= span.high
+      AND (e.key_version = $6::text OR e.state = 4)
+      AND e.leased_until <= extract(epoch from now())::int8
+    ORDER BY e.due_at LIMIT 4 * $7::int8
+  ) AS first
+), picked AS (
+  SELECT e.usr FROM near JOIN behalf.enrolment e
+    ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = near.usr
+  WHERE (e.due_at <= $4::int8 OR e.due_at >= $5::int8)
+    AND e.leased_until <= extract(epoch from now())::int8
+  ORDER BY near.state <> 0, random() LIMIT $7::int8
+  FOR UPDATE OF e SKIP LOCKED
+), claimed AS (
+  UPDATE behalf.enrolment e
+  SET leased_until = extract(epoch from now())::int8 + $9::int8, lease = $8::int8
+  FROM picked
+  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = picked.usr AND e.write IS NOT NULL
+  RETURNING e.usr, e.nonce, e.write, e.key_version, e.state, e.state_number, e.due_at
+)
+SELECT (SELECT count(*) FROM near), (
+    SELECT min(e.leased_until) - extract(epoch from now())::int8 FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+      AND e.leased_until > extract(epoch from now())::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
+  ), claimed.*
+FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
+
+/// As [`CLAIM_DUE`], for what is under another key version than the newest.
+pub(crate) const CLAIM_OUTDATED: &str = "
+WITH near AS MATERIALIZED (
+  (SELECT e.usr, e.state, e.due_at FROM behalf.enrolment e
+   WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+     AND e.key_version < $6::text AND e.state < 4
+     AND e.leased_until <= extract(epoch from now())::int8
+   ORDER BY e.key_version LIMIT 4 * $7::int8)
+  UNION ALL
+  (SELECT e.usr, e.state, e.due_at FROM behalf.enrolment e
+   WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+     AND e.key_version > $6::text AND e.state < 4
+     AND e.leased_until <= extract(epoch from now())::int8
+   ORDER BY e.key_version LIMIT 4 * $7::int8)
+), picked AS (
+  SELECT e.usr FROM near JOIN behalf.enrolment e
+    ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = near.usr
+  WHERE e.key_version <> $6::text AND e.leased_until <= extract(epoch from now())::int8
+  ORDER BY near.due_at > $4::int8 AND near.due_at < $5::int8, near.state <> 0, random() LIMIT $7::int8
+  FOR UPDATE OF e SKIP LOCKED
+), claimed AS (
+  UPDATE behalf.enrolment e
+  SET leased_until = extract(epoch from now())::int8 + $9::int8, lease = $8::int8
+  FROM picked
+  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = picked.usr AND e.write IS NOT NULL
+  RETURNING e.usr, e.nonce, e.write, e.key_version, e.state, e.state_number, e.due_at
+)
+SELECT (SELECT count(*) FROM near), (
+    SELECT min(e.leased_until) - extract(epoch from now())::int8 FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+      AND e.leased_until > extract(epoch from now())::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
+  ), claimed.*
+FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
+
+/// What was counted last, by bucket: `app`.
+pub(crate) const COUNTED: &str = "
+SELECT bucket, counted_at, counts, counted_at <= extract(epoch from now())::int8 - 60
+FROM behalf.counts
+WHERE app = $1::text";
+
+/// Counts a bucket, unless that was done within a minute or somebody is at it: `bucket, app`. A row if it was done.
+pub(crate) const COUNT: &str = "
+WITH own AS (
+  SELECT 1 FROM behalf.counts
+  WHERE app = $2::text AND bucket = $1::int2 AND counted_at <= extract(epoch from now())::int8 - 60
+  FOR UPDATE SKIP LOCKED
+)
+UPDATE behalf.counts SET counted_at = extract(epoch from now())::int8, counts = (
+  SELECT coalesce(json_agg(json_build_array(tenant, state, key_version, users, at_once, hour, day, week)), '[]')::text
+  FROM (
+    SELECT tenant, state, key_version, count(*) AS users,
+      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8) AS at_once,
+      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 3600) AS hour,
+      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 86400) AS day,
+      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 604800) AS week
+    FROM behalf.enrolment
+    WHERE bucket = $1::int2 AND app = $2::text
+    GROUP BY tenant, state, key_version
+  ) AS each
+)
+FROM own
+WHERE app = $2::text AND bucket = $1::int2
+RETURNING counted_at, counts";
+
+/// What there is to do in a bucket, by tenant: `bucket, app, now, latest`. What is counted by itself for each state is found in
+/// the index; joined, all of the tenant would be gone through.
+pub(crate) const OUTLOOK: &str = "
+SELECT t.tenant, due.number, next.due_at
+FROM behalf.tenant t
+CROSS JOIN LATERAL (
+  SELECT sum(of_state.number)::int8 AS number
+  FROM (VALUES (0::int2), (1::int2), (2::int2), (3::int2), (4::int2)) AS s (state)
+  CROSS JOIN (VALUES (0::int8, $3::int8), ($4::int8, 9223372036854775807::int8)) AS span (low, high)
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS number FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
+      AND e.due_at >= span.low AND e.due_at <= span.high
+  ) AS of_state
+) AS due
+CROSS JOIN LATERAL (
+  SELECT min(first.due_at) AS due_at
+  FROM (VALUES (0::int2), (1::int2), (2::int2), (3::int2), (4::int2)) AS s (state)
+  CROSS JOIN LATERAL (
+    SELECT e.due_at FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
+      AND e.due_at > $3::int8 AND e.due_at < $4::int8
+    ORDER BY e.due_at LIMIT 1
+  ) AS first
+) AS next
+WHERE t.bucket = $1::int2 AND t.app = $2::text AND (due.number > 0 OR next.due_at IS NOT NULL)";
+
+/// Notes which key versions of a bucket nothing is under any more, since when, and which something is under again, and forgets
+/// those that were not used since long: `bucket, app, now, long_ago`.
+pub(crate) const TEND: &str = "
+WITH forgotten AS (
+  DELETE FROM behalf.key_version k
+  WHERE k.bucket = $1::int2 AND k.app = $2::text AND k.unused_since <= $4::int8 AND NOT EXISTS (
+    SELECT 1 FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = k.tenant AND e.key_version = k.key_version
+  )
+)
+UPDATE behalf.key_version v
+SET unused_since = CASE WHEN seen.is_used THEN NULL ELSE $3::int8 END
+FROM (
+  SELECT k.tenant, k.key_version, EXISTS (
+    SELECT 1 FROM behalf.enrolment e
+    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = k.tenant AND e.key_version = k.key_version
+  ) AS is_used
+  FROM behalf.key_version k
+  WHERE k.bucket = $1::int2 AND k.app = $2::text
+) AS seen
+WHERE v.bucket = $1::int2 AND v.app = $2::text AND v.tenant = seen.tenant AND v.key_version = seen.key_version
+  AND seen.is_used = (v.unused_since IS NOT NULL)";
+
+/// Tenants whose users are being removed: `app`.
+pub(crate) const BARRED: &str = "
+SELECT tenant FROM behalf.tenant
+WHERE app = $1::text AND barred";
+
+/// Key versions that nothing is under any more: `app`, `tenant` (empty: all).
+pub(crate) const UNUSED: &str = "
+SELECT tenant, key_version, unused_since FROM behalf.key_version
+WHERE app = $1::text AND unused_since IS NOT NULL AND ($2::text = '' OR tenant = $2::text)";
+
+/// Some of those who have to act: `bucket, app, tenant, most`.
+pub(crate) const MUST_ACT: &str = "
+SELECT e.usr
+FROM (VALUES (2::int2), (3::int2)) AS s (state)
+CROSS JOIN LATERAL (
+  SELECT e.usr FROM behalf.enrolment e
+  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.state = s.state
+  ORDER BY e.due_at LIMIT $4::int8
+) AS e
+LIMIT $4::int8";
+
+/// Lets nobody of a tenant enrol any more, once the enrolments under way are over: `bucket, app, tenant`. A row if the tenant
+/// is known.
+pub(crate) const BAR: &str = "
+UPDATE behalf.tenant SET barred = true
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
+RETURNING true";
+
+/// Some users of a tenant, of a list if that is not empty: `bucket, app, tenant, most, users`.
+pub(crate) const PICK: &str = "
+SELECT usr FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
+  AND (cardinality($5::text[]) = 0 OR usr = ANY ($5::text[]))
+ORDER BY usr LIMIT $4::int8";
+
+/// Removes users of a tenant while it is barred: `bucket, app, tenant, users`. A row for each who is gone.
+pub(crate) const REMOVE_MANY: &str = "
+WITH chosen AS (
+  SELECT usr FROM behalf.enrolment
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = ANY ($4::text[])
+    AND EXISTS (SELECT 1 FROM behalf.tenant WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND barred)
+  ORDER BY usr FOR UPDATE
+)
+DELETE FROM behalf.enrolment e USING chosen
+WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = chosen.usr
+RETURNING e.usr";
+
+/// Lets users of a tenant enrol again if nobody is left: `bucket, app, tenant`. One row: how many are left.
+pub(crate) const UNBAR: &str = "
+WITH users AS (
+  SELECT count(*) AS number FROM behalf.enrolment
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
+), opened AS (
+  UPDATE behalf.tenant SET barred = false FROM users
+  WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND users.number = 0
+)
+SELECT number FROM users";
+
+/// What is kept of an app: `app`.
+pub(crate) const APP: &str = "
+SELECT sweep_state, fingerprint FROM behalf.app WHERE app = $1::text";
+
+/// Keeps something of an app: `app, sweep_state, fingerprint`; what is null stays.
+pub(crate) const KEEP_APP: &str = "
+INSERT INTO behalf.app AS a (app, sweep_state, fingerprint) VALUES ($1::text, $2::bytea, $3::bytea)
+ON CONFLICT (app) DO UPDATE SET
+  sweep_state = coalesce(excluded.sweep_state, a.sweep_state), fingerprint = coalesce(excluded.fingerprint, a.fingerprint)";
