@@ -3,9 +3,11 @@
 
 mod address;
 mod authorities;
+mod owner;
 mod pool;
 mod types;
 
+pub(crate) use owner::{Owner, OwnerError};
 pub(crate) use pool::Pool;
 
 use crate::bindings::spin::postgres::postgres::{

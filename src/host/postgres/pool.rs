@@ -16,10 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Ends whatever the last user has begun, and forgets what it has set: in one simple query, so in one round trip.
-const RESET: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+/// Ends whatever the last user has begun, and forgets what it has set: in one simple query, so in one round trip. Without the
+/// `BEGIN` the server would have a warning in its log whenever there is no transaction, which is nearly always.
+const RESET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 /// How long that may take, and so what is left of a statement that nobody waits for; and how long a connection may take to show
@@ -185,8 +187,18 @@ impl Shared {
         if opened.is_worn() {
             return;
         }
-        let reset = timeout(RECYCLE, opened.client.batch_execute(RESET)).await;
-        if let Ok(Ok(())) = reset {
+        let reset = async {
+            let reset = opened.client.batch_execute(RESET).await;
+            match reset {
+                // A transaction that has failed does nothing any more but end.
+                Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+                    opened.client.batch_execute("ROLLBACK").await?;
+                    opened.client.batch_execute(RESET).await
+                }
+                reset => reset,
+            }
+        };
+        if let Ok(Ok(())) = timeout(RECYCLE, reset).await {
             self.connections().idle.push((Instant::now(), opened));
         }
     }
@@ -406,13 +418,73 @@ pub(super) enum OpenError {
 
 impl OpenError {
     fn of(address: &Address, error: &tokio_postgres::Error) -> Self {
-        let reason = if let Some(told) = error.as_db_error() {
-            let (severity, message, code) = (told.severity(), told.message(), told.code().code());
-            format!("{severity}: {message} ({code})")
-        } else {
-            let causes: Vec<_> = causes(error).map(ToString::to_string).collect();
-            causes.join(": ")
+        Self::Failed(address.to_string(), reason(error))
+    }
+}
+
+/// What the server says, with its SQLSTATE, or what is in the way to it. Nothing of what was sent is in it.
+pub(super) fn reason(error: &tokio_postgres::Error) -> String {
+    if let Some(told) = error.as_db_error() {
+        let (severity, message, code) = (told.severity(), told.message(), told.code().code());
+        format!("{severity}: {message} ({code})")
+    } else {
+        let causes: Vec<_> = causes(error).map(ToString::to_string).collect();
+        causes.join(": ")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use behalf_test_postgres::Postgres;
+
+    async fn soon(what: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !what() {
+            assert!(begun.elapsed() < Duration::from_mins(1));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_is_closed_and_what_is_worn_is_not_used() {
+        let postgres = Postgres::start().unwrap();
+        let address = Address::parse(&postgres.superuser("postgres"), None).unwrap();
+        let pool = Pool::new(3, RootCertStore::empty());
+        let counts = || {
+            let connections = pool.0.connections();
+            (connections.open, connections.idle.len())
         };
-        Self::Failed(address.to_string(), reason)
+        let (one, two) = (
+            pool.take(&address).await.unwrap(),
+            pool.take(&address).await.unwrap(),
+        );
+        assert_eq!(counts(), (2, 0));
+        drop(one);
+        soon(|| counts() == (2, 1)).await;
+        // It is taken again, and not another one opened.
+        let one = pool.take(&address).await.unwrap();
+        assert_eq!(counts(), (2, 0));
+        drop((one, two));
+        soon(|| counts() == (2, 2)).await;
+        let now = Instant::now();
+        pool.0.close_old(now);
+        assert_eq!(counts(), (2, 2));
+        pool.0.close_old(now.checked_add(IDLE).unwrap());
+        assert_eq!(counts(), (0, 0));
+
+        drop(pool.take(&address).await.unwrap());
+        soon(|| counts() == (1, 1)).await;
+        let long_ago = Instant::now().checked_sub(LIFE).unwrap();
+        pool.0.connections().idle.first_mut().unwrap().1.begun = long_ago;
+        let fresh = pool.take(&address).await.unwrap();
+        assert_eq!(counts(), (1, 0));
+        // Nor does one come back that has grown old in use.
+        let mut fresh = Arc::into_inner(fresh).unwrap();
+        fresh.opened.as_mut().unwrap().0.begun = long_ago;
+        drop(fresh);
+        soon(|| counts() == (0, 0)).await;
+        assert_eq!(pool.0.free.available_permits(), 3);
     }
 }

@@ -743,14 +743,32 @@ async fn nothing_of_one_user_reaches_the_next() {
     }
     // It was one connection all the time: it was made fit, not closed.
     assert_eq!(asked.to("query", "SELECT pg_backend_pid()").await, pid);
-    // What the next one writes is written, whatever comes after it.
-    asked.to("execute", "BEGIN").await;
-    assert_eq!(
-        asked.to("execute", "INSERT INTO t VALUES (1)").await,
-        "Ok(1)"
-    );
+    // What is done in a transaction that is left open is not done, whether or not it has failed.
+    for (statement, done) in [
+        ("INSERT INTO t VALUES (0)", "Ok(Ok(1))"),
+        ("SELECT 1 / 0", "Ok(Err("),
+    ] {
+        let found = asked.to("in-transaction", statement).await;
+        assert!(found.starts_with(done), "{statement}: {found}");
+        assert_eq!(
+            asked.to("execute", "INSERT INTO t VALUES (1)").await,
+            "Ok(1)"
+        );
+        assert_eq!(asked.to("query", "SELECT pg_backend_pid()").await, pid);
+    }
     asked.to("execute", "no such statement").await;
-    assert_eq!(server().sql("leak", "SELECT count(*) FROM t").unwrap(), "1");
+    assert_eq!(
+        server()
+            .sql("leak", "SELECT string_agg(n::text, ',') FROM t")
+            .unwrap(),
+        "1,1"
+    );
+    // And the server has nothing to complain about.
+    assert!(
+        !server().log().contains("no transaction in progress"),
+        "{}",
+        server().log()
+    );
 }
 
 #[tokio::test]
@@ -862,7 +880,7 @@ async fn what_nobody_waits_for_is_given_up() {
         asked
             .to(
                 "abandon",
-                "SELECT n, pg_sleep(0.05) FROM generate_series(1, 100000) n"
+                "SELECT repeat('x', 10000), pg_sleep(0.05) FROM generate_series(1, 100000)"
             )
             .await,
         "Ok(2)"

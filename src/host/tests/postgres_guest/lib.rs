@@ -57,6 +57,7 @@ async fn handle(request: Request) -> Response<Full<Bytes>> {
         ["result"] => shown(asked.result().await),
         ["execute"] => shown(asked.execute().await),
         ["both"] => shown(join(asked.execute(), asked.execute()).await),
+        ["in-transaction"] => shown(asked.in_transaction().await),
         ["give-up", milliseconds] => shown(asked.give_up(time(milliseconds)).await),
         ["give-up-and-go-on", milliseconds] => shown(asked.go_on(time(milliseconds)).await),
         ["hold", milliseconds] => shown(asked.hold(time(milliseconds)).await),
@@ -131,6 +132,15 @@ impl Asked {
         connection
             .execute(self.statement.as_str(), self.parameters.clone())
             .await
+    }
+
+    /// Leaves the transaction as it is.
+    async fn in_transaction(&self) -> Result<impl Debug, Error> {
+        let connection = self.open().await?;
+        connection.execute("BEGIN", []).await?;
+        Ok(connection
+            .execute(self.statement.as_str(), self.parameters.clone())
+            .await)
     }
 
     async fn give_up(&self, after: Duration) -> Result<impl Debug, Error> {
