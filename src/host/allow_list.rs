@@ -410,6 +410,15 @@ mod tests {
             &["http://bucher.example/"],
         ),
         (" https://example.com ", &["https://example.com/"], &[]),
+        (
+            "postgres://db.test",
+            &["postgres://db.test/", "postgres://db.test:5432/"],
+            &[
+                "postgres://db.test:6432/",
+                "https://db.test:5432/",
+                "postgres://other.test/",
+            ],
+        ),
     ];
 
     #[test]

@@ -23,7 +23,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::RowStream;
 use wasmtime::StoreContextMut;
@@ -35,14 +35,18 @@ use wasmtime::component::{
 /// How many bytes a row may take: Spin's limit.
 const MAX_ROW: usize = 128 * 1024 * 1024;
 
-/// How many rows are read ahead of a component.
+/// How many rows are read ahead of a component, and how many bytes of them; one row may have more.
 const ROWS_AHEAD: usize = 32;
+const BYTES_AHEAD: u32 = 1024 * 1024;
 
 /// How long a statement may go on whose result nobody wants any more. On Spin it goes on to its end.
 const UNWANTED: Duration = Duration::from_secs(1);
 
 /// A row of a result.
 type Values = Vec<DbValue>;
+
+/// One that was read ahead, and the room that it takes.
+type Ahead = (Values, Option<OwnedSemaphorePermit>);
 
 /// What a component may do with databases.
 #[derive(Clone)]
@@ -135,7 +139,7 @@ impl Connection {
 /// What a query is answered with. Errors of the statement itself are at its end.
 struct Answer {
     columns: Vec<Column>,
-    rows: mpsc::Receiver<Values>,
+    rows: mpsc::Receiver<Ahead>,
     end: oneshot::Receiver<Result<(), Error>>,
 }
 
@@ -175,7 +179,7 @@ impl Answer {
     async fn collect(mut self) -> Result<RowSet, Error> {
         let mut rows = Vec::new();
         let mut bytes = 0_usize;
-        while let Some(row) = self.rows.recv().await {
+        while let Some((row, _)) = self.rows.recv().await {
             bytes = bytes.saturating_add(types::size(&row));
             if bytes > MAX_ROW {
                 return Err(too_large());
@@ -193,8 +197,9 @@ impl Answer {
 /// Passes rows on until they end, and returns how; none, if nobody takes them.
 async fn pass_on(
     mut rows: Pin<&mut RowStream>,
-    to: &mpsc::Sender<Values>,
+    to: &mpsc::Sender<Ahead>,
 ) -> Option<Result<(), Error>> {
+    let room = Arc::new(Semaphore::new(usize::try_from(BYTES_AHEAD).ok()?));
     loop {
         let row = tokio::select! {
             biased;
@@ -206,12 +211,22 @@ async fn pass_on(
             Some(Err(error)) => return Some(Err(failed(&error))),
             Some(Ok(row)) => types::values(&row),
         };
-        match values {
+        let values = match values {
             // What the statement has done is done.
             Err(error) => return Some(Err(failed(&error))),
-            Ok(values) if types::size(&values) > MAX_ROW => return Some(Err(too_large())),
-            Ok(values) => to.send(values).await.ok()?,
+            Ok(values) => values,
+        };
+        let size = types::size(&values);
+        if size > MAX_ROW {
+            return Some(Err(too_large()));
         }
+        let size = u32::try_from(size).unwrap_or(u32::MAX).min(BYTES_AHEAD);
+        let permit = tokio::select! {
+            biased;
+            () = to.closed() => return None,
+            permit = Arc::clone(&room).acquire_many_owned(size) => permit.ok(),
+        };
+        to.send((values, permit)).await.ok()?;
     }
 }
 
@@ -231,7 +246,7 @@ async fn end(end: oneshot::Receiver<Result<(), Error>>) -> Result<(), Error> {
 }
 
 /// Rows on their way to a component.
-struct Rows(mpsc::Receiver<Values>);
+struct Rows(mpsc::Receiver<Ahead>);
 
 impl<D: 'static> StreamProducer<D> for Rows {
     type Item = Values;
@@ -259,6 +274,7 @@ impl<D: 'static> StreamProducer<D> for Rows {
         if ready!(count) == 0 {
             return Poll::Ready(Ok(StreamResult::Dropped));
         }
+        let rows: Vec<_> = rows.into_iter().map(|(row, _)| row).collect();
         destination.set_buffer(rows.into());
         Poll::Ready(Ok(StreamResult::Completed))
     }

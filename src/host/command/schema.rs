@@ -130,7 +130,7 @@ impl Apply {
             None => tracing::info!("the tables are there, of version {VERSION}"),
             Some(VERSION) => tracing::info!("the tables were of version {VERSION} already"),
             Some(before) => {
-                tracing::info!("the tables were of version {before}, and are of version {VERSION}")
+                tracing::info!("the tables were of version {before}, and are of version {VERSION}");
             }
         }
         if let Some(role) = &self.role.role {

@@ -418,7 +418,13 @@ pub(super) enum OpenError {
 
 impl OpenError {
     fn of(address: &Address, error: &tokio_postgres::Error) -> Self {
-        Self::Failed(address.to_string(), reason(error))
+        let mut reason = reason(error);
+        if error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS) {
+            reason.push_str(
+                "; give it more (max_connections), or this process fewer (--postgres-connections)",
+            );
+        }
+        Self::Failed(address.to_string(), reason)
     }
 }
 

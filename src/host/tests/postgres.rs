@@ -756,6 +756,16 @@ async fn nothing_of_one_user_reaches_the_next() {
         );
         assert_eq!(asked.to("query", "SELECT pg_backend_pid()").await, pid);
     }
+    // Nor is a connection lent on that waits for something else than statements.
+    for statement in ["COPY t FROM STDIN", "COPY t TO STDOUT"] {
+        let found = asked.to("execute", statement).await;
+        assert!(found.starts_with("Err("), "{statement}: {found}");
+        assert_eq!(
+            asked.to("execute", "SELECT 1").await,
+            "Ok(1)",
+            "{statement}"
+        );
+    }
     asked.to("execute", "no such statement").await;
     assert_eq!(
         server()
@@ -816,6 +826,30 @@ async fn a_server_that_comes_back_is_used_again() {
         postgres.sql("postgres", "SELECT count(*) FROM t").unwrap(),
         "15"
     );
+}
+
+#[tokio::test]
+async fn a_server_without_room_says_so_and_is_used_as_far_as_it_goes() {
+    let postgres =
+        Postgres::start_with(&["max_connections=6", "superuser_reserved_connections=1"]).unwrap();
+    postgres.create_role("app", PASSWORD).unwrap();
+    let host = setup(&manifest_for(&postgres)).start();
+    let address = postgres.address("app", PASSWORD, "postgres");
+    let asked = Asked::of(&host, &address);
+    let many = (0..12).map(|_| asked.to("execute", "SELECT pg_sleep(1)"));
+    let found = futures_util::future::join_all(many).await;
+    let (done, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it == "Ok(1)");
+    assert!(
+        !done.is_empty() && !refused.is_empty(),
+        "{done:?} {refused:?}"
+    );
+    for text in refused {
+        assert!(
+            text.contains("53300") && text.contains("--postgres-connections"),
+            "{text}"
+        );
+    }
+    assert_eq!(asked.to("execute", "SELECT 1").await, "Ok(1)");
 }
 
 #[tokio::test]
