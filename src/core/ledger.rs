@@ -160,11 +160,12 @@ pub trait Ledger: Sized {
     /// slower refresh or a re-seal may then restore a sibling of the token, of the same sign-in and as good.
     async fn settle(&self, changes: &[&Change<Self::Claim>]) -> Vec<Settled<Self::Claim>>;
 
-    /// Removes the refresh token of an enrolment that a claim led to, because it has expired.
+    /// Removes the refresh token of an enrolment that a claim led to, because it has expired. False: the enrolment is another
+    /// one now or, where the store has a compare-and-swap, has another record.
     ///
     /// # Errors
     /// [`StoreError`].
-    async fn expire(&self, visit: &Visit<Self::Claim>) -> Result<(), StoreError>;
+    async fn expire(&self, visit: &Visit<Self::Claim>) -> Result<bool, StoreError>;
 
     // ---- What is kept beside the enrolments ----
 

@@ -251,7 +251,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let now = self.env.now();
         let is_expired = record.refreshed_at.saturating_add(RETENTION) <= now;
         if is_expired && (pass.is_clock_confirmed || !pass.rules.needs_clock) {
-            pass.ledger.expire(&visit).await?;
+            if !pass.ledger.expire(&visit).await? {
+                return Ok(Next::Nothing(Outcome::Nothing));
+            }
             let event = Event::RefreshTokenExpired.name();
             self.env.about(event, &visit.user, json!({}));
             return Ok(Next::Nothing(Outcome::Expired));

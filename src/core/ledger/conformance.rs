@@ -315,6 +315,10 @@ mod tests {
     use crate::ledger::key_value::KeyValueLedger;
     use crate::ledger::key_value::store::{Page, Store};
     use crate::ledger::memory::{MemoryLedger, Mistake};
+    use crate::ledger::postgres::PostgresLedger;
+    use crate::ledger::postgres::database::{Database, Failure, Row, Value};
+    use crate::ledger::postgres::model::Tables;
+    use crate::port::Random as _;
 
     /// Key-value storage each step of which goes through trouble.
     #[derive(Clone)]
@@ -356,6 +360,39 @@ mod tests {
                 trouble,
             };
             KeyValueLedger::new(rows, world)
+        };
+        assert_eq!(faults(&make), Vec::<String>::new());
+    }
+
+    /// Tables each statement on which goes through trouble.
+    #[derive(Clone)]
+    struct Modelled {
+        tables: Rc<RefCell<Tables>>,
+        trouble: Rc<Trouble>,
+        world: Shared,
+    }
+
+    impl Database for Modelled {
+        async fn run(&self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Failure> {
+            let (now, world) = (self.world.now.get().try_into().unwrap(), &self.world);
+            let run = || {
+                let mut tables = self.tables.borrow_mut();
+                tables.run(sql, values, now, &mut |near| world.shuffle(near))
+            };
+            let made = self.trouble.step(run).await;
+            made.map_err(|_| Failure::Unknown("injected".into()))
+        }
+    }
+
+    #[test]
+    fn tables_of_a_database_keep_the_promises() {
+        let make = |trouble, world: Shared| {
+            let tables = Modelled {
+                tables: Rc::default(),
+                trouble,
+                world: world.clone(),
+            };
+            PostgresLedger::new(tables, world)
         };
         assert_eq!(faults(&make), Vec::<String>::new());
     }

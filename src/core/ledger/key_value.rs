@@ -141,10 +141,11 @@ impl<S: Store + Clone, E: Environment + Clone> Ledger for KeyValueLedger<S, E> {
         self.apply(changes).await
     }
 
-    async fn expire(&self, visit: &Visit<Place>) -> Result<(), StoreError> {
+    async fn expire(&self, visit: &Visit<Place>) -> Result<bool, StoreError> {
         self.remove_token_of(&visit.user, &visit.nonce).await?;
         self.delete_each(visit.claims.iter().map(|place| place.key.as_str()))
-            .await
+            .await?;
+        Ok(true)
     }
 
     async fn summary(&self, tenant: Option<&TenantId>) -> Result<Option<Summary>, StoreError> {

@@ -413,16 +413,15 @@ impl Ledger for MemoryLedger {
         }
     }
 
-    async fn expire(&self, visit: &Visit<Nonce>) -> Result<(), StoreError> {
+    async fn expire(&self, visit: &Visit<Nonce>) -> Result<bool, StoreError> {
         self.transact(|tables| {
             let place = place(&visit.user);
             if self.makes(Mistake::ExpiresTheUser) {
                 tables.enrolments.remove(&place);
             }
             let row = tables.enrolments.get_mut(&place);
-            if let Some(row) = row.filter(|row| row.nonce == visit.nonce) {
-                row.token = None;
-            }
+            let row = row.filter(|row| row.nonce == visit.nonce);
+            row.map(|row| row.token = None).is_some()
         })
         .await
     }

@@ -13,6 +13,8 @@ mod attempt;
 mod claims;
 pub mod database;
 #[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
 mod plans;
 #[cfg(test)]
 mod real;
@@ -329,8 +331,8 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
             .await
     }
 
-    async fn expire(&self, visit: &Visit<Lease>) -> Result<(), StoreError> {
-        let write = visit.claims.last().map_or("", |held| held.write.as_str());
+    async fn expire(&self, visit: &Visit<Lease>) -> Result<bool, StoreError> {
+        let write = visit.claims.last().map_or("", |lease| lease.write.as_str());
         self.remove_record(&visit.user, visit.nonce.as_str(), write)
             .await
     }
@@ -364,12 +366,22 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
 }
 
 impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
-    async fn remove_record(&self, user: &User, nonce: &str, write: &str) -> Result<(), StoreError> {
+    /// Removes the record of an enrolment, if it has this write or that is empty. True: there is none now.
+    async fn remove_record(
+        &self,
+        user: &User,
+        nonce: &str,
+        write: &str,
+    ) -> Result<bool, StoreError> {
         let mut values = self.user(user);
         values.extend([text(nonce), text(write)]);
-        self.repeat(statement::REMOVE_TOKEN, values, Repeat::Any)
-            .await?;
-        Ok(())
+        let attempt = self.attempt(statement::REMOVE_TOKEN, &values, Repeat::Any);
+        let (rows, is_in_doubt) = attempt.await?;
+        if rows.is_empty() && is_in_doubt {
+            let seen = self.look(user).await?;
+            return Ok(seen.is_some_and(|seen| seen.nonce == nonce && seen.write.is_none()));
+        }
+        Ok(!rows.is_empty())
     }
 
     /// The state of sweeps, and the fingerprint.

@@ -224,9 +224,11 @@ impl<L: Ledger> Course<L> {
                 let began = self.step.get();
                 let edit = match (scene.trouble.below(3), ledger.open(&visit).await) {
                     (0, Ok(Opened::Record { .. })) => {
-                        let is_open = ledger.expire(&visit).await.is_err();
+                        let expired = ledger.expire(&visit).await;
                         let deed = Deed::Expired(visit.nonce.clone());
-                        self.note(&visit.user, deed, began, is_open);
+                        if expired != Ok(false) {
+                            self.note(&visit.user, deed, began, expired.is_err());
+                        }
                         continue;
                     }
                     (1, Ok(Opened::Record { .. })) => Edit::Reschedule {

@@ -1,5 +1,5 @@
-//! Tests only: the ledger in a real database, one statement after another on one connection. What several do at once is for
-//! tests with several connections.
+//! Tests only: the ledger in a real database, one statement after another on one connection, and everything asked of the model,
+//! too. What several do at once is for tests with several connections.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
@@ -12,7 +12,8 @@ use postgres::{Client, NoTls};
 
 use crate::ledger::conformance::Trouble;
 use crate::ledger::postgres::database::{Database, Failure, Row, Value};
-use crate::ledger::postgres::schema;
+use crate::ledger::postgres::model::Tables;
+use crate::ledger::postgres::{schema, statement};
 use crate::port::Clock as _;
 use crate::simulation::world::Shared;
 
@@ -58,6 +59,8 @@ pub(super) struct Real {
     pub(super) trouble: Rc<Trouble>,
     pub(super) env: Shared,
     pub(super) shown: Rc<Cell<u64>>,
+    /// The same tables, which have to come to the same.
+    pub(super) model: Rc<RefCell<Tables>>,
 }
 
 impl Database for Real {
@@ -69,10 +72,38 @@ impl Database for Real {
                 let set = format!("SET faked.now = '{now}'");
                 client.batch_execute(&set).unwrap();
             }
-            run(client, sql, values)
+            let rows = run(client, sql, values);
+            self.compare(sql, values, rows.as_ref().unwrap());
+            rows
         };
         let made = self.trouble.step(step).await;
         made.map_err(|_| Failure::Unknown("injected".into()))?
+    }
+}
+
+impl Real {
+    /// Has the model do the same. What was chosen by chance it is told.
+    fn compare(&self, sql: &str, values: &[Value], rows: &[Row]) {
+        let is_claim = [statement::CLAIM_DUE, statement::CLAIM_OUTDATED].contains(&sql);
+        let chosen = |user: &String| {
+            let name = Value::Text(user.clone());
+            !(is_claim && rows.iter().any(|row| row[2] == name))
+        };
+        let now = self.env.now().try_into().unwrap();
+        let modelled = self
+            .model
+            .borrow_mut()
+            .run(sql, values, now, &mut |near| near.sort_by_key(chosen));
+        let order = |rows: &[Row]| {
+            let mut rows: Vec<_> = rows.iter().map(|row| format!("{row:?}")).collect();
+            rows.sort();
+            rows
+        };
+        match sql {
+            // The numbers are texts of JSON, in an order of their own.
+            statement::COUNT | statement::COUNTED => assert_eq!(modelled.len(), rows.len()),
+            _ => assert_eq!(order(&modelled), order(rows), "{sql} {values:?}"),
+        }
     }
 }
 
@@ -144,7 +175,7 @@ mod tests {
     use crate::ledger::postgres::PostgresLedger;
 
     #[test]
-    fn a_database_keeps_the_promises() {
+    fn a_database_keeps_the_promises_and_does_as_its_model() {
         let server = Server::start();
         let client = server.connect();
         let (shown, scenes) = (Rc::new(Cell::new(0)), Cell::new(0));
@@ -155,6 +186,7 @@ mod tests {
                 trouble,
                 env: env.clone(),
                 shown: shown.clone(),
+                model: Rc::default(),
             };
             PostgresLedger::new(real, env).under(&format!("scene-{}", scenes.get()))
         };

@@ -28,11 +28,15 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         }
         loop {
             let is_over = until.is_over(&self.env);
-            let chosen = if is_over {
-                Vec::new()
+            let (is_barred, chosen) = if is_over {
+                (true, Vec::new())
             } else {
                 self.pick(tenant, &[]).await?
             };
+            if !is_barred {
+                // Another removal has ended since this began, and with it this one: whoever is here now came after that.
+                return Ok(Remaining(0));
+            }
             if chosen.is_empty() {
                 let left = self.repeat(statement::UNBAR, &of_tenant, Repeat::Any);
                 let left = Columns::first(left.await?)?.number()?;
@@ -47,7 +51,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
             let (rows, is_in_doubt) = attempt.await?;
             let gone = if is_in_doubt {
                 // While the tenant is barred nobody comes back.
-                let left = self.pick(tenant, &chosen).await?;
+                let (_, left) = self.pick(tenant, &chosen).await?;
                 chosen.into_iter().filter(|id| !left.contains(id)).collect()
             } else {
                 ids(rows)?
@@ -61,11 +65,22 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         }
     }
 
-    /// Some users of the tenant; or those of a list who are there.
-    async fn pick(&self, tenant: &TenantId, among: &[String]) -> Result<Vec<String>, StoreError> {
+    /// Whether the tenant is barred, and some of its users; or those of a list who are there.
+    async fn pick(
+        &self,
+        tenant: &TenantId,
+        among: &[String],
+    ) -> Result<(bool, Vec<String>), StoreError> {
         let mut values = self.tenant(tenant);
         values.extend([int8(AT_ONCE), Value::Texts(among.to_vec())]);
-        ids(self.repeat(statement::PICK, values, Repeat::Any).await?)
+        let rows = self.repeat(statement::PICK, &values, Repeat::Any).await?;
+        let (mut is_barred, mut users) = (false, Vec::new());
+        for row in rows {
+            let mut row = Columns::of(row);
+            is_barred = row.bool()?;
+            users.extend(row.text_or_null()?);
+        }
+        Ok((is_barred, users))
     }
 
     /// Key versions of the app, or of one tenant, that nothing is under any more, and since when.

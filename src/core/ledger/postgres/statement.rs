@@ -118,13 +118,14 @@ WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::t
   AND nonce = $5::text AND write IS NOT NULL AND ($6::text = '' OR write = $6::text)
 RETURNING true";
 
-/// Removes the record of an enrolment: the user, `nonce`, `write` (empty: any).
+/// Removes the record of an enrolment: the user, `nonce`, `write` (empty: any). A row if it was there.
 pub(crate) const REMOVE_TOKEN: &str = "
 UPDATE behalf.enrolment SET
   record = NULL, generation = NULL, write = NULL, key_version = NULL, state = NULL, state_number = NULL, due_at = NULL,
   leased_until = 0, lease = 0
 WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text
-  AND nonce = $5::text AND ($6::text = '' OR write = $6::text)";
+  AND nonce = $5::text AND write IS NOT NULL AND ($6::text = '' OR write = $6::text)
+RETURNING true";
 
 /// Removes an enrolment: the user, `nonce`.
 pub(crate) const REMOVE: &str = "
@@ -311,12 +312,18 @@ UPDATE behalf.tenant SET barred = true
 WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
 RETURNING true";
 
-/// Some users of a tenant, of a list if that is not empty: `bucket, app, tenant, most, users`.
+/// Whether a tenant is barred, and beside that some users of it, of a list if that is not empty: `bucket, app, tenant, most,
+/// users`.
 pub(crate) const PICK: &str = "
-SELECT usr FROM behalf.enrolment
-WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text
-  AND (cardinality($5::text[]) = 0 OR usr = ANY ($5::text[]))
-ORDER BY usr LIMIT $4::int8";
+SELECT t.barred, chosen.usr
+FROM behalf.tenant t
+LEFT JOIN LATERAL (
+  SELECT e.usr FROM behalf.enrolment e
+  WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
+    AND (cardinality($5::text[]) = 0 OR e.usr = ANY ($5::text[]))
+  ORDER BY e.usr LIMIT $4::int8
+) AS chosen ON true
+WHERE t.bucket = $1::int2 AND t.app = $2::text AND t.tenant = $3::text";
 
 /// Removes users of a tenant while it is barred: `bucket, app, tenant, users`. A row for each who is gone.
 pub(crate) const REMOVE_MANY: &str = "
