@@ -145,10 +145,11 @@ impl Shared {
 
     /// One that is idle, or else a new one.
     async fn connection(self: &Arc<Self>, address: &Address) -> Result<Opened, OpenError> {
-        while let Some((since, opened)) = self.idle(address) {
+        while let Some((since, mut opened)) = self.idle(address) {
             if opened.is_worn() {
                 continue;
             }
+            opened.is_at_rest = false;
             if since.elapsed() < DOUBTFUL || opened.is_alive().await {
                 return Ok(opened);
             }
@@ -183,10 +184,7 @@ impl Shared {
     }
 
     /// Makes a connection fit for the next user.
-    async fn take_back(&self, opened: Opened) {
-        if opened.is_worn() {
-            return;
-        }
+    async fn take_back(&self, mut opened: Opened) {
         let reset = async {
             let reset = opened.client.batch_execute(RESET).await;
             match reset {
@@ -198,7 +196,8 @@ impl Shared {
                 reset => reset,
             }
         };
-        if let Ok(Ok(())) = timeout(RECYCLE, reset).await {
+        opened.is_at_rest = matches!(timeout(RECYCLE, reset).await, Ok(Ok(())));
+        if opened.is_at_rest && !opened.is_worn() {
             self.connections().idle.push((Instant::now(), opened));
         }
     }
@@ -274,6 +273,8 @@ struct Opened {
     begun: Instant,
     /// What carries it.
     carrier: JoinHandle<()>,
+    /// Whether it is nobody's, and fit for use.
+    is_at_rest: bool,
     _room: Room,
 }
 
@@ -297,6 +298,7 @@ impl Opened {
             tls,
             begun: Instant::now(),
             carrier,
+            is_at_rest: false,
             _room: room,
         })
     }
@@ -313,8 +315,11 @@ impl Opened {
 }
 
 impl Drop for Opened {
+    /// One that is at rest takes its leave of the server, by itself. Another may never come to it.
     fn drop(&mut self) {
-        self.carrier.abort();
+        if !self.is_at_rest {
+            self.carrier.abort();
+        }
     }
 }
 
@@ -361,10 +366,12 @@ impl Drop for Lease {
         let Some((opened, permit)) = self.opened.take() else {
             return;
         };
-        if self.is_given_up.load(Ordering::Acquire) {
-            return;
-        }
-        let Some(pool) = self.pool.upgrade() else {
+        let pool = self
+            .pool
+            .upgrade()
+            .filter(|_| !self.is_given_up.load(Ordering::Acquire));
+        let Some(pool) = pool else {
+            drop(opened);
             return;
         };
         self.runtime.spawn(async move {
