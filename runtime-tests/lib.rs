@@ -5,7 +5,7 @@
 //!   (PLATFORMS.md), and share no code with `behalf-core`.
 //! - [`app`]: the app itself, as a child process on a free port and a temporary state directory.
 //! - [`store`]: what the app stored, read from its `SQLite` file; rows can be damaged on purpose.
-//! - [`redis`]: a Redis server that is the app's store; [`postgres`]: a PostgreSQL server; [`debian`]: where they come from.
+//! - [`redis`]: a Redis server that is the app's store; [`postgres`]: a `PostgreSQL` server; [`debian`]: where they come from.
 //! - [`scene`]: what most cases need of the three.
 //! - [`leaks`]: the search for secrets where none may be.
 //! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.

@@ -35,7 +35,9 @@ impl AllowList {
         let mut origins = Vec::new();
         for entry in entries {
             let text = variables.resolve(entry)?;
-            if !entry.is_literal() && matches!(text.as_str(), "" | "http://" | "https://") {
+            if !entry.is_literal()
+                && matches!(text.as_str(), "" | "http://" | "https://" | "postgres://")
+            {
                 continue; // an optional endpoint that is not in use
             }
             origins.push(text.parse().map_err(|reason| AllowListError::Entry {
@@ -408,6 +410,15 @@ mod tests {
             &["http://bucher.example/"],
         ),
         (" https://example.com ", &["https://example.com/"], &[]),
+        (
+            "postgres://db.test",
+            &["postgres://db.test/", "postgres://db.test:5432/"],
+            &[
+                "postgres://db.test:6432/",
+                "https://db.test:5432/",
+                "postgres://other.test/",
+            ],
+        ),
     ];
 
     #[test]

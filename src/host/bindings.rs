@@ -6,6 +6,7 @@ wasmtime::component::bindgen!({
         package behalf:host;
         world imports {
             import spin:key-value/key-value@3.0.0;
+            import spin:postgres/postgres@4.2.0;
             import spin:variables/variables@3.0.0;
             import fermyon:spin/key-value@2.0.0;
             import fermyon:spin/variables@2.0.0;
@@ -17,6 +18,7 @@ wasmtime::component::bindgen!({
     ",
     path: [
         "../../wit/deps/spin-key-value@3.0.0",
+        "../../wit/deps/spin-postgres@4.2.0",
         "../../wit/deps/spin-variables@3.0.0",
         "../../wit/deps/fermyon-spin@2.0.0",
         "../../wit/deps/config@0.2.0-draft-2024-09-27",
@@ -25,6 +27,8 @@ wasmtime::component::bindgen!({
     imports: { default: async | trappable },
     with: {
         "spin:key-value/key-value@3.0.0.store": crate::store::Bucket,
+        "spin:postgres/postgres@4.2.0.connection": crate::postgres::Connection,
+        "spin:postgres/postgres@4.2.0.connection-builder": crate::postgres::Builder,
         "fermyon:spin/key-value@2.0.0.store": crate::store::Bucket,
         "wasi:keyvalue/store@0.2.0-draft2.bucket": crate::store::Bucket,
         "wasi:keyvalue/atomics@0.2.0-draft2.cas": crate::store::CompareAndSwap,

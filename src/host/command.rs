@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod healthcheck;
+mod schema;
 mod source;
 mod stores;
 mod up;
@@ -11,6 +12,7 @@ mod values;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
+use crate::postgres::OwnerError;
 use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
 use crate::serve::BindError;
@@ -20,6 +22,7 @@ use backup::{Backup, Restore};
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
+use schema::Schema;
 use std::io;
 use std::process::ExitCode;
 use up::Up;
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(healthcheck) => runtime.block_on(healthcheck.run()),
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
+        Command::Schema(schema) => runtime.block_on(schema.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -109,6 +113,10 @@ enum Command {
     /// running hosts write nothing (they answer 503), so that nothing of before is mixed with it.
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(Restore),
+
+    /// Make the tables of a PostgreSQL database that the app keeps enrolments in, or bring them up to this version.
+    #[command(subcommand, after_help = schema::EXAMPLES)]
+    Schema(Schema),
 }
 
 /// Why this process ends other than cleanly.
@@ -135,6 +143,8 @@ enum Failure {
     #[error(transparent)]
     Unhealthy(#[from] Unhealthy),
     #[error(transparent)]
+    Database(#[from] OwnerError),
+    #[error(transparent)]
     Io(io::Error),
 }
 
@@ -154,6 +164,7 @@ impl Failure {
             | Self::Tls(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
+            | Self::Database(_)
             | Self::Io(_) => log::fail(self),
         }
     }
@@ -174,11 +185,13 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
+            Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
             | Self::Backup(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
+            | Self::Database(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

@@ -3,6 +3,7 @@
 use crate::bindings::{fermyon, spin, wasi};
 use crate::instance::Guest;
 use crate::key_value::HasKeyValue;
+use crate::postgres::HasPostgres;
 use crate::variables::HasVariables;
 use std::time::Duration;
 use wasmtime::component::Linker;
@@ -106,6 +107,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     wasi::keyvalue::store::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
     wasi::keyvalue::batch::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
     wasi::keyvalue::atomics::add_to_linker::<_, HasKeyValue>(&mut linker, Guest::key_value)?;
+    spin::postgres::postgres::add_to_linker::<_, HasPostgres>(&mut linker, Guest::postgres)?;
     spin::variables::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
     fermyon::spin::variables::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;
     wasi::config::store::add_to_linker::<_, HasVariables>(&mut linker, Guest::variables)?;

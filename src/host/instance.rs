@@ -5,6 +5,7 @@ use crate::fate::Fate;
 use crate::guest_output::GuestOutput;
 use crate::key_value::{KeyValueGrant, KeyValueView, Stores};
 use crate::outbound::{Outbound, OutboundHooks, Rehearsal};
+use crate::postgres::{Pool, PostgresGrant, PostgresView};
 use crate::variables::ComponentVariables;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +76,8 @@ pub(crate) struct Grants {
     pub(crate) interruptible: bool,
     /// Where the component may send requests.
     pub(crate) outbound: Arc<Outbound>,
+    /// The connections of this process to databases.
+    pub(crate) databases: Pool,
     /// The stores that the component may open.
     pub(crate) stores: Stores,
     /// What the component may read.
@@ -110,6 +113,7 @@ impl Grants {
             },
             fate,
             key_value: KeyValueGrant::new(Arc::clone(&self.stores)),
+            postgres: PostgresGrant::new(Arc::clone(&self.outbound), self.databases.clone()),
             variables: self.variables.clone(),
         };
         let mut store = wasmtime::Store::new(engine, guest);
@@ -125,6 +129,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outbound: OutboundHooks,
     key_value: KeyValueGrant,
+    postgres: PostgresGrant,
     variables: ComponentVariables,
     fate: Fate,
 }
@@ -139,6 +144,14 @@ impl Guest {
     pub(crate) fn key_value(&mut self) -> KeyValueView<'_> {
         KeyValueView {
             grant: &mut self.key_value,
+            table: &mut self.table,
+        }
+    }
+
+    /// What functions of databases work on.
+    pub(crate) fn postgres(&mut self) -> PostgresView<'_> {
+        PostgresView {
+            grant: &self.postgres,
             table: &mut self.table,
         }
     }

@@ -51,6 +51,7 @@ mod manifest;
 mod orders;
 mod outbound;
 mod places;
+mod postgres;
 mod rehearsal;
 mod routes;
 mod runtime_config;

@@ -14,10 +14,12 @@ use crate::life::Lifetime;
 use crate::manifest::{Component, Manifest};
 use crate::outbound::{APP_ORIGIN, AppDoor, Outbound, OutboundClient};
 use crate::places::Places;
+use crate::postgres::Pool;
 use crate::service::Service;
 use crate::store::{LABEL, Store};
 use crate::tls::{self, PemError};
 use crate::variables::{ComponentVariables, Environment, LookupError, Template, Variables};
+use rustls::RootCertStore;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) cache: Option<PathBuf>,
     /// A file with certificate authorities that requests to others trust besides.
     pub(crate) outbound_ca: Option<PathBuf>,
+    /// How many connections to databases there may be at once.
+    pub(crate) database_connections: usize,
     /// The environment that variables are read from.
     pub(crate) environment: Environment,
 }
@@ -71,9 +75,11 @@ pub(crate) fn load(
         tracing::warn!("{vain}");
     }
     variables.check()?;
+    let roots = roots(options.outbound_ca.as_deref())?;
     let shared = Shared {
         stores: used(options.stores, &manifest.components)?,
-        client: client(options.outbound_ca.as_deref())?,
+        client: client(roots.clone())?,
+        databases: Pool::new(options.database_connections, roots),
         variables,
         limits: options.limits,
         door: AppDoor::default(),
@@ -167,13 +173,17 @@ fn used(
     Ok(stores)
 }
 
-fn client(authorities: Option<&Path>) -> Result<OutboundClient, LoadError> {
+fn roots(authorities: Option<&Path>) -> Result<RootCertStore, LoadError> {
     let authorities = match authorities {
         Some(file) => tls::certificates(file)?,
         None => Vec::new(),
     };
+    tls::roots(authorities).map_err(|error| LoadError::Engine(error.to_string()))
+}
+
+fn client(roots: RootCertStore) -> Result<OutboundClient, LoadError> {
     let proxy = Proxy::of(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
-    OutboundClient::new(authorities, proxy).map_err(|error| LoadError::Engine(error.to_string()))
+    OutboundClient::new(roots, proxy).map_err(|error| LoadError::Engine(error.to_string()))
 }
 
 /// How many components this one is composed of.
@@ -194,6 +204,7 @@ struct Shared {
     variables: Arc<Variables>,
     stores: BTreeMap<String, Store>,
     client: OutboundClient,
+    databases: Pool,
     limits: ReuseLimits,
     door: AppDoor,
 }
@@ -224,6 +235,7 @@ impl Shared {
             log_patience: Some(self.limits.request_timeout.unwrap_or(LOG_PATIENCE)),
             interruptible: self.limits.interruptible(),
             outbound: Arc::new(outbound),
+            databases: self.databases.clone(),
             stores: Arc::new(stores.collect()),
             variables: ComponentVariables::new(Arc::clone(&self.variables), component.variables),
         };

@@ -14,7 +14,6 @@ use http_body_util::BodyExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashSet;
 use std::error::Error as StdError;
@@ -42,24 +41,12 @@ pub(crate) struct OutboundClient {
 }
 
 impl OutboundClient {
-    /// A client that trusts the platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as
-    /// Spin does, and these, and sends what is encrypted through this proxy.
+    /// A client that trusts these certificate authorities, and sends what is encrypted through this proxy.
     ///
     /// # Errors
     ///
-    /// The TLS library refuses its own defaults, or one of these.
-    pub(crate) fn new(
-        authorities: Vec<CertificateDer<'static>>,
-        proxy: Option<Proxy>,
-    ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        // A certificate that cannot be read is one authority less to trust; there may be none at all in a container.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        for authority in authorities {
-            roots.add(authority)?;
-        }
+    /// The TLS library refuses its own defaults.
+    pub(crate) fn new(roots: RootCertStore, proxy: Option<Proxy>) -> Result<Self, rustls::Error> {
         let tls =
             ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
                 .with_safe_default_protocol_versions()?
@@ -141,6 +128,29 @@ impl Outbound {
         (outbound, rehearsal)
     }
 
+    /// Whether the component may reach this origin, and does: the end of its way in a rehearsal. `host` is as in a URI.
+    ///
+    /// # Errors
+    ///
+    /// It may not, which is told, or does not.
+    pub(crate) fn admit(&self, scheme: &str, host: &str, port: Option<u16>) -> Result<(), Refusal> {
+        if !self.allowed.permits(scheme, host, port) {
+            self.report_denied(&Origin { scheme, host, port });
+            return Err(Refusal::Denied);
+        }
+        self.rehearse()
+    }
+
+    fn rehearse(&self) -> Result<(), Refusal> {
+        match &self.rehearsal {
+            Some(rehearsal) => {
+                rehearsal.0.store(true, Ordering::Relaxed);
+                Err(Refusal::Rehearsal)
+            }
+            None => Ok(()),
+        }
+    }
+
     async fn send(
         &self,
         mut request: Request<WasiBody>,
@@ -150,18 +160,14 @@ impl Outbound {
             return Err(Error::HttpRequestUriInvalid);
         };
         let app = self.app.as_ref().filter(|_| origin.is_the_app());
-        let permitted = app.is_some()
-            || self
-                .allowed
-                .permits(origin.scheme, origin.host, origin.port);
-        if !permitted {
-            self.report_denied(&origin);
-            return Err(Error::HttpRequestDenied);
-        }
-        if let Some(rehearsal) = &self.rehearsal {
-            rehearsal.0.store(true, Ordering::Relaxed);
-            return Err(Error::DestinationUnavailable);
-        }
+        let admitted = match app {
+            Some(_) => self.rehearse(),
+            None => self.admit(origin.scheme, origin.host, origin.port),
+        };
+        admitted.map_err(|refusal| match refusal {
+            Refusal::Denied => Error::HttpRequestDenied,
+            Refusal::Rehearsal => Error::DestinationUnavailable,
+        })?;
         // Whoever sends it sets it from the URI where the protocol has it.
         request.headers_mut().remove(HOST);
         match app {
@@ -186,6 +192,15 @@ impl Outbound {
             );
         }
     }
+}
+
+/// Why a component does not reach an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its allow-list does not have it.
+    Denied,
+    /// Nothing is sent in a rehearsal.
+    Rehearsal,
 }
 
 /// Where a request goes, in the words of the very URI that the client will follow.
@@ -423,7 +438,7 @@ mod tests {
             crate::variables::Variables::new([].into(), crate::variables::Environment::default());
         let allowed = AllowList::resolve(&entries, &variables).unwrap();
         Outbound::new(
-            OutboundClient::new(Vec::new(), None).unwrap(),
+            OutboundClient::new(RootCertStore::empty(), None).unwrap(),
             "c".into(),
             allowed,
             None,
@@ -542,7 +557,7 @@ mod tests {
     async fn the_app_is_reached_through_its_door_alone() {
         let none = RequestOptions::default();
         let allowed = AllowList::default();
-        let client = OutboundClient::new(Vec::new(), None).unwrap();
+        let client = OutboundClient::new(RootCertStore::empty(), None).unwrap();
         let denied = Outbound::new(client.clone(), "c".into(), allowed.clone(), None);
         let url = format!("{APP_ORIGIN}/a");
         let answer = send(&denied, &url, none).await;

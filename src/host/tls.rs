@@ -6,7 +6,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -123,6 +123,25 @@ pub(crate) struct PemError {
 }
 
 // ---- Asking ----------------------------------------------------------------------------------------------------------
+
+/// The platform's certificate authorities (or those in `SSL_CERT_FILE`) and Mozilla's, as Spin trusts them, and these.
+///
+/// # Errors
+///
+/// One of these is of no use.
+pub(crate) fn roots(
+    authorities: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    // A certificate that cannot be read is one authority less to trust; there may be none at all in a container.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for authority in authorities {
+        roots.add(authority)?;
+    }
+    Ok(roots)
+}
 
 /// For a client that takes the first of these certificates from its server, for whatever name, and no other.
 ///

@@ -146,6 +146,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                     }
                     Err(_) => [Ok(Claimed::none()), Ok(Claimed::none())],
                 };
+                let claimed = Box::new(claimed);
                 Done::Asked {
                     answer,
                     is_known,
@@ -244,7 +245,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 }
                 self.heed_answer(pass, course, &tenant, answer);
                 let tie = self.env.number();
-                for (share, claimed) in [Share::Reseal, Share::Refresh].into_iter().zip(claimed) {
+                for (share, claimed) in [Share::Reseal, Share::Refresh].into_iter().zip(*claimed) {
                     self.heed_claim(pass, course, (&tenant, share, tie), claimed);
                 }
                 course.turns.over(receipt, took, false);
@@ -491,7 +492,7 @@ enum Done<C> {
         /// Whether the answer was there already.
         is_known: bool,
         /// What is outdated, and what is due.
-        claimed: [Result<Claimed<C>, StoreError>; 2],
+        claimed: Box<[Result<Claimed<C>, StoreError>; 2]>,
     },
     Claimed(Result<Claimed<C>, StoreError>),
     /// By the key version that the schedule told, and with the refresh that is due besides.

@@ -46,10 +46,6 @@ impl Database for Port {
         if outside.is(Mutation::RemovalNotMadeAcknowledged) && is_commit[1..].contains(&sql) {
             return Ok(vec![vec![Value::Bool(true)]]);
         }
-        if outside.is(Mutation::EnrolmentRepeated) && sql == statement::ENROL {
-            // So that it is sent again, as if nothing could come of this one.
-            return Err(Failure::NotSent(text()));
-        }
         Err(Failure::Unknown(text()))
     }
 }
@@ -68,9 +64,6 @@ impl Outside {
         let values = match self.mutation {
             Some(Mutation::RecordOverlooked) if sql == statement::REPLACE => {
                 tables.as_read_now(values)
-            }
-            Some(Mutation::EnrolmentUnmarked) if sql == statement::ENROL => {
-                tables.as_seen_now(values)
             }
             _ => values.to_vec(),
         };

@@ -66,22 +66,16 @@ pub(super) enum Mutation {
     // Those of the ledger in a database.
     /// A record is put in the place of whichever there is, of whichever enrolment.
     RecordOverlooked,
-    /// An enrolment takes the place of whatever there is.
-    EnrolmentUnmarked,
     /// A removal is acknowledged whose connection ended.
     RemovalNotMadeAcknowledged,
-    /// An enrolment is sent again when its connection has ended.
-    EnrolmentRepeated,
     /// Before a release, what was found first is taken for what there is now.
     FoundBeforeKept,
 }
 
 /// Those of the ledger in a database.
-pub(super) const OF_DATABASE: [Mutation; 5] = [
+pub(super) const OF_DATABASE: [Mutation; 3] = [
     Mutation::RecordOverlooked,
-    Mutation::EnrolmentUnmarked,
     Mutation::RemovalNotMadeAcknowledged,
-    Mutation::EnrolmentRepeated,
     Mutation::FoundBeforeKept,
 ];
 

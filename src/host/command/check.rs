@@ -40,6 +40,7 @@ impl Check {
                 ready_path: None,
                 cache: self.source.cache(),
                 outbound_ca: self.source.outbound_ca.clone(),
+                database_connections: 1,
                 environment: self.source.environment()?,
             };
             Ok::<_, Failure>(load(manifest, options, &of_instances)?)

@@ -94,6 +94,11 @@ pub(super) struct Up {
     #[arg(long, value_name = "N", value_parser = positive)]
     max_connections: Option<usize>,
 
+    /// How many connections to PostgreSQL this process may have, of all components; who wants one waits for it, as
+    /// long as connecting may take (10 s, or what the address says). A server has to allow as many for each process.
+    #[arg(long, value_name = "N", default_value = "16", value_parser = positive)]
+    postgres_connections: usize,
+
     /// How long a client may keep a connection without a request. Longer than load balancers do, which would meet one that
     /// just closes.
     #[arg(long, value_name = "TIME", default_value = "75s", value_parser = duration)]
@@ -265,6 +270,7 @@ impl Up {
             ready_path: self.ready_path,
             cache: self.source.cache(),
             outbound_ca: self.source.outbound_ca.clone(),
+            database_connections: self.postgres_connections,
             environment: self.source.environment()?,
         };
         Ok(load(manifest, options, lifetime)?)

@@ -50,7 +50,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
             near = row.number()?;
             let others = row.number_or_null()?;
             claimed.leased_until = others.map(|seconds| now.saturating_add(seconds));
-            if let Some(mut visit) = self.visit(found, tenant, row)? {
+            if let Some(mut visit) = visit(found, tenant, row)? {
                 if matches!(kind, Kind::Outdated(_)) && found.horizon.is_due(visit.time) {
                     visit.due = Some(Box::new(visit.clone()));
                 }
@@ -67,34 +67,33 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         });
         Ok(claimed)
     }
+}
 
-    /// None: there was nothing to hand out.
-    fn visit(
-        &self,
-        found: &Found,
-        tenant: &TenantId,
-        mut row: Columns,
-    ) -> Result<Option<Visit<Lease>>, StoreError> {
-        let Some(user) = row.text_or_null()? else {
-            return Ok(None);
-        };
-        let (nonce, write, key_version) = (row.text()?, row.text()?, row.text()?);
-        let (state, time) = (row.state()?, row.number()?);
-        let lease = Lease {
-            write,
-            lease: found.lease,
-        };
-        Ok(Some(Visit {
-            user: User {
-                tenant: tenant.clone(),
-                id: StorageId::parse(&user).ok_or_else(unexpected)?,
-            },
-            nonce: Nonce::parse(&nonce).ok_or_else(unexpected)?,
-            key_version: KeyVersion::parse(&key_version).ok_or_else(unexpected)?,
-            state,
-            time,
-            claims: vec![lease],
-            due: None,
-        }))
-    }
+/// None: there was nothing to hand out.
+fn visit(
+    found: &Found,
+    tenant: &TenantId,
+    mut row: Columns,
+) -> Result<Option<Visit<Lease>>, StoreError> {
+    let Some(user) = row.text_or_null()? else {
+        return Ok(None);
+    };
+    let (nonce, write, key_version) = (row.text()?, row.text()?, row.text()?);
+    let (state, time) = (row.state()?, row.number()?);
+    let lease = Lease {
+        write,
+        lease: found.lease,
+    };
+    Ok(Some(Visit {
+        user: User {
+            tenant: tenant.clone(),
+            id: StorageId::parse(&user).ok_or_else(unexpected)?,
+        },
+        nonce: Nonce::parse(&nonce).ok_or_else(unexpected)?,
+        key_version: KeyVersion::parse(&key_version).ok_or_else(unexpected)?,
+        state,
+        time,
+        claims: vec![lease],
+        due: None,
+    }))
 }

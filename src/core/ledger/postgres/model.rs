@@ -487,17 +487,6 @@ impl Tables {
         values
     }
 
-    /// The parameters of a removal or an enrolment that has seen what there is now.
-    pub(crate) fn as_seen_now(&self, values: &[Value]) -> Vec<Value> {
-        let mut values = values.to_vec();
-        let (_, place) = Parameters(values.iter()).user();
-        let mark = self.enrolments.get(&place).map(|row| Value::Int8(row.mark));
-        if let Some(last) = values.last_mut() {
-            *last = mark.unwrap_or(Value::Null);
-        }
-        values
-    }
-
     fn present(&self, place: &(String, String, String)) -> Option<&Enrolment> {
         let row = self.enrolments.get(place);
         row.filter(|row| row.removed_at.is_none())

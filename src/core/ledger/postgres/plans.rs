@@ -40,7 +40,7 @@ fn filled() -> (Postgres, Client) {
         .unwrap();
     client
         .batch_execute(&format!(
-            r#"
+            r"
 INSERT INTO behalf.app VALUES ('', '', NULL);
 INSERT INTO behalf.tenant (bucket, app, tenant) SELECT bucket, '', tenant FROM known;
 INSERT INTO behalf.counts (bucket, app) SELECT DISTINCT bucket, '' FROM known;
@@ -52,7 +52,7 @@ SELECT bucket, '', tenant, lpad(n::text, 32, '0'), 'nonce', 1, {NOW}, '\x7b7d', 
   CASE WHEN n % 100 < 5 THEN n % 100 ELSE 0 END, 1,
   {NOW} + CASE WHEN n % 100 = 50 THEN -n % 5000 ELSE n % 604800 + 1 END, n
 FROM generate_series(0, {ALL} - 1) AS n JOIN known ON number = CASE WHEN n < {LARGEST} THEN 0 ELSE n % {TENANTS} END;
-"#
+"
         ))
         .unwrap();
     client.batch_execute("VACUUM ANALYZE").unwrap();

@@ -80,7 +80,7 @@ const VERSION_1: &str = r#"
 /// The role's name is none that is allowed here: lower-case letters, digits and `_`.
 pub fn script(role: Option<&str>) -> Result<Vec<String>, BadRole> {
     let mut script = vec![format!(
-        r#"DO $behalf$
+        r"DO $behalf$
 DECLARE
   found int4;
 BEGIN
@@ -101,14 +101,14 @@ BEGIN
   INSERT INTO behalf.schema_version (version) VALUES ({VERSION})
   ON CONFLICT (only_row) DO UPDATE SET version = excluded.version;
 END
-$behalf$;"#
+$behalf$;"
     )];
     if let Some(role) = role {
         if !is_role(role) {
             return Err(BadRole);
         }
         script.push(format!(
-            r#"DO $behalf$
+            r"DO $behalf$
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('behalf.schema'));
   IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{role}') THEN
@@ -122,7 +122,7 @@ BEGIN
   ALTER ROLE {role} SET lock_timeout = '2s';
   ALTER ROLE {role} SET idle_in_transaction_session_timeout = '5s';
 END
-$behalf$;"#
+$behalf$;"
         ));
     }
     Ok(script)

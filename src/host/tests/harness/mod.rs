@@ -24,20 +24,26 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 /// The component that all tests run, built once.
 pub fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| build("dev", "debug"))
+    GUEST.get_or_init(|| build("behalf-test-guest", "dev", "debug"))
+}
+
+/// The component that uses PostgreSQL, built once.
+pub fn postgres_guest() -> &'static Path {
+    static GUEST: OnceLock<PathBuf> = OnceLock::new();
+    GUEST.get_or_init(|| build("behalf-test-postgres-guest", "dev", "debug"))
 }
 
 /// The component, optimised: for benches.
 pub fn fast_guest() -> PathBuf {
-    build("release", "release")
+    build("behalf-test-guest", "release", "release")
 }
 
-fn build(profile: &str, folder: &str) -> PathBuf {
+fn build(package: &str, profile: &str, folder: &str) -> PathBuf {
     // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
     let built = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--locked", "--package", "behalf-test-guest"])
+        .args(["build", "--locked", "--package", package])
         .args([
             "--target",
             "wasm32-wasip2",
@@ -49,7 +55,8 @@ fn build(profile: &str, folder: &str) -> PathBuf {
         .status()
         .unwrap();
     assert!(built.success(), "the test guest does not build");
-    target.join(format!("wasm32-wasip2/{folder}/behalf_test_guest.wasm"))
+    let file = package.replace('-', "_");
+    target.join(format!("wasm32-wasip2/{folder}/{file}.wasm"))
 }
 
 /// A manifest for the guest: the component `web` on all routes.
