@@ -52,6 +52,9 @@ pub(crate) struct Token {
     due_at: i64,
 }
 
+/// What a count tells apart: tenant, state and key version.
+type Group = (String, Option<i16>, Option<String>);
+
 /// The parameters of a statement, read one after another.
 struct Parameters<'a>(std::slice::Iter<'a, Value>);
 
@@ -609,7 +612,6 @@ impl Tables {
         if self.counts.get(&place).is_none_or(|(at, _)| *at > now - 60) {
             return Vec::new();
         }
-        type Group = (String, Option<i16>, Option<String>);
         let mut groups: BTreeMap<Group, [u64; 5]> = BTreeMap::new();
         for ((of, tenant, _), row) in &self.enrolments {
             if of != app || row.bucket != bucket || row.removed_at.is_some() {
