@@ -167,6 +167,13 @@ impl Nonce {
         Self(random_text::<8>(random).into())
     }
 
+    /// Names what cannot tell its own name, by its content.
+    pub(crate) fn of_content(content: &[u8]) -> Self {
+        let mut text = URL_SAFE_NO_PAD.encode(Sha256::digest(content));
+        text.truncate(11);
+        Self(text.into())
+    }
+
     /// When the enrolment that this names was made, by the clock of whoever made it. None if this names a write.
     #[must_use]
     pub fn enrolled_at(&self) -> Option<u64> {
@@ -214,6 +221,11 @@ impl SecretName {
 pub struct KeyVersion(Box<str>);
 
 impl KeyVersion {
+    /// Stands for one that nobody knows.
+    pub(crate) fn unknown() -> Self {
+        Self("0".repeat(32).into())
+    }
+
     /// Reads a version.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -31,6 +31,7 @@ pub mod record;
 pub mod schedule;
 pub(crate) mod seen;
 pub mod summary;
+pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,6 +16,7 @@ mod retirement;
 pub mod store;
 mod survey;
 mod wave;
+mod whole;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -22,6 +22,7 @@ mod removal;
 pub mod schema;
 pub(crate) mod statement;
 mod survey;
+mod whole;
 
 use std::cell::Cell;
 use std::rc::Rc;

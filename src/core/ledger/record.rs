@@ -206,6 +206,12 @@ pub(crate) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Unr
     }
 }
 
+/// The version that wrote a value, if that is a newer one.
+pub(crate) fn newer_version(json: &[u8]) -> Option<u32> {
+    let version: RawVersion = object(json)?;
+    (version.v > VERSION).then_some(version.v)
+}
+
 #[derive(Deserialize)]
 struct RawVersion {
     v: u32,

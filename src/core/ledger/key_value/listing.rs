@@ -106,6 +106,22 @@ impl Listing {
         Some((key, self.layout.read_marker(key)?))
     }
 
+    /// What is private to enrolments (records, removals and markers), by user, each with its position in the listing.
+    pub(crate) fn private_positions(&self) -> impl Iterator<Item = (StorageId, usize)> {
+        let keys = self.keys.iter().enumerate();
+        keys.filter_map(|(at, key)| {
+            let marker = || Some(self.layout.read_marker(key)?.user.id);
+            let private = |kind| Some(self.layout.read_private(kind, key)?.0);
+            let id = private("rec").or_else(|| private("off")).or_else(marker)?;
+            Some((id, at))
+        })
+    }
+
+    /// The key at a position.
+    pub(crate) fn key_at(&self, position: usize) -> Option<&String> {
+        self.keys.get(position)
+    }
+
     /// The further pages of summaries.
     pub(crate) fn summary_pages(&self) -> impl Iterator<Item = &String> {
         let keys = self.keys.iter();

@@ -1,6 +1,8 @@
 //! Tests only: what the statements do, in maps, for suites and simulations that go through many more histories than a server
 //! could. That it does the same as PostgreSQL is a test of `real`: both are asked everything.
 
+mod whole;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
@@ -431,7 +433,10 @@ impl Tables {
                 }
                 Vec::new()
             }
-            other => panic!("no statement of this ledger: {other}"),
+            other => match self.run_on_all(other, &mut given) {
+                Some(rows) => rows,
+                None => panic!("no statement of this ledger: {other}"),
+            },
         }
     }
 

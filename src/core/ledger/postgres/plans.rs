@@ -182,7 +182,47 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
             "KEEP_APP",
             (vec![text(""), Value::Bytes(vec![7]), Value::Null], 20),
         ),
+        (
+            "PAGE",
+            (
+                with(
+                    of_bucket(),
+                    vec![
+                        text(tenant(0).as_str()),
+                        text(user(50_000).id.as_str()),
+                        Value::Int8(200),
+                    ],
+                ),
+                1000,
+            ),
+        ),
+        ("VERSIONS", (of_bucket(), 100)),
+        ("PUT", (vec![text(""), text(&put())], 10_000)),
+        ("PUT_BAR", (with(of_tenant(), vec![Value::Bool(true)]), 20)),
+        (
+            "PUT_VERSION",
+            (with(of_tenant(), vec![text(NEW), Value::Null]), 20),
+        ),
+        (
+            "PUT_FINGERPRINT",
+            (vec![text(""), Value::Bytes(vec![7])], 20),
+        ),
+        ("DELETE_MANY", (with(of_tenant(), vec![some()]), 10_000)),
+        ("DELETE_VERSION", (with(of_tenant(), vec![text(OLD)]), 20)),
     ])
+}
+
+/// Enrolments of two hundred users, of whom one half is there already.
+fn put() -> String {
+    let row = |at: u32| {
+        serde_json::json!({
+            "bucket": bucket("", &tenant(0)), "tenant": tenant(0).as_str(), "nonce": "nonce", "format": 1,
+            "usr": user(LARGEST - 100 + at).id.as_str().replacen('0', if at < 100 { "0" } else { "9" }, 1),
+            "enrolled_at": NOW, "record": "e30=", "generation": 1, "write": "write", "key_version": NEW, "state": 0,
+            "state_number": 0, "due_at": NOW, "mark": at,
+        })
+    };
+    serde_json::json!((0..200).map(row).collect::<Vec<_>>()).to_string()
 }
 
 /// Scans of the tables that grow with users, and of those that grow with tenants.

@@ -174,6 +174,8 @@ mod tests {
     use crate::ledger::conformance;
     use crate::ledger::postgres::PostgresLedger;
     use crate::ledger::postgres::answer::text;
+    use crate::ledger::transfer::tests::go_to_and_fro;
+    use crate::simulation::world::World;
 
     /// Two statements that overlap: the second waits for the first, and then looks at what that left.
     #[test]
@@ -301,5 +303,19 @@ mod tests {
             PostgresLedger::new(real, env).under(&format!("scene-{}", scenes.get()))
         };
         assert_eq!(conformance::faults_of(&make, 100), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_ledger_is_carried_over_and_back_as_in_the_model() {
+        let server = Server::start();
+        let env = World::new();
+        let real = Real {
+            client: server.connect(),
+            trouble: Rc::default(),
+            env: env.clone(),
+            shown: Rc::default(),
+            model: Rc::default(),
+        };
+        go_to_and_fro(&env, &real);
     }
 }

@@ -12,7 +12,7 @@
 
 /// All of them, by name.
 #[cfg(test)]
-pub(crate) const ALL: [(&str, &str); 27] = [
+pub(crate) const ALL: [(&str, &str); 35] = [
     ("SCHEMA", SCHEMA),
     ("FIND", FIND),
     ("LOOK", LOOK),
@@ -40,6 +40,14 @@ pub(crate) const ALL: [(&str, &str); 27] = [
     ("UNBAR", UNBAR),
     ("APP", APP),
     ("KEEP_APP", KEEP_APP),
+    ("PAGE", PAGE),
+    ("VERSIONS", VERSIONS),
+    ("PUT", PUT),
+    ("PUT_BAR", PUT_BAR),
+    ("PUT_VERSION", PUT_VERSION),
+    ("PUT_FINGERPRINT", PUT_FINGERPRINT),
+    ("DELETE_MANY", DELETE_MANY),
+    ("DELETE_VERSION", DELETE_VERSION),
 ];
 
 /// The version of the schema, and whether the role has limits of time.
@@ -398,3 +406,72 @@ pub(crate) const KEEP_APP: &str = "
 INSERT INTO behalf.app AS a (app, sweep_state, fingerprint) VALUES ($1::text, $2::bytea, $3::bytea)
 ON CONFLICT (app) DO UPDATE SET
   sweep_state = coalesce(excluded.sweep_state, a.sweep_state), fingerprint = coalesce(excluded.fingerprint, a.fingerprint)";
+
+/// All enrolments of a bucket, in the order of tenants and users: `bucket, app`, the last tenant and user that were had, `most`.
+/// For moving the ledger, as are those that follow.
+pub(crate) const PAGE: &str = "
+SELECT tenant, usr, nonce, format, enrolled_at, record, write, key_version, state, state_number, due_at
+FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND (tenant, usr) > ($3::text, $4::text) AND removed_at IS NULL
+ORDER BY tenant, usr LIMIT $5::int8";
+
+/// Key versions of a bucket: `bucket, app`.
+pub(crate) const VERSIONS: &str = "
+SELECT tenant, key_version, unused_since FROM behalf.key_version
+WHERE bucket = $1::int2 AND app = $2::text";
+
+/// Puts enrolments in the place of whatever is there, and makes their tenants and key versions known: `app`, and a list in JSON
+/// of objects with the columns as members; the record is in base64.
+pub(crate) const PUT: &str = "
+WITH given AS MATERIALIZED (
+  SELECT * FROM json_to_recordset($2::text::json) AS given (
+    bucket int2, tenant text, usr text, nonce text, format int4, enrolled_at int8, record text, generation int8, write text,
+    key_version text, state int2, state_number int4, due_at int8, mark int8
+  )
+), known AS (
+  INSERT INTO behalf.tenant (bucket, app, tenant) SELECT DISTINCT bucket, $1::text, tenant FROM given
+  ON CONFLICT DO NOTHING
+), counted AS (
+  INSERT INTO behalf.counts (bucket, app) SELECT DISTINCT bucket, $1::text FROM given
+  ON CONFLICT DO NOTHING
+), noted AS (
+  INSERT INTO behalf.key_version (bucket, app, tenant, key_version)
+  SELECT DISTINCT bucket, $1::text, tenant, key_version FROM given WHERE key_version IS NOT NULL
+  ON CONFLICT (bucket, app, tenant, key_version) DO UPDATE SET unused_since = NULL
+)
+INSERT INTO behalf.enrolment (bucket, app, tenant, usr, nonce, format, enrolled_at, record, generation, write, key_version,
+  state, state_number, due_at, mark)
+SELECT bucket, $1::text, tenant, usr, nonce, format, enrolled_at, decode(record, 'base64'), generation, write, key_version,
+  state, state_number, due_at, mark
+FROM given
+ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
+  nonce = excluded.nonce, format = excluded.format, enrolled_at = excluded.enrolled_at,
+  record = excluded.record, generation = excluded.generation, write = excluded.write,
+  key_version = excluded.key_version, state = excluded.state, state_number = excluded.state_number,
+  due_at = excluded.due_at, mark = excluded.mark, removed_at = NULL, leased_until = 0, lease = 0";
+
+/// Says of a tenant that is known whether it is being removed: `bucket, app, tenant, barred`.
+pub(crate) const PUT_BAR: &str = "
+UPDATE behalf.tenant SET barred = $4::bool
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text";
+
+/// Notes a key version: `bucket, app, tenant, key_version, unused_since`.
+pub(crate) const PUT_VERSION: &str = "
+INSERT INTO behalf.key_version (bucket, app, tenant, key_version, unused_since)
+VALUES ($1::int2, $2::text, $3::text, $4::text, $5::int8)
+ON CONFLICT (bucket, app, tenant, key_version) DO UPDATE SET unused_since = excluded.unused_since";
+
+/// Puts a fingerprint in the place of any other; null: there is none. `app, fingerprint`.
+pub(crate) const PUT_FINGERPRINT: &str = "
+INSERT INTO behalf.app (app, fingerprint) VALUES ($1::text, $2::bytea)
+ON CONFLICT (app) DO UPDATE SET fingerprint = excluded.fingerprint";
+
+/// Deletes users of a tenant: `bucket, app, tenant, users`.
+pub(crate) const DELETE_MANY: &str = "
+DELETE FROM behalf.enrolment
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = ANY ($4::text[])";
+
+/// Forgets a key version: `bucket, app, tenant, key_version`.
+pub(crate) const DELETE_VERSION: &str = "
+DELETE FROM behalf.key_version
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND key_version = $4::text";
