@@ -2,7 +2,9 @@
 
 mod backup;
 mod check;
+mod database;
 mod healthcheck;
+mod ledger;
 mod schema;
 mod source;
 mod stores;
@@ -16,12 +18,13 @@ use crate::postgres::OwnerError;
 use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
 use crate::serve::BindError;
-use crate::store::{BackupError, OpenError};
+use crate::store::{BackupError, OpenError, SoleError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
+use ledger::LedgerCommand;
 use schema::Schema;
 use std::io;
 use std::process::ExitCode;
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
+        Command::Ledger(ledger) => runtime.block_on(ledger.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -117,6 +121,10 @@ enum Command {
     /// Make the tables of a PostgreSQL database that the app keeps enrolments in, or bring them up to this version.
     #[command(subcommand, after_help = schema::EXAMPLES)]
     Schema(Schema),
+
+    /// Move what is stored of enrolments from one ledger to another.
+    #[command(subcommand, after_help = ledger::EXAMPLES)]
+    Ledger(LedgerCommand),
 }
 
 /// Why this process ends other than cleanly.
@@ -145,6 +153,10 @@ enum Failure {
     #[error(transparent)]
     Database(#[from] OwnerError),
     #[error(transparent)]
+    Sole(#[from] SoleError),
+    #[error("{0}")]
+    Copy(String),
+    #[error(transparent)]
     Io(io::Error),
 }
 
@@ -165,6 +177,8 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Sole(_)
+            | Self::Copy(_)
             | Self::Io(_) => log::fail(self),
         }
     }
@@ -192,6 +206,8 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Sole(_)
+            | Self::Copy(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

@@ -5,10 +5,12 @@ mod address;
 mod authorities;
 mod owner;
 mod pool;
+mod tables;
 mod types;
 
-pub(crate) use owner::{Owner, OwnerError};
+pub(crate) use owner::{Limits, Owner, OwnerError};
 pub(crate) use pool::Pool;
+pub(crate) use tables::Tables;
 
 use crate::bindings::spin::postgres::postgres::{
     Column, DbError, DbValue, Error, Host, HostConnection, HostConnectionBuilder,

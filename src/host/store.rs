@@ -4,12 +4,14 @@ mod backup;
 mod place;
 mod readers;
 mod redis;
+mod sole;
 mod sqlite;
 mod writer;
 
 pub(crate) use backup::{BackupError, back_up, restore};
 pub(crate) use place::OpenError;
 pub(crate) use redis::RedisUrlError;
+pub(crate) use sole::{Sole, SoleError};
 
 use place::Place;
 use redis::Redis;

@@ -1,13 +1,12 @@
 //! `behalf schema`.
 
 use super::Failure;
+use super::database::DatabasePlace;
 use crate::log::{self, Format, Verbosity};
-use crate::postgres::{Owner, OwnerError};
-use crate::tls;
+use crate::postgres::{Limits, OwnerError};
 use behalf_core::ledger::postgres::schema::{VERSION, script};
 use clap::{Args, Subcommand};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +18,6 @@ Exit codes: 0 the tables are as this version has them, 1 they are not, 2 the com
 
 /// Which version of the tables there is.
 const FOUND: &str = "SELECT version FROM behalf.schema_version";
-
-/// The variable of the environment with the password, as programs of PostgreSQL have it.
-const PASSWORD: &str = "PGPASSWORD";
 
 /// What to do with the tables.
 #[derive(Debug, Subcommand)]
@@ -45,18 +41,8 @@ pub(super) struct Apply {
     #[command(flatten)]
     role: Role,
 
-    /// The database, as its owner: \"host=… user=… dbname=…\" or postgres://USER@HOST:PORT/NAME. With `sslmode=require`
-    /// nothing is sent in clear; the server's certificate is verified. Others on this machine can see a password in it.
-    #[arg(long, value_name = "CONNECTION", allow_hyphen_values = true)]
-    database: String,
-
-    /// A file that holds the owner's password; else the variable PGPASSWORD of the environment may.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-
-    /// Certificate authorities in PEM to trust besides the platform's.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    database: DatabasePlace,
 }
 
 /// Whose the tables are for.
@@ -104,26 +90,7 @@ impl Apply {
     async fn run(self) -> Result<(), Failure> {
         log::begin(Format::Text, Verbosity::Info);
         let script = self.role.script()?;
-        let authorities = match &self.ca {
-            Some(file) => tls::certificates(file)?,
-            None => Vec::new(),
-        };
-        let roots =
-            tls::roots(authorities).map_err(|error| Failure::Usage(format!("--ca: {error}")))?;
-        let password = match &self.password_file {
-            Some(file) => {
-                let read = std::fs::read_to_string(file);
-                let unreadable =
-                    |error| Failure::Usage(format!("--password-file {}: {error}", file.display()));
-                Some(
-                    read.map_err(unreadable)?
-                        .trim_end_matches(['\r', '\n'])
-                        .to_owned(),
-                )
-            }
-            None => std::env::var(PASSWORD).ok(),
-        };
-        let owner = Owner::connect(&self.database, password.as_deref(), &roots).await?;
+        let owner = self.database.connect(Limits::None).await?;
         let before = owner.number(FOUND).await?;
         owner.run(&script).await?;
         match before.and_then(|it| u64::try_from(it).ok()) {

@@ -1,4 +1,4 @@
-//! A connection of whoever owns a database, for making and upgrading its tables.
+//! A connection of a command: of whoever owns a database, for making and upgrading its tables, or moving what is in them.
 
 use super::pool::reason;
 use rustls::RootCertStore;
@@ -15,6 +15,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const NO_LIMITS: &str =
     "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0";
 
+/// What a command does by many statements has limits, so that it does not wait for ever.
+const LIMITS: &str = "SET statement_timeout = '60s'; SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '60s'";
+
+/// How long a statement may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limits {
+    /// As long as it takes.
+    None,
+    /// A minute.
+    Minute,
+}
+
 /// The connection. It ends when this is dropped.
 pub(crate) struct Owner {
     client: Client,
@@ -22,8 +34,8 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    /// Connects to what a connection string or URL names, by this password if it has none itself. A certificate is verified
-    /// whenever there is TLS.
+    /// Connects to what a connection string or URL names, by this password if it has none itself, for statements that may take
+    /// so long. A certificate is verified whenever there is TLS.
     ///
     /// # Errors
     ///
@@ -32,6 +44,7 @@ impl Owner {
         database: &str,
         password: Option<&str>,
         roots: &RootCertStore,
+        limits: Limits,
     ) -> Result<Self, OwnerError> {
         // What the client says may hold a part of a password that was not quoted.
         let mut config: Config = database.parse().map_err(|_| OwnerError::Database)?;
@@ -54,8 +67,17 @@ impl Owner {
             let _ = connection.await;
         });
         let owner = Self { client, carrier };
-        owner.run(NO_LIMITS).await?;
+        let limits = match limits {
+            Limits::None => NO_LIMITS,
+            Limits::Minute => LIMITS,
+        };
+        owner.run(limits).await?;
         Ok(owner)
+    }
+
+    /// What statements are run by.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The only number that a query has for an answer; none if it has no row, or the table it asks is not there.
