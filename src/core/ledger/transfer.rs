@@ -31,7 +31,7 @@ pub trait Holder {
     type Reading;
 
     /// How many enrolments it can hold; none: any number.
-    const MOST: Option<u64>;
+    fn most(&self) -> Option<u64>;
 
     /// Begins to read all of it.
     ///
@@ -339,6 +339,9 @@ pub enum TransferError {
     /// There are more enrolments than the other side can hold. Nothing was changed.
     #[error("there are {0} enrolments, and at most {1} can be kept there; nothing was changed")]
     TooMany(u64, u64),
+    /// There is nothing to carry, and so many enrolments are there: it is another place that was meant. Nothing was changed.
+    #[error("there is nothing to copy, and {0} enrolments are there already; nothing was changed")]
+    Nothing(u64),
 }
 
 /// Carries all that `from` holds over to `to`, which holds the same afterwards. What `to` holds already has to be a part of
@@ -367,7 +370,7 @@ pub async fn carry_over<F: Holder, T: Holder>(
         }
     }
     drop(reading);
-    if let Some(most) = T::MOST
+    if let Some(most) = to.most()
         && report.from.enrolments > most
     {
         return Err(TransferError::TooMany(report.from.enrolments, most));
@@ -383,6 +386,13 @@ pub async fn carry_over<F: Holder, T: Holder>(
             other: plan.other,
             extra: plan.extra,
         });
+    }
+    if report.from.enrolments == 0 {
+        let is_user = |name: &&Name| matches!(name, Name::User(..));
+        let there = number(target.items.keys().filter(is_user).count());
+        if there > 0 {
+            return Err(TransferError::Nothing(there));
+        }
     }
     let whole = number(plan.put.len().saturating_add(plan.remove.len()));
     let mut done = 0_u64;

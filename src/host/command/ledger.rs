@@ -153,7 +153,7 @@ impl Copy {
 fn told(report: &Report) -> Result<(), Failure> {
     let from = report.from;
     tracing::info!(
-        "{} enrolments ({} without a refresh token), {} key versions, {} tenants being removed",
+        "enrolments: {}, of which without a refresh token: {}; key versions: {}; tenants being removed: {}",
         from.enrolments,
         from.without_token,
         from.versions,
@@ -222,6 +222,9 @@ fn why(error: TransferError) -> Failure {
                 .join(", ")
         ),
         TransferError::TooMany(..) => error.to_string(),
+        TransferError::Nothing(_) => {
+            format!("{error}: look at --to, --prefix and the names of the two places")
+        }
         TransferError::From(_) | TransferError::To(_) => {
             format!("{error}; nothing is lost, and to run this again goes on where it was")
         }

@@ -25,6 +25,11 @@ use crate::identity::{KeyVersion, Nonce, StorageId, TenantId};
 use crate::ledger::record::Record;
 use crate::ledger::schedule::{MOST_FAILURES, State};
 
+/// What one listing may have, in bytes.
+const LISTING: u64 = 128 * 1024 * 1024;
+/// What the three keys of a user take in it, with some room.
+const OF_USER: u64 = 380;
+
 /// Makes key names under the setting `store_prefix`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
@@ -38,6 +43,14 @@ impl Layout {
         Self {
             prefix: prefix.into(),
         }
+    }
+
+    /// How many users' keys fit into one listing, about.
+    #[must_use]
+    pub fn most_users(&self) -> u64 {
+        let prefix = u64::try_from(self.prefix.len()).unwrap_or(u64::MAX);
+        let of_user = prefix.saturating_mul(3).saturating_add(OF_USER);
+        LISTING.checked_div(of_user).unwrap_or(0)
     }
 
     /// Key of a user's head.

@@ -48,8 +48,9 @@ impl Reading {
 impl<S: Store + Clone, E: Environment + Clone> Holder for KeyValueLedger<S, E> {
     type Reading = Reading;
 
-    /// So many users' keys fit into one listing, which may have 128 MiB (`layout.rs`).
-    const MOST: Option<u64> = Some(350_000);
+    fn most(&self) -> Option<u64> {
+        Some(self.layout.most_users())
+    }
 
     async fn begin(&self) -> Result<Reading, StoreError> {
         let listing = Listing::read(&self.layout, &self.store).await?;

@@ -30,7 +30,9 @@ pub struct Reading {
 impl<D: Database + Clone, E: Environment + Clone> Holder for PostgresLedger<D, E> {
     type Reading = Reading;
 
-    const MOST: Option<u64> = None;
+    fn most(&self) -> Option<u64> {
+        None
+    }
 
     async fn begin(&self) -> Result<Reading, StoreError> {
         Ok(Reading {
