@@ -38,12 +38,12 @@ pub(super) enum LedgerCommand {
     /// Records are copied byte for byte: nothing is opened, and no key is needed. What was copied stays where it was. To run it
     /// again goes on where it was interrupted; at the end both sides are read again and compared. It does not begin while a host
     /// has the store open, if that is a file; that nobody uses the database or a Redis server is yours to see to.
-    Copy(Box<Copy>),
+    Copy(Box<LedgerCopy>),
 }
 
 /// The options of `behalf ledger copy`.
 #[derive(Debug, Args)]
-pub(super) struct Copy {
+pub(super) struct LedgerCopy {
     /// Which way.
     #[arg(long, value_name = "SIDE")]
     to: Side,
@@ -96,7 +96,7 @@ impl LedgerCommand {
     }
 }
 
-impl Copy {
+impl LedgerCopy {
     async fn run(self) -> Result<(), Failure> {
         log::begin(Format::Text, Verbosity::Info);
         let stopped = || {
