@@ -67,17 +67,17 @@ fn main() -> ExitCode {
         if let Ok(case) = &case {
             met.extend(case.step.iter().filter_map(|step| step.code.clone()));
             if case.on_redis {
-                trials.push(trial(format!("{name}, on Redis"), read(), Kept::InRedis));
+                trials.push(trial(format!("{name}, on Redis"), read(), Kept::Redis));
             }
             if case.on_key_value_alone.is_none() {
                 trials.push(trial(
                     format!("{name}, on PostgreSQL"),
                     read(),
-                    Kept::InPostgres,
+                    Kept::Postgres,
                 ));
             }
         }
-        trials.push(trial(name, case, Kept::InFile));
+        trials.push(trial(name, case, Kept::File));
     }
     trials.push(Trial::test("every code has a case", move || {
         Ok(every_code_has_a_case(met)?)
@@ -131,9 +131,9 @@ struct Case {
 /// Where a case keeps records.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
-    InFile,
-    InRedis,
-    InPostgres,
+    File,
+    Redis,
+    Postgres,
 }
 
 fn one() -> usize {
@@ -180,9 +180,9 @@ impl Case {
             settings.map(|(name, value)| (name, value.replace("{downstream}", &downstream))),
         );
         options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest, kept)?;
-        let redis = (kept == Kept::InRedis).then(Redis::start).transpose()?;
+        let redis = (kept == Kept::Redis).then(Redis::start).transpose()?;
         options.redis = redis.as_ref().map(Redis::url);
-        let tables = (kept == Kept::InPostgres).then(Tables::create);
+        let tables = (kept == Kept::Postgres).then(Tables::create);
         options.tables = tables.transpose()?;
         let mut world = World {
             emulators,
@@ -217,7 +217,7 @@ fn manifest(
     changes: &[(String, String)],
     kept: Kept,
 ) -> anyhow::Result<Option<PathBuf>> {
-    let is_in_postgres = kept == Kept::InPostgres;
+    let is_in_postgres = kept == Kept::Postgres;
     if cron.is_none() && !no_cron && changes.is_empty() && !is_in_postgres {
         return Ok(None);
     }
