@@ -355,9 +355,9 @@ pub async fn carry_over<F: Holder, T: Holder>(
     replace: bool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, TransferError> {
-    let mut read = 0;
+    let mut read = 0_u64;
     let mut tell = |number: u64| {
-        read += number;
+        read = read.saturating_add(number);
         progress(Progress::Read(read));
     };
     let (mut report, mut source) = (Report::default(), Contents::default());
@@ -422,9 +422,9 @@ pub async fn carry_over<F: Holder, T: Holder>(
     }
     drop((found, source, target));
     // Both, because whoever used one of them meanwhile would not be seen otherwise.
-    let mut verified = 0;
+    let mut verified = 0_u64;
     let mut tell = |number: u64| {
-        verified += number;
+        verified = verified.saturating_add(number);
         progress(Progress::Verified(verified));
     };
     let (_, source) = Contents::read(from, Contents::add_to_carry, &mut tell)

@@ -48,7 +48,7 @@ impl<D: Database + Clone, E: Environment + Clone> Holder for PostgresLedger<D, E
             let mut items: Vec<_> = settings.map(Item::Settings).into_iter().collect();
             let barred = self.repeat(statement::BARRED, [text(&self.app)], Repeat::Any);
             for row in barred.await? {
-                items.push(Item::Bar(tenant(Columns::of(row).text()?)?));
+                items.push(Item::Bar(tenant(&Columns::of(row).text()?)?));
             }
             return Ok(Some(items));
         }
@@ -67,14 +67,11 @@ impl<D: Database + Clone, E: Environment + Clone> Holder for PostgresLedger<D, E
         let values = [bucket, app, tenant, user, Value::Int8(AT_ONCE)];
         let rows = self.repeat(statement::PAGE, values, Repeat::Any).await?;
         let items: Vec<_> = (rows.into_iter().map(enrolment)).collect::<Result<_, _>>()?;
-        match items.last().map(Item::name) {
-            Some(Name::User(tenant, id)) => {
-                reading.after = Some((tenant.to_string(), id.as_str().to_owned()));
-            }
-            _ => {
-                reading.bucket = reading.bucket.saturating_add(1);
-                reading.after = None;
-            }
+        if let Some(Name::User(tenant, id)) = items.last().map(Item::name) {
+            reading.after = Some((tenant.to_string(), id.as_str().to_owned()));
+        } else {
+            reading.bucket = reading.bucket.saturating_add(1);
+            reading.after = None;
         }
         Ok(Some(items))
     }
@@ -194,13 +191,13 @@ fn numbers(state: State) -> (i16, i32) {
     }
 }
 
-fn tenant(text: String) -> Result<TenantId, StoreError> {
-    TenantId::parse(&text).ok_or_else(unexpected)
+fn tenant(text: &str) -> Result<TenantId, StoreError> {
+    TenantId::parse(text).ok_or_else(unexpected)
 }
 
 fn version(row: Row) -> Result<Item, StoreError> {
     let mut row = Columns::of(row);
-    let tenant = tenant(row.text()?)?;
+    let tenant = tenant(&row.text()?)?;
     let version = KeyVersion::parse(&row.text()?).ok_or_else(unexpected)?;
     Ok(Item::Version(tenant, version, row.number_or_null()?))
 }
@@ -208,7 +205,7 @@ fn version(row: Row) -> Result<Item, StoreError> {
 /// A row of [`statement::PAGE`].
 fn enrolment(row: Row) -> Result<Item, StoreError> {
     let mut row = Columns::of(row);
-    let (tenant, id) = (tenant(row.text()?)?, row.text()?);
+    let (tenant, id) = (tenant(&row.text()?)?, row.text()?);
     let id = StorageId::parse(&id).ok_or_else(unexpected)?;
     let user = User { tenant, id };
     let (nonce, format, enrolled_at) = (row.text()?, row.number()?, row.number()?);

@@ -432,8 +432,10 @@ fn whoever_is_interrupted_begins_again_and_it_goes_on() {
     let (mut to_tables, mut to_keys) = (0, 0);
     for is_last_made in [false, true] {
         for steps in 0.. {
-            let mut half = Modelled::default();
-            half.death = Death::after(steps, is_last_made);
+            let mut half = Modelled {
+                death: Death::after(steps, is_last_made),
+                ..Modelled::default()
+            };
             let died = carry(&on_key_values, &on_tables(&world, &half), false).is_err();
             half.death = Death::default();
             let half = on_tables(&world, &half);
@@ -446,8 +448,10 @@ fn whoever_is_interrupted_begins_again_and_it_goes_on() {
             }
         }
         for steps in 0.. {
-            let mut half = Keys::default();
-            half.death = Death::after(steps, is_last_made);
+            let mut half = Keys {
+                death: Death::after(steps, is_last_made),
+                ..Keys::default()
+            };
             let died = carry(&on_database, &on_keys(&world, &half), false).is_err();
             half.death = Death::default();
             let ledger = on_keys(&world, &half);
