@@ -88,13 +88,14 @@ pub trait Ledger: Sized {
     /// Removes the refresh token of the user's enrolment, which stays without one. Nothing if there is none.
     ///
     /// # Errors
-    /// [`LedgerError::Store`], after which it is to be repeated, and those of `find` for what cannot be read.
+    /// [`LedgerError::Store`] and [`LedgerError::Busy`], after which it is to be repeated, and those of `find` for what cannot be
+    /// read.
     async fn remove_token(&self, user: &User) -> Result<(), LedgerError>;
 
     /// Removes the user. Nothing if there is none; also if it cannot be read.
     ///
     /// # Errors
-    /// [`LedgerError::Store`], after which it is to be repeated.
+    /// [`LedgerError::Store`] and [`LedgerError::Busy`], after which it is to be repeated.
     async fn remove(&self, user: &User) -> Result<(), LedgerError>;
 
     // ---- One tenant ----

@@ -49,7 +49,7 @@ use crate::port::Environment;
 
 /// Buckets that tenants are spread over.
 const BUCKETS: u16 = 64;
-/// Times that an enrolment begins again because somebody else enrols or removes the user.
+/// Times that an enrolment or a removal begins again because somebody else enrols or removes the user.
 const ATTEMPTS: u32 = 8;
 /// Changes that are made at once, each on a connection of its own.
 const AT_ONCE: usize = 8;
@@ -108,8 +108,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         i64::from_le_bytes(self.env.number().to_le_bytes())
     }
 
-    /// Removes the user, or the refresh token alone. If somebody else enrols or removes the user at the same time, it is as if
-    /// this had come just before.
+    /// Removes the user, or the refresh token alone, whichever enrolment there is by then.
     async fn remove_what_is_seen(&self, user: &User, whole: bool) -> Result<(), LedgerError> {
         let mut seen = self.look(user).await?;
         for _ in 0..ATTEMPTS {
@@ -122,12 +121,23 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
             let mut values = self.user(user);
             let seen_mark = seen.mark.map_or(Value::Null, Value::Int8);
             values.extend([Value::Int8(mark), seen_mark]);
-            if !(self.repeat(sql, values, Repeat::Any).await?).is_empty() {
+            let (rows, is_in_doubt) = self.attempt(sql, &values, Repeat::Any).await?;
+            if !rows.is_empty() {
                 return Ok(());
             }
-            let before = std::mem::replace(&mut seen, self.look(user).await?);
-            if seen.mark == Some(mark) || seen.nonce != before.nonce {
+            seen = self.look(user).await?;
+            let nothing_is_left = if whole {
+                seen.nonce.is_none()
+            } else {
+                seen.write.is_none()
+            };
+            if seen.mark == Some(mark) || is_in_doubt && nothing_is_left {
                 return Ok(());
+            }
+            if is_in_doubt {
+                // A try whose answer was lost was made, and somebody has enrolled since; or it was not. Neither would a second
+                // removal be right after the first, nor none at all.
+                return Err(LedgerError::Busy);
             }
         }
         Err(LedgerError::Busy)
