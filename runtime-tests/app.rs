@@ -26,6 +26,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 
 use crate::store::Store;
+use crate::store::tables::Tables;
 
 /// Long enough for a host that compiles two components on a busy machine; only a failure waits for it.
 const START: Duration = Duration::from_mins(2);
@@ -54,6 +55,8 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// The address of the Redis server that is the store; none: a file in the state directory is.
     pub redis: Option<String>,
+    /// The tables that are the store, with a manifest of that ledger; none: key-value storage is.
+    pub tables: Option<Tables>,
     /// Settings, by name as in `spin.toml`; a later one wins.
     pub settings: Vec<(String, String)>,
     /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
@@ -78,6 +81,7 @@ impl Default for Options {
             listen,
             state_dir: None,
             redis: None,
+            tables: None,
             settings: Vec::new(),
             environment: false,
             cron: false,
@@ -213,15 +217,19 @@ impl App {
             .arg("-f")
             .arg(options.manifest.unwrap_or_else(|| root().join("spin.toml")));
         command.arg("--state-dir").arg(&state_dir);
-        let store = match options.redis {
-            Some(url) => {
+        let store = match (options.redis, options.tables) {
+            (_, Some(tables)) => {
+                options.settings.extend(tables.settings());
+                Store::Postgres(tables)
+            }
+            (Some(url), None) => {
                 let file = state_dir.join("runtime-config.toml");
                 let text = format!("[key_value_store.default]\ntype = \"redis\"\nurl = {url:?}\n");
                 std::fs::write(&file, text)?;
                 command.arg("--runtime-config-file").arg(file);
                 Store::Redis(url)
             }
-            None => Store::of(&state_dir),
+            (None, None) => Store::of(&state_dir),
         };
         command.args(options.arguments);
         if !options.cron {

@@ -1,4 +1,6 @@
-//! What the app stored, read behind its back: from Spin's key-value table (PLATFORMS.md, "Spin"), or from Redis.
+//! What the app stored, read behind its back: from Spin's key-value table (PLATFORMS.md, "Spin"), from Redis, or from PostgreSQL.
+
+pub mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::redis;
+use crate::store::tables::{TableLock, Tables};
 
 /// The key under which sweeps remember.
 const SWEEP_STATE: &str = "sweep.state";
@@ -24,6 +27,16 @@ pub enum Store {
     File(PathBuf),
     /// In the Redis server at this address.
     Redis(String),
+    /// In these tables.
+    Postgres(Tables),
+}
+
+/// What keeps others out of a store.
+pub enum Lock {
+    /// A transaction of `SQLite`.
+    File(Connection),
+    /// One of `PostgreSQL`.
+    Tables(TableLock),
 }
 
 impl Store {
@@ -66,6 +79,7 @@ impl Store {
                 }
                 Ok(rows)
             }
+            Self::Postgres(tables) => tables.all_rows(),
         }
     }
 
@@ -108,6 +122,7 @@ impl Store {
                 .arg((key, value, "XX"))
                 .query::<Option<String>>(&mut redis::connect(url)?)?
                 .is_some(),
+            Self::Postgres(tables) => tables.replace(key, value)?,
         };
         anyhow::ensure!(changed, "there is no row {key}");
         Ok(())
@@ -125,6 +140,7 @@ impl Store {
                 let inserted: bool = redis::connect(url)?.set_nx(key, value)?;
                 anyhow::ensure!(inserted, "there is a row {key}");
             }
+            Self::Postgres(tables) => tables.insert(key)?,
         }
         Ok(())
     }
@@ -143,11 +159,15 @@ impl Store {
                 self.open()?.execute(delete, [key])? == 1
             }
             Self::Redis(url) => redis::connect(url)?.del(key)?,
+            Self::Postgres(_) => anyhow::bail!("a row of PostgreSQL is not for tests to remove"),
         })
     }
 
     /// Makes every record due now, as if its refresh age had passed, and the next sweep look.
     pub fn make_due(&self) -> anyhow::Result<()> {
+        if let Self::Postgres(tables) = self {
+            return tables.make_due();
+        }
         self.forget_sweeps()?;
         let now = jiff::Timestamp::now().as_second();
         for (key, mut record) in self.records()? {
@@ -167,7 +187,18 @@ impl Store {
 
     /// Takes away what sweeps remember, as if none had run.
     pub fn forget_sweeps(&self) -> anyhow::Result<()> {
+        if let Self::Postgres(tables) = self {
+            return tables.forget_sweeps();
+        }
         self.remove(SWEEP_STATE).map(drop)
+    }
+
+    /// Lets the next sweep count what is stored, though less than a minute may have passed since the last did.
+    pub fn pass_a_minute(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Postgres(tables) => tables.pass_a_minute(),
+            Self::File(_) | Self::Redis(_) => Ok(()),
+        }
     }
 
     /// Fails every write of `key`, and so every batch that holds it, until [`Store::refuse_nothing`].
@@ -185,11 +216,14 @@ impl Store {
         Ok(self.open()?.execute_batch("DROP TRIGGER refuse")?)
     }
 
-    /// Keeps everyone else out until the connection is dropped.
-    pub fn lock(&self) -> anyhow::Result<Connection> {
+    /// Keeps everyone else out until the lock is dropped.
+    pub fn lock(&self) -> anyhow::Result<Lock> {
+        if let Self::Postgres(tables) = self {
+            return Ok(Lock::Tables(tables.lock()?));
+        }
         let connection = self.open()?;
         connection.execute_batch("BEGIN EXCLUSIVE")?;
-        Ok(connection)
+        Ok(Lock::File(connection))
     }
 
     fn value(&self, key: &str) -> anyhow::Result<Vec<u8>> {
@@ -200,7 +234,7 @@ impl Store {
 
     fn open(&self) -> anyhow::Result<Connection> {
         let Self::File(file) = self else {
-            anyhow::bail!("Redis has nothing of the kind");
+            anyhow::bail!("only a file has anything of the kind");
         };
         let connection = Connection::open(file)?;
         connection.busy_timeout(Duration::from_secs(5))?;

@@ -53,6 +53,9 @@ pub trait Ledger: Sized {
     /// turns by what [`Ledger::sweep_state`] remembers.
     const LEASES: bool;
 
+    /// How many users it is made for; none: as many as its storage takes.
+    const MOST_USERS: Option<u64>;
+
     /// The ledger of the app with this value of the setting `store_prefix`: apps that share a store see nothing of each
     /// other.
     #[must_use]

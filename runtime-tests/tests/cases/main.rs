@@ -24,6 +24,7 @@ use runtime_tests::app::{self, App, root};
 use runtime_tests::emulators::{Emulators, Options};
 use runtime_tests::leaks;
 use runtime_tests::redis::Redis;
+use runtime_tests::store::tables::Tables;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -52,12 +53,12 @@ fn main() -> ExitCode {
         let read = || toml::from_str::<Case>(&text).map_err(|error| error.to_string());
         let case = read();
         let on_schedule = case.as_ref().is_ok_and(|case| case.cron.is_some());
-        let trial = |name: String, case: Result<Case, String>, redis: bool| {
+        let trial = |name: String, case: Result<Case, String>, kept: Kept| {
             let file = file.clone();
             let run = move || {
                 let runtime = tokio::runtime::Runtime::new()?;
                 runtime
-                    .block_on(case?.run(redis))
+                    .block_on(case?.run(kept))
                     .map_err(|error| format!("{}: {error:#}", file.display()))?;
                 Ok(())
             };
@@ -66,10 +67,17 @@ fn main() -> ExitCode {
         if let Ok(case) = &case {
             met.extend(case.step.iter().filter_map(|step| step.code.clone()));
             if case.on_redis {
-                trials.push(trial(format!("{name}, on Redis"), read(), true));
+                trials.push(trial(format!("{name}, on Redis"), read(), Kept::Redis));
+            }
+            if case.on_key_value_alone.is_none() {
+                trials.push(trial(
+                    format!("{name}, on PostgreSQL"),
+                    read(),
+                    Kept::Postgres,
+                ));
             }
         }
-        trials.push(trial(name, case, false));
+        trials.push(trial(name, case, Kept::File));
     }
     trials.push(Trial::test("every code has a case", move || {
         Ok(every_code_has_a_case(met)?)
@@ -88,6 +96,8 @@ struct Case {
     /// Runs once more, with its store in Redis.
     #[serde(default)]
     on_redis: bool,
+    /// Why it does not run on PostgreSQL: it is about something that there is not there.
+    on_key_value_alone: Option<String>,
     /// Runs what is on a schedule, at these times.
     cron: Option<String>,
     /// Prints the manifest without what is on a schedule, and runs that.
@@ -118,6 +128,14 @@ struct Case {
     step: Vec<Step>,
 }
 
+/// Where a case keeps records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    File,
+    Redis,
+    Postgres,
+}
+
 fn one() -> usize {
     1
 }
@@ -136,7 +154,7 @@ struct World {
 }
 
 impl Case {
-    async fn run(self, redis: bool) -> anyhow::Result<()> {
+    async fn run(self, kept: Kept) -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let mut emulated = Options {
             over_grant: self.over_grant,
@@ -161,9 +179,11 @@ impl Case {
         options.settings.extend(
             settings.map(|(name, value)| (name, value.replace("{downstream}", &downstream))),
         );
-        options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest)?;
-        let redis = redis.then(Redis::start).transpose()?;
+        options.manifest = manifest(folder.path(), self.cron, self.no_cron, &self.manifest, kept)?;
+        let redis = (kept == Kept::Redis).then(Redis::start).transpose()?;
         options.redis = redis.as_ref().map(Redis::url);
+        let tables = (kept == Kept::Postgres).then(Tables::create);
+        options.tables = tables.transpose()?;
         let mut world = World {
             emulators,
             options,
@@ -195,13 +215,18 @@ fn manifest(
     cron: Option<String>,
     no_cron: bool,
     changes: &[(String, String)],
+    kept: Kept,
 ) -> anyhow::Result<Option<PathBuf>> {
-    if cron.is_none() && !no_cron && changes.is_empty() {
+    let is_in_postgres = kept == Kept::Postgres;
+    if cron.is_none() && !no_cron && changes.is_empty() && !is_in_postgres {
         return Ok(None);
     }
     let mut print = Command::new(root().join("scripts/manifest"));
     if no_cron {
         print.arg("--no-cron");
+    }
+    if is_in_postgres {
+        print.args(["--ledger", "postgres"]);
     }
     let printed = print.output()?;
     ensure!(printed.status.success(), "scripts/manifest fails");

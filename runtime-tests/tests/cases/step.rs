@@ -351,6 +351,9 @@ impl Step {
         body: &Body,
     ) -> anyhow::Result<Vec<String>> {
         let app = world.apps.get(self.app).context("no such app")?;
+        if request == "POST /v1/sweep" {
+            app.store().pass_a_minute()?;
+        }
         let token = bearer.token(&world.emulators);
         let token = token.as_deref();
         let headers = &self.request_header;

@@ -18,11 +18,8 @@ use crate::ledger::{Ledger, Remaining};
 use crate::port::Environment;
 use crate::vault::port::{Operator, Role, VaultPort};
 
-/// Users that one store is made for: beyond, a listing comes near the 128 MiB that hosts allow (PLATFORMS.md,
-/// "Key-value backends").
-const MOST_USERS: u64 = 300_000;
-/// Users from which the status warns.
-const WARN_USERS: u64 = 250_000;
+/// Of the users that one store is made for, the share from which on the status warns: five sixths.
+const WARN_SHARE: (u64, u64) = (5, 6);
 /// How long a removal of a tenant admits further users.
 const REMOVAL_TIME: Duration = Duration::from_secs(15);
 
@@ -35,8 +32,9 @@ pub struct Report {
     pub age_seconds: Option<u64>,
     /// Users that are enrolled, with a refresh token or without.
     pub users: u64,
-    /// Users that one store is made for.
-    pub most_users: u64,
+    /// Users that one store is made for; none: there is no such number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_users: Option<u64>,
     /// What to do before long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<&'static str>,
@@ -113,7 +111,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let of_all = tenant.is_none() && asked.is_none();
         let summary = ledger.summary(tenant.as_ref().or(asked)).await?;
         let mut report = Report {
-            most_users: MOST_USERS,
+            most_users: L::MOST_USERS,
             ..Report::default()
         };
         let Some(summary) = summary else {
@@ -219,8 +217,10 @@ impl Report {
             )
         });
         self.tenants = tenants.collect();
-        self.warning = (self.users >= WARN_USERS).then_some(
-            "one store is made for 300,000 users: divide the tenants among two apps before that",
+        let (share, whole) = WARN_SHARE;
+        let is_near = |most: u64| self.users.saturating_mul(whole) >= most.saturating_mul(share);
+        self.warning = self.most_users.is_some_and(is_near).then_some(
+            "one store is made for 300,000 users: divide the tenants among two apps before that, or keep records in PostgreSQL",
         );
     }
 
@@ -238,7 +238,9 @@ impl Report {
             metric("observed_at_seconds", "", observed_at);
         }
         metric("users", "", self.users);
-        metric("users_most", "", self.most_users);
+        if let Some(most) = self.most_users {
+            metric("users_most", "", most);
+        }
         for (due, number) in [
             ("now", self.due.now),
             ("hour", self.due.hour),

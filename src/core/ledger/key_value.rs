@@ -63,6 +63,9 @@ impl<S: Store + Clone, E: Environment + Clone> Ledger for KeyValueLedger<S, E> {
 
     const LEASES: bool = false;
 
+    /// Beyond, a listing comes near the 128 MiB that hosts allow (PLATFORMS.md, "Key-value backends").
+    const MOST_USERS: Option<u64> = Some(300_000);
+
     fn under(&self, prefix: &str) -> Self {
         Self {
             layout: Layout::new(prefix),

@@ -200,6 +200,8 @@ impl Ledger for MemoryLedger {
 
     const LEASES: bool = true;
 
+    const MOST_USERS: Option<u64> = None;
+
     fn under(&self, prefix: &str) -> Self {
         let prefix = if self.makes(Mistake::ForgetsThePrefix) {
             ""

@@ -240,6 +240,8 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
 
     const LEASES: bool = true;
 
+    const MOST_USERS: Option<u64> = None;
+
     fn under(&self, prefix: &str) -> Self {
         Self {
             app: prefix.into(),

@@ -6,6 +6,7 @@ use crate::ledger::postgres::attempt::Repeat;
 use crate::ledger::postgres::database::{Database, Value};
 use crate::ledger::postgres::survey::Found;
 use crate::ledger::postgres::{PostgresLedger, statement};
+use crate::ledger::schedule::State;
 use crate::ledger::{Claimed, Kind, StoreError, Visit};
 use crate::port::Environment;
 
@@ -62,7 +63,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         let (env, horizon) = (&self.env, found.horizon);
         env.shuffle(&mut claimed.visits);
         claimed.visits.sort_by_key(|visit| {
-            let has_failed = visit.state != crate::ledger::schedule::State::Active { failures: 0 };
+            let has_failed = visit.state != State::Active { failures: 0 };
             (!horizon.is_due(visit.time), has_failed)
         });
         Ok(claimed)

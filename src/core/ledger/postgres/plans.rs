@@ -214,9 +214,6 @@ fn every_statement_goes_by_an_index_at_a_million_enrolments() {
         transaction.rollback().unwrap();
         let explained: Json = row.get::<_, postgres::types::Json<Json>>(0).0;
         let plan = &explained[0]["Plan"];
-        if std::env::var("PLAN").is_ok_and(|wanted| wanted == name) {
-            println!("{}", serde_json::to_string_pretty(plan).unwrap());
-        }
         let mut scanned = Vec::new();
         scans(plan, &mut scanned);
         let blocks =

@@ -2,7 +2,7 @@
 
 use crate::deadline::Deadline;
 use crate::identity::{StorageId, TenantId, User};
-use crate::ledger::postgres::answer::{Columns, int8, text, unexpected};
+use crate::ledger::postgres::answer::{Columns, int8, unexpected};
 use crate::ledger::postgres::attempt::Repeat;
 use crate::ledger::postgres::database::{Database, Value};
 use crate::ledger::postgres::{PostgresLedger, statement};
@@ -81,23 +81,6 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
             users.extend(row.text_or_null()?);
         }
         Ok((is_barred, users))
-    }
-
-    /// Key versions of the app, or of one tenant, that nothing is under any more, and since when.
-    pub(super) async fn unused(
-        &self,
-        tenant: Option<&TenantId>,
-    ) -> Result<Vec<(String, String, u64)>, StoreError> {
-        let values = [
-            text(&self.app),
-            text(tenant.map_or("", |tenant| tenant.as_str())),
-        ];
-        let rows = self.repeat(statement::UNUSED, values, Repeat::Any).await?;
-        let read = |row| {
-            let mut row = Columns::of(row);
-            Ok((row.text()?, row.text()?, row.number()?))
-        };
-        rows.into_iter().map(read).collect()
     }
 }
 

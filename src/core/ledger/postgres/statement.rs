@@ -156,7 +156,7 @@ RETURNING true";
 /// stays for a while, and with it the mark: an enrolment that comes late does not find what it has seen.
 pub(crate) const REMOVE: &str = "
 INSERT INTO behalf.enrolment AS e (bucket, app, tenant, usr, nonce, format, enrolled_at, mark, removed_at)
-SELECT $1::int2, $2::text, $3::text, $4::text, '', 0, 0, $5::int8, extract(epoch from now())::int8
+SELECT $1::int2, $2::text, $3::text, $4::text, '', 0, 0, $5::int8, floor(extract(epoch from now()))::int8
 WHERE $6::int8 IS NULL OR EXISTS (
   SELECT 1 FROM behalf.enrolment
   WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = $4::text AND mark = $6::int8
@@ -171,7 +171,7 @@ RETURNING true";
 /// Forgets who was removed an hour ago: `bucket, app`. By then nothing comes late any more.
 pub(crate) const FORGET: &str = "
 DELETE FROM behalf.enrolment
-WHERE bucket = $1::int2 AND app = $2::text AND removed_at < extract(epoch from now())::int8 - 3600";
+WHERE bucket = $1::int2 AND app = $2::text AND removed_at < floor(extract(epoch from now()))::int8 - 3600";
 
 /// Hands out what is due: `bucket, app, tenant, now, latest, newest, most, lease, seconds`. A row for each, or one with nulls.
 /// Beside them how many there were to choose from, and in how many seconds the first lease of others ends.
@@ -187,27 +187,27 @@ WITH near AS MATERIALIZED (
     WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.state = s.state
       AND e.due_at >= span.low AND e.due_at <= span.high
       AND (e.key_version = $6::text OR e.state = 4)
-      AND e.leased_until <= extract(epoch from now())::int8
+      AND e.leased_until <= floor(extract(epoch from now()))::int8
     ORDER BY e.due_at LIMIT 4 * $7::int8
   ) AS first
 ), picked AS (
   SELECT e.usr FROM near JOIN behalf.enrolment e
     ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = near.usr
   WHERE (e.due_at <= $4::int8 OR e.due_at >= $5::int8)
-    AND e.leased_until <= extract(epoch from now())::int8
+    AND e.leased_until <= floor(extract(epoch from now()))::int8
   ORDER BY near.state <> 0, random() LIMIT $7::int8
   FOR UPDATE OF e SKIP LOCKED
 ), claimed AS (
   UPDATE behalf.enrolment e
-  SET leased_until = extract(epoch from now())::int8 + $9::int8, lease = $8::int8
+  SET leased_until = floor(extract(epoch from now()))::int8 + $9::int8, lease = $8::int8
   FROM picked
   WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = picked.usr AND e.write IS NOT NULL
   RETURNING e.usr, e.nonce, e.write, e.key_version, e.state, e.state_number, e.due_at
 )
 SELECT (SELECT count(*) FROM near), (
-    SELECT min(e.leased_until) - extract(epoch from now())::int8 FROM behalf.enrolment e
+    SELECT min(e.leased_until) - floor(extract(epoch from now()))::int8 FROM behalf.enrolment e
     WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
-      AND e.leased_until > extract(epoch from now())::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
+      AND e.leased_until > floor(extract(epoch from now()))::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
   ), claimed.*
 FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
 
@@ -217,37 +217,37 @@ WITH near AS MATERIALIZED (
   (SELECT e.usr, e.state, e.due_at FROM behalf.enrolment e
    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
      AND e.key_version < $6::text AND e.state < 4
-     AND e.leased_until <= extract(epoch from now())::int8
+     AND e.leased_until <= floor(extract(epoch from now()))::int8
    ORDER BY e.key_version LIMIT 4 * $7::int8)
   UNION ALL
   (SELECT e.usr, e.state, e.due_at FROM behalf.enrolment e
    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
      AND e.key_version > $6::text AND e.state < 4
-     AND e.leased_until <= extract(epoch from now())::int8
+     AND e.leased_until <= floor(extract(epoch from now()))::int8
    ORDER BY e.key_version LIMIT 4 * $7::int8)
 ), picked AS (
   SELECT e.usr FROM near JOIN behalf.enrolment e
     ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = near.usr
-  WHERE e.key_version <> $6::text AND e.leased_until <= extract(epoch from now())::int8
+  WHERE e.key_version <> $6::text AND e.leased_until <= floor(extract(epoch from now()))::int8
   ORDER BY near.due_at > $4::int8 AND near.due_at < $5::int8, near.state <> 0, random() LIMIT $7::int8
   FOR UPDATE OF e SKIP LOCKED
 ), claimed AS (
   UPDATE behalf.enrolment e
-  SET leased_until = extract(epoch from now())::int8 + $9::int8, lease = $8::int8
+  SET leased_until = floor(extract(epoch from now()))::int8 + $9::int8, lease = $8::int8
   FROM picked
   WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = picked.usr AND e.write IS NOT NULL
   RETURNING e.usr, e.nonce, e.write, e.key_version, e.state, e.state_number, e.due_at
 )
 SELECT (SELECT count(*) FROM near), (
-    SELECT min(e.leased_until) - extract(epoch from now())::int8 FROM behalf.enrolment e
+    SELECT min(e.leased_until) - floor(extract(epoch from now()))::int8 FROM behalf.enrolment e
     WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
-      AND e.leased_until > extract(epoch from now())::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
+      AND e.leased_until > floor(extract(epoch from now()))::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
   ), claimed.*
 FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
 
 /// What was counted last, by bucket: `app`.
 pub(crate) const COUNTED: &str = "
-SELECT bucket, counted_at, counts, counted_at <= extract(epoch from now())::int8 - 60
+SELECT bucket, counted_at, counts, counted_at <= floor(extract(epoch from now()))::int8 - 60
 FROM behalf.counts
 WHERE app = $1::text";
 
@@ -255,17 +255,17 @@ WHERE app = $1::text";
 pub(crate) const COUNT: &str = "
 WITH own AS (
   SELECT 1 FROM behalf.counts
-  WHERE app = $2::text AND bucket = $1::int2 AND counted_at <= extract(epoch from now())::int8 - 60
+  WHERE app = $2::text AND bucket = $1::int2 AND counted_at <= floor(extract(epoch from now()))::int8 - 60
   FOR UPDATE SKIP LOCKED
 )
-UPDATE behalf.counts SET counted_at = extract(epoch from now())::int8, counts = (
+UPDATE behalf.counts SET counted_at = floor(extract(epoch from now()))::int8, counts = (
   SELECT coalesce(json_agg(json_build_array(tenant, state, key_version, users, at_once, hour, day, week)), '[]')::text
   FROM (
     SELECT tenant, state, key_version, count(*) AS users,
-      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8) AS at_once,
-      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 3600) AS hour,
-      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 86400) AS day,
-      count(*) FILTER (WHERE due_at <= extract(epoch from now())::int8 + 604800) AS week
+      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8) AS at_once,
+      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 3600) AS hour,
+      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 86400) AS day,
+      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 604800) AS week
     FROM behalf.enrolment
     WHERE bucket = $1::int2 AND app = $2::text AND removed_at IS NULL
     GROUP BY tenant, state, key_version

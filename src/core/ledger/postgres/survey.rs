@@ -11,7 +11,7 @@ use crate::ledger::postgres::answer::{Columns, int8, text, to_state, unexpected}
 use crate::ledger::postgres::attempt::Repeat;
 use crate::ledger::postgres::database::{Database, Value};
 use crate::ledger::postgres::{PostgresLedger, statement};
-use crate::ledger::schedule::{DAILY, Horizon, RETENTION};
+use crate::ledger::schedule::{DAILY, Horizon, RETENTION, State};
 use crate::ledger::summary::{MOST_NAMED, Numbers, Summary, TenantSummary};
 use crate::ledger::{Outlook, StoreError, Survey};
 use crate::port::Environment;
@@ -166,6 +166,23 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         Ok(summary)
     }
 
+    /// Key versions of the app, or of one tenant, that nothing is under any more, and since when.
+    async fn unused(
+        &self,
+        tenant: Option<&TenantId>,
+    ) -> Result<Vec<(String, String, u64)>, StoreError> {
+        let values = [
+            text(&self.app),
+            text(tenant.map_or("", |tenant| tenant.as_str())),
+        ];
+        let rows = self.repeat(statement::UNUSED, values, Repeat::Any).await?;
+        let read = |row| {
+            let mut row = Columns::of(row);
+            Ok((row.text()?, row.text()?, row.number()?))
+        };
+        rows.into_iter().map(read).collect()
+    }
+
     async fn must_act(&self, tenant: &TenantId) -> Result<Vec<String>, StoreError> {
         let mut values = self.tenant(tenant);
         values.push(int8(u64::try_from(MOST_NAMED).unwrap_or(u64::MAX)));
@@ -256,8 +273,7 @@ impl Group {
             }
             if matches!(
                 state,
-                crate::ledger::schedule::State::InteractionRequired { .. }
-                    | crate::ledger::schedule::State::Quarantined { .. }
+                State::InteractionRequired { .. } | State::Quarantined { .. }
             ) {
                 summary.must_act.total = summary.must_act.total.saturating_add(users);
             }
