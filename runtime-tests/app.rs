@@ -377,6 +377,11 @@ impl App {
         self.process.signal(Signal::KILL);
     }
 
+    /// Sends SIGTERM and waits for nothing: what is under way may end.
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
     /// Lets no file of the embedded host grow beyond this many bytes; none: any may.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, bytes: Option<u64>) -> anyhow::Result<()> {

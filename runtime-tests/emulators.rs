@@ -380,6 +380,12 @@ impl Emulators {
         self.world.gate.journal.read()
     }
 
+    /// The same, and empties it. A long run that looks at it again and again misses nothing so.
+    #[must_use]
+    pub fn take_journal(&self) -> Vec<Entry> {
+        self.world.gate.journal.take()
+    }
+
     /// Empties the journal.
     pub fn clear_journal(&self) {
         self.world.gate.journal.clear();

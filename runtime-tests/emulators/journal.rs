@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use http::request::Parts;
 use ring::digest;
@@ -41,6 +42,11 @@ pub struct Entry {
     pub tenant: Option<String>,
     /// `grant_type`.
     pub grant: Option<String>,
+    /// Name and port by which it was called: header `host`. Behind a way of its own, a caller is known by it.
+    pub host: Option<String>,
+    /// When it came, on this machine's own clock.
+    #[serde(skip)]
+    pub came: Option<Instant>,
     /// `client_id`.
     pub client_id: Option<String>,
     /// How the app proved who it is: `secret`, or the algorithm of its assertion.
@@ -94,13 +100,15 @@ impl Entry {
             | Target::ManagedIdentity
             | Target::Downstream => "client-request-id",
         };
-        let correlation_id = request.headers.get(correlation_id);
+        let header = |name| Some(request.headers.get(name)?.to_str().ok()?.to_owned());
         Self {
             target,
             method: request.method.to_string(),
             tenant,
             path: path.to_owned(),
             grant: field("grant_type"),
+            host: header("host"),
+            came: Some(Instant::now()),
             client_id: field("client_id"),
             proof,
             scope: field("scope"),
@@ -108,7 +116,7 @@ impl Entry {
             aadsts: None,
             redeemed: form.get("refresh_token").map(|token| fingerprint(token)),
             issued: None,
-            correlation_id: correlation_id.and_then(|id| Some(id.to_str().ok()?.to_owned())),
+            correlation_id: header(correlation_id),
             fault: false,
         }
     }
@@ -144,6 +152,10 @@ impl Journal {
 
     pub(crate) fn read(&self) -> Vec<Entry> {
         self.0.lock().unwrap().iter().cloned().collect()
+    }
+
+    pub(crate) fn take(&self) -> Vec<Entry> {
+        std::mem::take(&mut *self.0.lock().unwrap()).into()
     }
 
     pub(crate) fn clear(&self) {

@@ -332,11 +332,14 @@ impl Entra {
             .as_str()
             .ok_or_else(|| TokenError::new(50_013))?;
         let asked = Asked::read(scope, &self.options)?;
-        let sign_in = {
+        let mut sign_in = {
             let mut directory = self.directory.lock().unwrap();
             directory.accept(tenant, user, time("iat"))?;
             directory.sign_in(tenant, user, &asked.resource)
         };
+        // An optional claim, which stays the same for what follows of a sign-in
+        // (<https://learn.microsoft.com/entra/identity-platform/optional-claims-reference>).
+        sign_in.session = claims["sid"].as_str().map(ToOwned::to_owned);
         let refreshable = asked.offline || self.options.always_refreshable;
         Ok(self.grant(sign_in, &asked, refreshable, form))
     }
@@ -375,6 +378,9 @@ impl Entra {
             claims["sub"] = json!(pairwise(audience, tenant, &sign_in.user));
             if let Some(scope) = scope {
                 claims["scp"] = json!(scope);
+            }
+            if let Some(session) = &sign_in.session {
+                claims["sid"] = json!(session);
             }
             self.tokens.sign(Signature::Good, 2, &claims)
         };

@@ -26,6 +26,8 @@ pub(super) struct SignIn {
     pub(super) tenant: String,
     pub(super) user: String,
     pub(super) resource: String,
+    /// The session that it belongs to, if its token named one: claim `sid`.
+    pub(super) session: Option<String>,
     moment: u64,
 }
 
@@ -45,6 +47,7 @@ impl Directory {
             tenant: tenant.to_owned(),
             user: user.to_owned(),
             resource: resource.to_owned(),
+            session: None,
             moment: self.tick(),
         }
     }
