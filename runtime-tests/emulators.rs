@@ -270,9 +270,13 @@ impl Emulators {
     #[must_use]
     pub fn refresh_token(&self) -> String {
         let tenant = self.options().tenants.first().cloned().unwrap_or_default();
-        self.world
-            .entra
-            .refresh_token(&tenant, &self.options().demo_user)
+        self.refresh_token_of(&tenant, &self.options().demo_user)
+    }
+
+    /// The same of any user.
+    #[must_use]
+    pub fn refresh_token_of(&self, tenant: &str, user: &str) -> String {
+        self.world.entra.refresh_token(tenant, user)
     }
 
     /// Sets a new version of a tenant's encryption key; returns the version.

@@ -9,7 +9,9 @@
 
 mod cost;
 mod load;
+mod population;
 mod report;
+mod scale;
 mod scene;
 
 use std::process::ExitCode;
@@ -27,12 +29,16 @@ struct Arguments {
     /// Show within two minutes that everything can be measured; the numbers mean little, and BENCHMARKS.md stays as it is.
     #[arg(long)]
     short: bool,
+    /// Measure only the ledgers in PostgreSQL; BENCHMARKS.md stays as it is.
+    #[arg(long)]
+    ledgers: bool,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   scripts/bench                     measure, print the tables, write BENCHMARKS.md
   scripts/bench --short             what scripts/test runs
+  scripts/bench --ledgers           measure what a million users cost, and print the tables
   SPIN_BIN=spin scripts/bench       measure on Spin, too
 
 Exit codes: 0 measured, 1 not everything could be, or an answer was not 2xx.";
@@ -47,6 +53,8 @@ struct Plan {
     warm_up: Duration,
     /// Over so many connections.
     connections: &'static [u32],
+    /// How many users a ledger has, and what they do.
+    scale: scale::Sizes,
 }
 
 // One thread: which processor it runs on is what it starts inherits.
@@ -59,6 +67,13 @@ async fn main() -> ExitCode {
             time: Duration::from_secs(1),
             warm_up: Duration::from_secs(1),
             connections: &[1, 16, 64],
+            scale: scale::Sizes {
+                users: [500, 1000],
+                due: 100,
+                enrolling: 64,
+                rounds: 1,
+                time: Duration::from_secs(1),
+            },
         }
     } else {
         Plan {
@@ -66,10 +81,17 @@ async fn main() -> ExitCode {
             time: Duration::from_secs(3),
             warm_up: Duration::from_secs(5),
             connections: &[1, 16, 64],
+            scale: scale::Sizes {
+                users: [10_000, 1_000_000],
+                due: 10_000,
+                enrolling: 2000,
+                rounds: 3,
+                time: Duration::from_secs(5),
+            },
         }
     };
     let measured = tokio::select! {
-        measured = measure(&plan, arguments.short) => measured,
+        measured = measure(&plan, &arguments) => measured,
         _ = interrupted() => Err(anyhow!("interrupted")),
     };
     match measured {
@@ -81,11 +103,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn measure(plan: &Plan, short: bool) -> anyhow::Result<()> {
+async fn measure(plan: &Plan, arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.ledgers {
+        let scale = scene::ledgers(plan).await?;
+        println!("{}", report::of_ledgers(plan, &scale));
+        return Ok(());
+    }
     let results = scene::measure(plan).await?;
     let page = report::page(plan, &results)?;
     println!("{}", page.tables);
-    if !short {
+    if !arguments.short {
         report::write(&page)?;
     }
     Ok(())

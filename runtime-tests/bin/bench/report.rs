@@ -9,6 +9,8 @@ use runtime_tests::app::root;
 
 use crate::Plan;
 use crate::load::Sample;
+use crate::population::TENANTS;
+use crate::scale::{ENTRA_TAKES, REPLICAS, Scale};
 use crate::scene::{BEHALF, CACHED, CEILING, NODE, PEER, Results, Row, USERS};
 
 /// What is printed, and what else `BENCHMARKS.md` says.
@@ -46,6 +48,7 @@ pub(crate) fn page(plan: &Plan, results: &Results) -> anyhow::Result<Page> {
         "Sizes of the components",
         &pairs("Component", "KiB", 0, &sizes()?),
     )?;
+    tables.push_str(&of_ledgers(plan, &results.scale));
     Ok(Page {
         tables,
         method: method(plan, results),
@@ -197,6 +200,75 @@ fn lives(results: &Results) -> Table {
     table
 }
 
+/// What [`crate::scale`] has measured.
+pub(crate) fn of_ledgers(plan: &Plan, scale: &Scale) -> String {
+    let takes = ENTRA_TAKES.as_millis();
+    let (by_users, by_replicas) = (by_users(plan, scale), by_replicas(scale));
+    format!(
+        "## A ledger in PostgreSQL, as users grow\n\n{by_users}\n\
+         ## A sweep of several replicas, if Entra ID takes {takes} ms\n\n{by_replicas}\n"
+    )
+}
+
+/// Few users beside many.
+fn by_users(plan: &Plan, scale: &Scale) -> Table {
+    let [few, many] = plan.scale.users.map(|users| format!("{users} users"));
+    let mut table = Table::new(&["What", "Unit", &few, &many, "×", "Not 10 % worse"]);
+    for row in &scale.rows {
+        let of = |which: usize| {
+            let values: Vec<_> = row.rounds.iter().map(|round| round[which]).collect();
+            median(&values)
+        };
+        let ratios: Vec<_> = row.rounds.iter().map(|[few, many]| many / few).collect();
+        let ratio = median(&ratios);
+        let is_met = match row.unit {
+            "ms" => ratio <= 1.1,
+            _ => ratio >= 0.9,
+        };
+        let is_met = match (row.grows, is_met) {
+            (true, _) => "",
+            (false, true) => "met",
+            (false, false) => "missed",
+        };
+        table.row([
+            row.name.clone(),
+            row.unit.to_owned(),
+            rounded(of(0)),
+            rounded(of(1)),
+            format!("{ratio:.2}"),
+            is_met.to_owned(),
+        ]);
+    }
+    let [few, many] = scale.bytes;
+    table.row([
+        "an enrolment on disk, with its share of the indexes".to_owned(),
+        "bytes".to_owned(),
+        format!("{few:.0}"),
+        format!("{many:.0}"),
+        format!("{:.2}", many / few),
+        String::new(),
+    ]);
+    table
+}
+
+fn rounded(number: f64) -> String {
+    let decimals = usize::from(number < 100.0);
+    format!("{number:.decimals$}")
+}
+
+/// One replica beside several.
+fn by_replicas(scale: &Scale) -> Table {
+    let [one, several] = scale.replicas;
+    let mut table = Table::new(&["Replicas", "Records a second", "×"]);
+    table.row(["1".to_owned(), format!("{one:.0}"), "1.00".to_owned()]);
+    table.row([
+        REPLICAS.to_string(),
+        format!("{several:.0}"),
+        format!("{:.2}", several / one),
+    ]);
+    table
+}
+
 fn sizes() -> anyhow::Result<Vec<(String, f64)>> {
     let size = |name: &str| {
         let file = format!("{name}.wasm");
@@ -262,7 +334,12 @@ fn method(plan: &Plan, results: &Results) -> String {
          time and memory are those of the service's processes, as Linux counts them (for\n\
          memory, Pss); the emulators' are not in them. An uncached draw waits for the emulator of Entra ID, which signs each\n\
          token and shares a processor with `wrk`, as the API of the calls does, which verifies each access token. The\n\
-         components and the host are built in release; the host logs as it always does, to /dev/null.\n",
+         components and the host are built in release; the host logs as it always does, to /dev/null.\n\
+         \n\
+         The ledgers in PostgreSQL have records that were made in bulk by the code that seals for the app, of {tenants} tenants, the\n\
+         largest with a tenth of all users; both are databases of one server (`shared_buffers=1GB`, `fsync=off`), on the processors\n\
+         of the emulators. They are measured in turn, over 16 connections, {scale_rounds} rounds; `×` is the median of the rounds'\n\
+         ratios. Each sweep has to refresh or move all it is about, or the run fails.\n",
         date = said("date", &["-u", "+%Y-%m-%d"]),
         commit = said("git", &["rev-parse", "--short", "HEAD"]),
         model = field("model name"),
@@ -272,6 +349,8 @@ fn method(plan: &Plan, results: &Results) -> String {
         placed = results.processors,
         connections = connections.join(", "),
         warm_up = plan.warm_up.as_secs(),
+        tenants = TENANTS,
+        scale_rounds = plan.scale.rounds,
         time = plan.time.as_secs(),
         rounds = plan.rounds,
     )

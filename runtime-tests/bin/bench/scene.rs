@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::Plan;
 use crate::cost::{Processors, memory};
 use crate::load::{self, Request, Sample};
+use crate::scale::{self, Scale};
 
 /// Users who draw in turn: more than one, so that nothing is measured that is right for one alone.
 pub(crate) const USERS: u32 = 64;
@@ -47,6 +48,8 @@ pub(crate) struct Results {
     pub(crate) new_instance: Vec<(&'static str, f64)>,
     /// A name and milliseconds: from the start of the process to the first answer.
     pub(crate) start: Vec<(&'static str, f64)>,
+    /// A ledger in PostgreSQL, with few users and with many.
+    pub(crate) scale: Scale,
 }
 
 /// The names of the rows that others are compared with.
@@ -74,7 +77,14 @@ pub(crate) async fn measure(plan: &Plan) -> anyhow::Result<Results> {
         lives: bench.lives(plan).await?,
         new_instance: bench.new_instances(plan).await?,
         start: bench.starts(plan).await?,
+        scale: scale::measure(&plan.scale, &bench.wrk, &bench.processors).await?,
     })
+}
+
+/// Measures only what [`crate::scale`] does.
+pub(crate) async fn ledgers(plan: &Plan) -> anyhow::Result<Scale> {
+    let wrk = debian::program("wrk", "wrk")?;
+    scale::measure(&plan.scale, &wrk, &Processors::divide()?).await
 }
 
 struct Bench {
@@ -281,14 +291,12 @@ impl Bench {
         self.started(adjust(options), spin).await
     }
 
-    /// Starts a service on the processor for services. What the embedded host logs, it logs as always, but to nobody: to
-    /// read it would cost the others' processor.
-    async fn started(&self, mut options: Options, spin: bool) -> anyhow::Result<App> {
-        if !spin {
-            let quiet = ["sh", "-c", r#"exec "$@" 2>/dev/null"#, "sh"];
-            options.embedded = Some(quiet.map(str::to_owned).to_vec());
+    /// Starts a service on the processor for services.
+    async fn started(&self, options: Options, spin: bool) -> anyhow::Result<App> {
+        if spin {
+            return self.processors.for_service(App::start(options)).await;
         }
-        self.processors.for_service(App::start(options)).await
+        self.processors.start(options).await
     }
 
     /// The call that behalf makes, by whoever has drawn the access tokens.

@@ -445,8 +445,10 @@ struct Seen {
     mark: Option<i64>,
 }
 
-/// The bucket of a tenant: a number that is evenly distributed, and stays the same in every release.
-fn bucket(app: &str, tenant: &TenantId) -> i16 {
+/// The bucket of a tenant: a number that is evenly distributed, and stays the same in every release. `app` is the label that
+/// keeps apps apart which share a database.
+#[must_use]
+pub fn bucket(app: &str, tenant: &TenantId) -> i16 {
     let digest = Sha256::digest(format!("{app}/{}", tenant.as_str()));
     let [high, low, ..]: [u8; 32] = digest.into();
     let number = u16::from_be_bytes([high, low]).checked_rem(BUCKETS);
