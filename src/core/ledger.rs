@@ -151,6 +151,13 @@ pub trait Ledger: Sized {
         lease_until: u64,
     ) -> Result<Claimed<Self::Claim>, StoreError>;
 
+    /// Takes back what was handed out to a sweep that had no time for it, so that others may have it at once. Nothing of it
+    /// may be under way. All are of one tenant.
+    ///
+    /// # Errors
+    /// [`StoreError`]: then they are had when their leases end.
+    async fn give_back(&self, visits: &[Visit<Self::Claim>]) -> Result<(), StoreError>;
+
     /// What a claim leads to, as it is now.
     ///
     /// # Errors

@@ -92,99 +92,70 @@ pub(crate) async fn measure(
         .context("not two ledgers")?;
     let both = [&few, &many];
 
-    let mut rows = Vec::new();
-    let mut operation = |name: String, unit, grows, rounds| {
-        rows.push(Operation {
-            name,
-            unit,
-            grows,
-            rounds,
-        });
-    };
-    let mut swept = Vec::new();
-    for round in 0..sizes.rounds {
-        let mut found = [0.0; 2];
-        for (ledger, found) in both.into_iter().zip(&mut found) {
-            if round > 0 {
-                ledger.make_due(sizes.due)?;
-            }
-            *found = per_second(sizes.due, ledger.sweep_all(&[&ledger.app]).await?);
-        }
-        swept.push(found);
-    }
-    operation(
-        format!("a sweep with {} due", sizes.due),
-        "records a second",
-        true,
-        swept,
-    );
-    let mut idle = Vec::new();
-    for _ in 0..sizes.rounds {
-        let mut found = [0.0; 2];
-        for (ledger, found) in both.into_iter().zip(&mut found) {
-            ledger.sql("UPDATE behalf.app SET sweep_state = NULL; UPDATE behalf.counts SET counted_at = greatest(counted_at - 61, 0)")?;
-            *found = ledger.sweep_all(&[&ledger.app]).await?.as_secs_f64() * 1000.0;
-        }
-        idle.push(found);
-    }
-    operation(
-        "a sweep with nothing due, which counts all users".to_owned(),
-        "ms",
-        false,
-        idle,
-    );
-    let mut rotated = Vec::new();
-    for _ in 0..sizes.rounds {
-        let mut found = [0.0; 2];
-        for (ledger, found) in both.into_iter().zip(&mut found) {
-            *found = per_second(ledger.users / 10, ledger.rotate().await?);
-        }
-        rotated.push(found);
-    }
-    operation(
-        "rotation of a tenant of a tenth of all users".to_owned(),
-        "records a second",
-        true,
-        rotated,
-    );
-    let mut enrolled = Vec::new();
-    for round in 0..sizes.rounds {
-        let mut found = [0.0; 2];
-        for (ledger, found) in both.into_iter().zip(&mut found) {
-            *found = ledger.enrol(round, sizes).await?;
-        }
-        enrolled.push(found);
-    }
-    operation(
-        "enrolments of new users".to_owned(),
-        "per second",
-        true,
-        enrolled,
-    );
-    for (name, is_cached) in [("cached draws", true), ("uncached draws", false)] {
-        let mut drawn = Vec::new();
-        for round in 0..=sizes.rounds {
-            let mut found = [0.0; 2];
-            for (ledger, found) in both.into_iter().zip(&mut found) {
-                *found = ledger.draw(is_cached, sizes.time).await?;
-            }
-            // The first warms up.
-            if round > 0 {
-                drawn.push(found);
-            }
-        }
-        operation(name.to_owned(), "per second", false, drawn);
-    }
-    let mut told = Vec::new();
-    for _ in 0..sizes.rounds {
-        let mut found = [0.0; 2];
-        for (ledger, found) in both.into_iter().zip(&mut found) {
-            *found = ledger.status().await?;
-        }
-        told.push(found);
-    }
-    operation("the status, of all tenants".to_owned(), "ms", false, told);
-
+    let rounds = sizes.rounds;
+    let rows = vec![
+        Operation {
+            name: format!("a sweep with {} due", sizes.due),
+            unit: "records a second",
+            grows: false,
+            rounds: in_turn(both, rounds, async |ledger, round| {
+                if round > 0 {
+                    ledger.make_due(sizes.due)?;
+                }
+                Ok(ledger.sweep_all(&[&ledger.app]).await?.per_second())
+            })
+            .await?,
+        },
+        Operation {
+            name: "a sweep with nothing due, which counts all users".to_owned(),
+            unit: "ms",
+            grows: true,
+            rounds: in_turn(both, rounds, async |ledger, _| {
+                ledger.forget_sweeps()?;
+                Ok(milliseconds(ledger.sweep_all(&[&ledger.app]).await?.time))
+            })
+            .await?,
+        },
+        Operation {
+            name: "rotation of a tenant of a tenth of all users".to_owned(),
+            unit: "records a second",
+            grows: false,
+            rounds: in_turn(both, rounds, async |ledger, _| {
+                Ok(ledger.rotate().await?.per_second())
+            })
+            .await?,
+        },
+        Operation {
+            name: "enrolments of new users".to_owned(),
+            unit: "per second",
+            grows: false,
+            rounds: in_turn(both, rounds, async |ledger, round| {
+                Ok(per_second(
+                    sizes.enrolling,
+                    ledger.enrol(round, sizes.enrolling).await?,
+                ))
+            })
+            .await?,
+        },
+        Operation {
+            name: "cached draws".to_owned(),
+            unit: "per second",
+            grows: false,
+            rounds: drawn(both, sizes, true).await?,
+        },
+        Operation {
+            name: "uncached draws".to_owned(),
+            unit: "per second",
+            grows: false,
+            rounds: drawn(both, sizes, false).await?,
+        },
+        Operation {
+            name: "the status, of all tenants".to_owned(),
+            unit: "ms",
+            grows: false,
+            rounds: in_turn(both, rounds, async |ledger, _| ledger.status().await).await?,
+        },
+    ];
     let bytes = [few.bytes()?, many.bytes()?];
     let replicas = many.replicas(sizes.due / 4).await?;
     for ledger in [few, many] {
@@ -195,6 +166,44 @@ pub(crate) async fn measure(
         bytes,
         replicas,
     })
+}
+
+/// What sweeps did together.
+struct Swept {
+    /// Refreshed, or sealed under another key.
+    records: u32,
+    time: Duration,
+}
+
+impl Swept {
+    fn per_second(&self) -> f64 {
+        per_second(self.records, self.time)
+    }
+}
+
+/// Measures it on each of the ledgers in turn, so often.
+async fn in_turn(
+    both: [&Ledger<'_>; 2],
+    rounds: usize,
+    measure: impl AsyncFn(&Ledger<'_>, usize) -> anyhow::Result<f64>,
+) -> anyhow::Result<Vec<[f64; 2]>> {
+    let mut found = Vec::new();
+    for round in 0..rounds {
+        let [few, many] = both;
+        found.push([measure(few, round).await?, measure(many, round).await?]);
+    }
+    Ok(found)
+}
+
+async fn drawn(
+    both: [&Ledger<'_>; 2],
+    sizes: &Sizes,
+    is_cached: bool,
+) -> anyhow::Result<Vec<[f64; 2]>> {
+    let draw = async |ledger: &Ledger<'_>, _| ledger.draw(is_cached, sizes.time).await;
+    // The first warms up.
+    in_turn(both, 1, draw).await?;
+    in_turn(both, sizes.rounds, draw).await
 }
 
 /// A database with its users, the world that they live in, and the app.
@@ -261,29 +270,44 @@ impl<'a> Ledger<'a> {
         })
     }
 
-    /// Sweeps with all of them at once until nothing is left to do, and says how long it took.
-    async fn sweep_all(&self, apps: &[&App]) -> anyhow::Result<Duration> {
+    /// Sweeps with all of them at once until nothing is left to do. In a second, so many records were refreshed or re-sealed.
+    async fn sweep_all(&self, apps: &[&App]) -> anyhow::Result<Swept> {
         let begun = Instant::now();
-        try_join_all(apps.iter().map(|app| async {
+        let done = try_join_all(apps.iter().map(|app| async {
+            let mut done = 0;
             loop {
                 let report = self.ask(app, Method::POST, "/v1/sweep", None).await?;
-                ensure!(report["failed"] == 0 && report["waiting"] == 0, "{report}");
-                if report["remaining"] == 0 && report["unchecked"] == 0 {
-                    return anyhow::Ok(());
+                let troubles = ["failed", "waiting", "refused"];
+                ensure!(troubles.iter().all(|it| report[it] == 0), "{report}");
+                let number = |name: &str| report[name].as_u64().context("a number is missing");
+                done += number("refreshed")? + number("resealed")?;
+                if number("remaining")? + number("unchecked")? == 0 {
+                    return anyhow::Ok(done);
                 }
             }
         }))
         .await?;
-        let took = begun.elapsed();
+        let time = begun.elapsed();
         self.emulators.clear_journal();
-        let left = "SELECT count(*) FROM behalf.enrolment WHERE due_at < extract(epoch FROM now())";
+        let left =
+            "SELECT count(*) FROM behalf.enrolment WHERE due_at < extract(epoch FROM now()) - 60";
         let left = self.sql(left)?;
         ensure!(left.trim() == "0", "{left} are due still");
-        Ok(took)
+        let records = u32::try_from(done.into_iter().sum::<u64>())?;
+        Ok(Swept { records, time })
+    }
+
+    /// Has the next sweep look at everything, and count.
+    fn forget_sweeps(&self) -> anyhow::Result<()> {
+        self.sql(
+            "UPDATE behalf.app SET sweep_state = NULL;
+             UPDATE behalf.counts SET counted_at = greatest(counted_at - 61, 0)",
+        )
+        .map(drop)
     }
 
     /// Gives the largest tenant a new key, and has all its records moved to it.
-    async fn rotate(&self) -> anyhow::Result<Duration> {
+    async fn rotate(&self) -> anyhow::Result<Swept> {
         let tenant = population::tenant(0);
         let version = self.emulators.rotate_key(&tenant).ok();
         let version = version.context("cannot set a key")?;
@@ -297,9 +321,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Users who are not there yet enrol, each once.
-    async fn enrol(&self, round: usize, sizes: &Sizes) -> anyhow::Result<f64> {
-        let first = self.users + sizes.enrolling * u32::try_from(round)?;
-        let tokens: Vec<_> = (first..first + sizes.enrolling)
+    async fn enrol(&self, round: usize, users: u32) -> anyhow::Result<Duration> {
+        let first = self.users + users * u32::try_from(round)?;
+        let tokens: Vec<_> = (first..first + users)
             .map(|number| token(&self.emulators, number))
             .collect();
         let begun = Instant::now();
@@ -323,7 +347,7 @@ impl<'a> Ledger<'a> {
             anyhow::Ok(())
         }))
         .await?;
-        Ok(per_second(sizes.enrolling, begun.elapsed()))
+        Ok(begun.elapsed())
     }
 
     async fn draw(&self, is_cached: bool, time: Duration) -> anyhow::Result<f64> {
@@ -352,7 +376,7 @@ impl<'a> Ledger<'a> {
             let status = self
                 .ask(&self.app, Method::GET, "/v1/status", Some(&operator))
                 .await?;
-            took.push(begun.elapsed().as_secs_f64() * 1000.0);
+            took.push(milliseconds(begun.elapsed()));
             let users = status["users"].as_u64().context("no number of users")?;
             ensure!(users >= self.users.into(), "{status}");
         }
@@ -380,7 +404,7 @@ impl<'a> Ledger<'a> {
         let mut found = [0.0; 2];
         for (found, apps) in found.iter_mut().zip([&apps_now[..1], &apps_now[..]]) {
             self.make_due(due)?;
-            *found = per_second(due, self.sweep_all(apps).await?);
+            *found = self.sweep_all(apps).await?.per_second();
         }
         self.emulators.clear_faults();
         for app in apps {
@@ -451,6 +475,10 @@ fn options(emulators: &Emulators, manifest: &Path, postgres: &Postgres, database
         .set("postgres_database", database)
         .set("postgres_user", ROLE)
         .set("postgres_password", PASSWORD)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn per_second(number: u32, time: Duration) -> f64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::json;
 
 use crate::error::VaultError;
@@ -12,7 +12,7 @@ use crate::identity::{KeyVersion, TenantId};
 use crate::journal::Journal as _;
 use crate::keeper::Keeper;
 use crate::keeper::report::SweepReport;
-use crate::keeper::turns::{Job, Receipt, Share, Turns};
+use crate::keeper::turns::{FIRST_CLAIMS, Job, Receipt, Share, Turns};
 use crate::keeper::verdict::{Verdict, Work};
 use crate::keeper::visit::{Next, Outcome, Pass, Visited};
 use crate::ledger::record::Status;
@@ -25,8 +25,6 @@ use crate::vault::port::VaultPort;
 
 /// Changes that are settled together: as many as keep the answers of other systems from waiting long for each other.
 const WAVE: usize = 25;
-/// Visits of a tenant that are claimed at once.
-const CLAIMS: usize = 500;
 /// Refreshes of a tenant from which on it is an alarm that most have the same outcome.
 const MANY: u64 = 4;
 
@@ -88,7 +86,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 }
                 let known = match job {
                     Job::Ask => course.asked.remove(&tenant),
-                    Job::Claim | Job::Visit(_) => None,
+                    Job::Claim(_) | Job::Visit(_) => None,
                 };
                 in_hand = in_hand.saturating_add(1);
                 let flight = Flight {
@@ -140,9 +138,10 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 let claimed = match &answer {
                     Ok(newest) => {
                         let outdated = Kind::Outdated(newest);
-                        let outdated = self.claim(pass, survey, tenant, outdated).await;
-                        let due = self.claim(pass, survey, tenant, Kind::Due(newest)).await;
-                        [outdated, due]
+                        let due = Kind::Due(newest);
+                        let claim =
+                            async |kind| self.claim(pass, survey, tenant, kind, FIRST_CLAIMS).await;
+                        [claim(outdated).await, claim(due).await]
                     }
                     Err(_) => [Ok(Claimed::none()), Ok(Claimed::none())],
                 };
@@ -153,14 +152,14 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                     claimed,
                 }
             }
-            Job::Claim => {
+            Job::Claim(most) => {
                 let newest = pass.holds.newest_of(tenant);
                 let kind = newest.as_ref().map(|newest| match share {
                     Share::Reseal => Kind::Outdated(newest),
                     Share::Check | Share::Refresh => Kind::Due(newest),
                 });
                 Done::Claimed(match kind {
-                    Some(kind) => self.claim(pass, survey, tenant, kind).await,
+                    Some(kind) => self.claim(pass, survey, tenant, kind, most).await,
                     None => Ok(Claimed::none()),
                 })
             }
@@ -184,11 +183,32 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         survey: &Survey<L::Found>,
         tenant: &TenantId,
         kind: Kind<'_>,
+        most: usize,
     ) -> Result<Claimed<L::Claim>, StoreError> {
         let ledger = pass.ledger;
         ledger
-            .claim(survey, tenant, kind, CLAIMS, pass.lease_until)
+            .claim(survey, tenant, kind, most, pass.lease_until)
             .await
+    }
+
+    /// Gives back what was claimed and had no turn, if there still is time; else it is had when its lease ends.
+    pub(crate) async fn give_back(
+        &self,
+        pass: &Pass<'_, L>,
+        claimed: Vec<Vec<Visit<L::Claim>>>,
+        at_once: usize,
+    ) {
+        stream::iter(claimed)
+            .for_each_concurrent(at_once, |visits| async move {
+                if pass.end.is_over(&self.env) {
+                    return;
+                }
+                if let Err(error) = pass.ledger.give_back(&visits).await {
+                    let reason = json!({"reason": error.to_string()});
+                    self.env.event("leases_kept", reason);
+                }
+            })
+            .await;
     }
 
     /// Makes changes, if there still is time.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::TenantId;
 use crate::keeper::turns::{Share, Turns};
 use crate::keeper::visit::Outcome;
-use crate::ledger::Outlook;
+use crate::ledger::{Outlook, Visit};
 
 /// What one call of a sweep did.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -97,15 +97,21 @@ impl SweepReport {
         ] != [0; 10]
     }
 
-    /// Counts what had no turn, and returns the tenant at which the next round of questions is to begin.
+    /// Counts what had no turn. Returns the tenant at which the next round of questions is to begin, and what was claimed in
+    /// vain, by tenant.
     pub(crate) fn add_left<C>(
         &mut self,
         turns: Turns<C>,
         outlooks: &BTreeMap<TenantId, Outlook>,
-    ) -> Option<TenantId> {
-        let mut first = None;
+    ) -> (Option<TenantId>, Vec<Vec<Visit<C>>>) {
+        let (mut first, mut claimed) = (None, Vec::new());
         for left in turns.left() {
-            self.remaining = self.remaining.saturating_add(left.visits);
+            let visits = left.claimed.len().try_into().unwrap_or(u64::MAX);
+            let visits = left.unclaimed.saturating_add(visits);
+            self.remaining = self.remaining.saturating_add(visits);
+            if !left.claimed.is_empty() {
+                claimed.push(left.claimed);
+            }
             if left.asks {
                 let due = outlooks.get(&left.tenant).map_or(0, |outlook| outlook.due);
                 self.unchecked = self.unchecked.saturating_add(1);
@@ -115,6 +121,6 @@ impl SweepReport {
                 }
             }
         }
-        first
+        (first, claimed)
     }
 }

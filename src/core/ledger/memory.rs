@@ -53,6 +53,8 @@ pub(crate) enum Mistake {
     HandsOutTwice,
     /// A lease never ends.
     LeasesForGood,
+    /// What a sweep had no time for stays leased.
+    GivesNothingBack,
     /// What cannot be read is claimed to be sealed anew.
     ResealsWhatCannotBeRead,
     /// An expired token takes its user along.
@@ -64,7 +66,7 @@ pub(crate) enum Mistake {
 }
 
 impl Mistake {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::ForgetsThePrefix,
         Self::SwallowsErrors,
         Self::LeavesTheDoorOpen,
@@ -75,6 +77,7 @@ impl Mistake {
         Self::PutsOffForGood,
         Self::HandsOutTwice,
         Self::LeasesForGood,
+        Self::GivesNothingBack,
         Self::ResealsWhatCannotBeRead,
         Self::ExpiresTheUser,
         Self::NamesEverybody,
@@ -383,6 +386,21 @@ impl Ledger for MemoryLedger {
                 visits: claimed.collect(),
                 left,
                 leased_until: None,
+            }
+        })
+        .await
+    }
+
+    async fn give_back(&self, visits: &[Visit<Nonce>]) -> Result<(), StoreError> {
+        self.transact(|tables| {
+            for visit in visits {
+                let row = tables.enrolments.get_mut(&place(&visit.user));
+                let row = row.filter(|row| {
+                    row.nonce == visit.nonce && !self.makes(Mistake::GivesNothingBack)
+                });
+                if let Some(token) = row.and_then(|row| row.token.as_mut()) {
+                    token.leased_until = 0;
+                }
             }
         })
         .await

@@ -349,6 +349,10 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
             .await
     }
 
+    async fn give_back(&self, visits: &[Visit<Lease>]) -> Result<(), StoreError> {
+        self.take_back(visits).await
+    }
+
     async fn open(&self, visit: &Visit<Lease>) -> Result<Opened, StoreError> {
         let (enrolled, write) = match self.current(&visit.user).await {
             Ok(Some(current)) => current,

@@ -1,5 +1,6 @@
 //! What a ledger does, one call after another; and then with an error at every step.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use crate::error::{Interaction, Reason};
 use crate::identity::{Fingerprint, User};
 use crate::ledger::record::{Record, Status};
 use crate::ledger::schedule::State;
-use crate::ledger::{Change, Edit, Kind, Ledger, LedgerError, Opened, Remaining};
+use crate::ledger::{Change, Edit, Kind, Ledger, LedgerError, Opened, Remaining, Visit};
 
 /// What an implementation does wrong.
 pub(super) fn faults<L: Ledger>(make: &Make<L>) -> Vec<String> {
     type Case<L> = (&'static str, fn(&Make<L>));
-    let cases: [Case<L>; 16] = [
+    let cases: [Case<L>; 17] = [
         ("nobody is enrolled", nobody_is_enrolled),
         (
             "the last enrolment is the one",
@@ -43,6 +44,10 @@ pub(super) fn faults<L: Ledger>(make: &Make<L>) -> Vec<String> {
             the_failed_come_last_and_each_once,
         ),
         ("leases end", leases_end),
+        (
+            "what is given back is handed out again",
+            what_is_given_back_is_handed_out_again,
+        ),
         ("an expired token is gone", an_expired_token_is_gone),
         ("a tenant is removed", a_tenant_is_removed),
         ("changes fail by themselves", changes_fail_by_themselves),
@@ -383,6 +388,34 @@ fn leases_end<L: Ledger>(make: &Make<L>) {
         assert_eq!(scene.due(100).await.len(), 0);
         scene.world.advance(2);
         assert_eq!(scene.due(100).await.len(), 1);
+    });
+}
+
+fn what_is_given_back_is_handed_out_again<L: Ledger>(make: &Make<L>) {
+    if !L::LEASES {
+        return;
+    }
+    let scene = &Scene::new(make);
+    block_on(async {
+        for name in ["one", "two", "three"] {
+            scene.enrolled(&user(0, name), 60).await;
+        }
+        let mut visits = scene.due(100).await;
+        assert_eq!(visits.len(), 3);
+        let kept = visits.pop().unwrap();
+        scene.ledger.give_back(&visits).await.unwrap();
+        let again = scene.due(100).await;
+        let names = |visits: &[Visit<L::Claim>]| -> BTreeSet<_> {
+            visits
+                .iter()
+                .map(|visit| visit.user.id.as_str().to_owned())
+                .collect()
+        };
+        assert_eq!(names(&again), names(&visits));
+        assert!(!names(&again).contains(kept.user.id.as_str()));
+        // Who comes late takes nothing from the next.
+        scene.ledger.give_back(&[]).await.unwrap();
+        assert_eq!(scene.due(100).await.len(), 0);
     });
 }
 

@@ -291,6 +291,19 @@ impl Tables {
             statement::CLAIM_DUE | statement::CLAIM_OUTDATED => {
                 self.claim(sql == statement::CLAIM_DUE, &mut given, now, shuffle)
             }
+            statement::GIVE_BACK => {
+                let (_, (app, tenant)) = given.tenant();
+                let (users, lease) = (given.texts(), given.int8());
+                for user in users {
+                    let row = self
+                        .enrolments
+                        .get_mut(&(app.clone(), tenant.clone(), user));
+                    if let Some(row) = row {
+                        row.give_up(lease, true);
+                    }
+                }
+                Vec::new()
+            }
             statement::COUNTED => {
                 let app = given.text();
                 let of_app = self.counts.iter().filter(|((of, _), _)| *of == app);

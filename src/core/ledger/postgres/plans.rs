@@ -152,6 +152,10 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         // A few for each of the 500.
         ("CLAIM_DUE", (claim(), 25_000)),
         ("CLAIM_OUTDATED", (claim(), 10_000)),
+        (
+            "GIVE_BACK",
+            (with(of_tenant(), vec![some(), Value::Int8(7)]), 4_000),
+        ),
         ("COUNTED", (app(), 20)),
         // A count goes through the index of a bucket.
         ("COUNT", (of_bucket(), 10_000)),

@@ -12,7 +12,7 @@
 
 /// All of them, by name.
 #[cfg(test)]
-pub(crate) const ALL: [(&str, &str); 35] = [
+pub(crate) const ALL: [(&str, &str); 36] = [
     ("SCHEMA", SCHEMA),
     ("FIND", FIND),
     ("LOOK", LOOK),
@@ -27,6 +27,7 @@ pub(crate) const ALL: [(&str, &str); 35] = [
     ("FORGET", FORGET),
     ("CLAIM_DUE", CLAIM_DUE),
     ("CLAIM_OUTDATED", CLAIM_OUTDATED),
+    ("GIVE_BACK", GIVE_BACK),
     ("COUNTED", COUNTED),
     ("COUNT", COUNT),
     ("OUTLOOK", OUTLOOK),
@@ -252,6 +253,12 @@ SELECT (SELECT count(*) FROM near), (
       AND e.leased_until > floor(extract(epoch from now()))::int8 AND e.leased_until > 0 AND e.lease <> $8::int8
   ), claimed.*
 FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
+
+/// Ends leases: `bucket, app, tenant, users, lease`. Nobody's who has taken one of them since.
+pub(crate) const GIVE_BACK: &str = "
+UPDATE behalf.enrolment SET leased_until = 0
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = ANY ($4::text[]) AND lease = $5::int8
+  AND leased_until > 0";
 
 /// What was counted last, by bucket: `app`.
 pub(crate) const COUNTED: &str = "
