@@ -105,18 +105,58 @@ impl Postgres {
 
     /// The same with settings of a test's own, each `name=value`, such as `fsync=on`.
     pub fn start_with(settings: &[&str]) -> anyhow::Result<Self> {
+        let settings = SETTINGS.iter().chain(settings);
+        Self::begin(
+            settings.map(ToString::to_string).collect(),
+            Self::initialise,
+        )
+    }
+
+    /// A standby of this server: it has what this one has, follows it, and takes no changes until [`Postgres::promote`].
+    pub fn standby(&self) -> anyhow::Result<Self> {
+        Self::begin(self.settings.clone(), |standby| {
+            let copied = standby
+                .command(debian::program("pg_basebackup", PACKAGE)?)
+                .args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"])
+                .args(["--username", SUPERUSER, "--port", &self.port.to_string()])
+                .arg("--host")
+                .arg(self.folder.path())
+                .arg("--pgdata")
+                .arg(standby.data())
+                .output()
+                .context("cannot run pg_basebackup")?;
+            ensure!(
+                copied.status.success(),
+                "{}",
+                String::from_utf8_lossy(&copied.stderr)
+            );
+            Ok(())
+        })
+    }
+
+    /// Has a standby take changes, and follow nobody any more.
+    pub fn promote(&self) -> anyhow::Result<()> {
+        let promoted = self.sql("postgres", "SELECT pg_promote()")?;
+        ensure!(promoted == "t", "it is not promoted: {promoted}");
+        Ok(())
+    }
+
+    /// Makes a data folder, and runs a server on it.
+    fn begin(
+        settings: Vec<String>,
+        initialise: impl FnOnce(&Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("postgres").tempdir()?;
         let is_root = fs::metadata(folder.path())?.uid() == 0;
-        let settings = SETTINGS.iter().chain(settings);
         let mut postgres = Self {
             port: 0,
-            settings: settings.map(ToString::to_string).collect(),
+            settings,
             server: None,
             owner: is_root.then_some(NOBODY),
             folder,
         };
         postgres.give_away(postgres.folder.path())?;
-        postgres.initialise()?;
+        initialise(&postgres)?;
         // Another process can take the port before the server does.
         for _ in 0..10 {
             postgres.port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
@@ -211,6 +251,12 @@ impl Postgres {
             self.give_away(&file)?;
         }
         self.set(&["ssl_cert_file=tls.crt", "ssl_key_file=tls.key", "ssl=on"])
+    }
+
+    /// The id of its first process, the parent of all others; none while it is stopped.
+    #[must_use]
+    pub fn process(&self) -> Option<u32> {
+        self.server.as_ref().map(|server| server.process)
     }
 
     /// What it has logged.
@@ -387,85 +433,5 @@ impl Drop for Postgres {
         {
             let _ = Command::new("ipcrm").args(["--shmem-id", memory]).status();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn servers_run_beside_each_other_and_keep_what_was_committed() {
-        let mut one = Postgres::start_with(&["fsync=on", "max_connections=7"]).unwrap();
-        let other = Postgres::start().unwrap();
-        one.create_role("app", "its password").unwrap();
-        one.create_database("app").unwrap();
-        assert_eq!(
-            one.sql("app", "SHOW max_connections; SHOW fsync").unwrap(),
-            "7\non"
-        );
-        assert!(
-            other
-                .sql("app", "SELECT 1")
-                .unwrap_err()
-                .to_string()
-                .contains("does not exist")
-        );
-        one.sql("app", "CREATE TABLE t(n int)").unwrap();
-        for how in [Stop::Fast, Stop::Immediate, Stop::Kill] {
-            one.sql("app", "INSERT INTO t SELECT 1").unwrap();
-            one.stop(how).unwrap();
-            assert!(one.sql("app", "SELECT 1").is_err());
-            one.start_again().unwrap();
-        }
-        assert_eq!(one.sql("app", "SELECT count(*) FROM t").unwrap(), "3");
-        one.stop(Stop::Kill).unwrap();
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_server() {
-        let postgres = Postgres::start().unwrap();
-        let (folder, port) = (postgres.folder().to_owned(), postgres.port());
-        drop(postgres);
-        assert!(!folder.exists());
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-    }
-
-    /// Run by the next one alone, as a process of its own.
-    #[test]
-    #[ignore = "it waits to be killed"]
-    fn a_server_of_a_process_that_is_killed() {
-        let postgres = Postgres::start().unwrap();
-        let file = std::env::var_os("FOLDER_FILE").unwrap();
-        fs::write(file, postgres.folder().as_os_str().as_encoded_bytes()).unwrap();
-        sleep(PATIENCE);
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_server_whose_process_was_killed() {
-        let note = tempfile::NamedTempFile::new().unwrap();
-        let mut process = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--ignored",
-                "--exact",
-                "tests::a_server_of_a_process_that_is_killed",
-            ])
-            .env("FOLDER_FILE", note.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let soon = |what: &dyn Fn() -> bool| {
-            let begun = Instant::now();
-            while !what() {
-                assert!(begun.elapsed() < PATIENCE);
-                sleep(Duration::from_millis(10));
-            }
-        };
-        soon(&|| fs::metadata(note.path()).unwrap().len() > 0);
-        let folder = PathBuf::from(fs::read_to_string(note.path()).unwrap());
-        assert!(folder.exists());
-        process.kill().unwrap();
-        process.wait().unwrap();
-        soon(&|| !folder.exists());
     }
 }

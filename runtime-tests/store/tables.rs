@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex};
 use std::thread;
 
 use anyhow::{Context as _, ensure};
@@ -49,17 +49,13 @@ impl Tables {
     /// A new database, with the tables that `behalf schema print` makes.
     pub fn create() -> anyhow::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        static ONE_BY_ONE: Mutex<()> = Mutex::new(());
         let database = format!("case_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let print = Command::new(app::behalf()?)
             .args(["schema", "print", "--role", ROLE])
             .output()?;
         ensure!(print.status.success(), "behalf schema print fails");
-        // The role's own settings are of the whole server.
-        let one = ONE_BY_ONE.lock();
         SERVER.create_database(&database)?;
         SERVER.sql(&database, &String::from_utf8(print.stdout)?)?;
-        drop(one);
         Ok(Self { database })
     }
 

@@ -28,6 +28,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 use tokio_postgres::RowStream;
+use tokio_postgres::error::SqlState;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
     Accessor, Destination, FutureReader, HasData, Resource, ResourceTable, StreamProducer,
@@ -110,8 +111,9 @@ impl Connection {
         let running = self.0.run().ok_or_else(closed)?;
         let client = running.client().ok_or_else(closed)?;
         let done = client.execute_raw(statement, parameters).await;
-        running.done();
-        done.map_err(|error| failed(&error))
+        let done = done.map_err(|error| failed(&error));
+        leave(running, done.as_ref().err());
+        done
     }
 
     async fn query(
@@ -131,8 +133,9 @@ impl Connection {
         match begun.await {
             Ok((columns, rows)) => Ok(Answer::new(columns, rows, running)),
             Err(error) => {
-                running.done();
-                Err(failed(&error))
+                let error = failed(&error);
+                leave(running, Some(&error));
+                Err(error)
             }
         }
     }
@@ -153,7 +156,7 @@ impl Answer {
         tokio::spawn(async move {
             let mut rows = pin!(rows);
             if let Some(result) = pass_on(rows.as_mut(), &row).await {
-                running.done();
+                leave(running, result.as_ref().err());
                 drop(row);
                 let _ = told.send(result);
                 return;
@@ -167,7 +170,7 @@ impl Answer {
                     sleep(UNWANTED).await;
                 } => return,
             };
-            running.done();
+            leave(running, result.as_ref().err());
             let _ = told.send(result);
         });
         Self {
@@ -318,6 +321,19 @@ fn failed(error: &tokio_postgres::Error) -> Error {
             })
         }
     })
+}
+
+/// Ends a statement. A server that takes no changes may have been the one that does when its connections were opened, and by
+/// now another one has its name; or it will take them from who connects anew.
+fn leave(running: Running, error: Option<&Error>) {
+    match error {
+        Some(Error::QueryFailed(QueryError::DbError(told)))
+            if told.code == SqlState::READ_ONLY_SQL_TRANSACTION.code() =>
+        {
+            running.astray();
+        }
+        _ => running.done(),
+    }
 }
 
 /// As the client has it of a connection that is lost.

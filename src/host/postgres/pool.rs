@@ -53,6 +53,8 @@ struct Shared {
     /// A permit for each that may be in use.
     free: Arc<Semaphore>,
     connections: Mutex<Connections>,
+    /// Connections of an earlier era are not used again.
+    era: AtomicU64,
     /// Of the last while: how often one was used, waited for, and waited for in vain.
     used: AtomicU64,
     waited: AtomicU64,
@@ -78,6 +80,7 @@ impl Pool {
             roots,
             free: Arc::new(Semaphore::new(most)),
             connections: Mutex::default(),
+            era: AtomicU64::new(0),
             used: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             in_vain: AtomicU64::new(0),
@@ -146,7 +149,7 @@ impl Shared {
     /// One that is idle, or else a new one.
     async fn connection(self: &Arc<Self>, address: &Address) -> Result<Opened, OpenError> {
         while let Some((since, mut opened)) = self.idle(address) {
-            if opened.is_worn() {
+            if self.is_worn(&opened) {
                 continue;
             }
             opened.is_at_rest = false;
@@ -164,7 +167,15 @@ impl Shared {
         }
         let (room, eldest) = self.room();
         drop(eldest);
-        Opened::connect(address, &self.roots, room).await
+        let era = self.era.load(Ordering::Acquire);
+        Opened::connect(address, &self.roots, room, era).await
+    }
+
+    /// Whether a connection has ended, or should.
+    fn is_worn(&self, opened: &Opened) -> bool {
+        opened.client.is_closed()
+            || opened.begun.elapsed() >= LIFE
+            || opened.era != self.era.load(Ordering::Acquire)
     }
 
     fn idle(&self, address: &Address) -> Option<(Instant, Opened)> {
@@ -197,14 +208,14 @@ impl Shared {
             }
         };
         opened.is_at_rest = matches!(timeout(RECYCLE, reset).await, Ok(Ok(())));
-        if opened.is_at_rest && !opened.is_worn() {
+        if opened.is_at_rest && !self.is_worn(&opened) {
             self.connections().idle.push((Instant::now(), opened));
         }
     }
 
     fn close_old(&self, now: Instant) {
         let is_old = |(since, opened): &(Instant, Opened)| {
-            opened.is_worn() || now.saturating_duration_since(*since) >= IDLE
+            self.is_worn(opened) || now.saturating_duration_since(*since) >= IDLE
         };
         let old: Vec<_> = self
             .connections()
@@ -271,6 +282,8 @@ struct Opened {
     address: Address,
     tls: MakeRustlsConnect,
     begun: Instant,
+    /// When it was begun, by what the pool calls so.
+    era: u64,
     /// What carries it.
     carrier: JoinHandle<()>,
     /// Whether it is nobody's, and fit for use.
@@ -283,6 +296,7 @@ impl Opened {
         address: &Address,
         roots: &RootCertStore,
         room: Room,
+        era: u64,
     ) -> Result<Self, OpenError> {
         let tls = authorities::tls(roots, address.authorities());
         let tls = tls.map_err(|error| OpenError::Failed(address.to_string(), error.to_string()))?;
@@ -297,15 +311,11 @@ impl Opened {
             address: address.clone(),
             tls,
             begun: Instant::now(),
+            era,
             carrier,
             is_at_rest: false,
             _room: room,
         })
-    }
-
-    /// Whether it has ended, or should.
-    fn is_worn(&self) -> bool {
-        self.client.is_closed() || self.begun.elapsed() >= LIFE
     }
 
     async fn is_alive(&self) -> bool {
@@ -392,6 +402,15 @@ impl Running {
     /// The server has answered all of it, or nobody wants to stop it.
     pub(super) fn done(mut self) {
         self.is_done = true;
+    }
+
+    /// The same, and it has become plain that connections lead where none should: none that is open now is used again.
+    pub(super) fn astray(self) {
+        self.lease.is_given_up.store(true, Ordering::Release);
+        if let Some(pool) = self.lease.pool.upgrade() {
+            pool.era.fetch_add(1, Ordering::AcqRel);
+        }
+        self.done();
     }
 
     /// Its connection.

@@ -837,6 +837,31 @@ async fn a_server_that_comes_back_is_used_again() {
 }
 
 #[tokio::test]
+async fn no_connection_to_a_server_that_takes_no_changes_is_used_again() {
+    let postgres = Postgres::start().unwrap();
+    let host = setup(&manifest_for(&postgres)).start();
+    let address = postgres.superuser("template1");
+    let asked = Asked::of(&host, &address);
+    assert_eq!(asked.to("execute", "CREATE TABLE t(n int)").await, "Ok(0)");
+    let no_changes = "ALTER DATABASE template1 SET default_transaction_read_only = on";
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'template1'";
+    postgres
+        .sql("postgres", &format!("{no_changes}; {end}"))
+        .unwrap();
+    // Four of them, all opened by then, and three idle.
+    let many = (0..4).map(|_| asked.to("execute", "SELECT pg_sleep(0.5)"));
+    futures_util::future::join_all(many).await;
+    let found = asked.to("execute", "INSERT INTO t VALUES (1)").await;
+    assert!(found.contains("25006"), "{found}");
+    let mend = "ALTER DATABASE template1 RESET default_transaction_read_only";
+    postgres.sql("postgres", mend).unwrap();
+    let insert = "INSERT INTO t SELECT 1 FROM pg_sleep(0.5)";
+    let many = (0..4).map(|_| asked.to("execute", insert));
+    let found = futures_util::future::join_all(many).await;
+    assert!(found.iter().all(|it| it == "Ok(1)"), "{found:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_room_says_so_and_is_used_as_far_as_it_goes() {
     let postgres =
         Postgres::start_with(&["max_connections=6", "superuser_reserved_connections=1"]).unwrap();

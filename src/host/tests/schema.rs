@@ -178,6 +178,32 @@ fn twenty_at_once_wait_for_each_other() {
     assert_eq!(version, VERSION.to_string());
 }
 
+/// A role is of the whole server, and no lock of one database keeps others from it.
+#[test]
+fn who_does_the_same_in_another_database_is_not_in_the_way() {
+    let (one, other) = ("schema_one", database("schema_other"));
+    database(one);
+    let role = ["--role", "schema_of_two"];
+    let words = [&["--database", other.as_str()], role.as_slice()].concat();
+    let script = run(&[&["print"], role.as_slice()].concat()).out;
+    // Once the role has to be made, and once it is there.
+    for _ in 0..2 {
+        let open = format!("BEGIN; {script} SELECT pg_sleep(2); COMMIT");
+        let other_side = std::thread::spawn(move || server().sql(one, &open));
+        let is_asleep = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'schema_one' AND query LIKE '%pg_sleep(2)%'
+            AND wait_event = 'PgSleep'";
+        while server().sql("postgres", is_asleep).unwrap() != "1" {
+            assert!(!other_side.is_finished(), "{:?}", other_side.join());
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let log = apply(&words);
+        assert!(log.contains("the role schema_of_two"), "{log}");
+        other_side.join().unwrap().unwrap();
+    }
+    let limits = "SELECT count(*) FROM pg_db_role_setting WHERE setrole = 'schema_of_two'::regrole AND setdatabase <> 0";
+    assert_eq!(server().sql("postgres", limits).unwrap(), "2");
+}
+
 #[test]
 fn newer_tables_are_left_alone() {
     let address = database("schema_newer");

@@ -29,8 +29,6 @@ const OPEN: Duration = Duration::from_millis(3500);
 /// For so long an answer is waited for. The database itself gives up before (`statement_timeout` of the role): what takes longer has
 /// lost its network.
 const ANSWER: Duration = Duration::from_secs(8);
-/// Longest text of the host that is told, in bytes.
-const LONGEST_TEXT: usize = 300;
 
 /// The database that the vault names.
 #[derive(Clone, Copy)]
@@ -39,9 +37,10 @@ pub(crate) struct SpinDatabase;
 impl Database for SpinDatabase {
     async fn run(&self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Failure> {
         // Asked each time: the vault remembers, and knows when a credential is over.
-        let place = locate()
-            .await
-            .map_err(|error| Failure::NotSent(error.to_string()))?;
+        let place = locate().await.map_err(|error| match error {
+            VaultError::Operator(error) => Failure::NoEntry(error.to_string()),
+            error => Failure::NotSent(error.to_string()),
+        })?;
         let none = || Failure::NotSent("there was none to be had in time".into());
         let connection = within(OPEN, open(&place)).await.ok_or_else(none)??;
         let none = || Failure::Unknown("there was no answer in time".into());
@@ -72,13 +71,13 @@ async fn open(place: &Connection) -> Result<pg::Connection, Failure> {
             }
         }
     };
-    opened.map_err(|error| {
-        Failure::NotSent(match error {
-            pg::Error::ConnectionFailed(text) | pg::Error::Other(text) => told(&text),
-            pg::Error::BadParameter(_)
-            | pg::Error::QueryFailed(_)
-            | pg::Error::ValueConversionFailed(_) => "the host says nothing of use".into(),
-        })
+    opened.map_err(|error| match error {
+        pg::Error::ConnectionFailed(text) | pg::Error::Other(text) => Failure::of_opening(&text),
+        pg::Error::BadParameter(_)
+        | pg::Error::QueryFailed(_)
+        | pg::Error::ValueConversionFailed(_) => {
+            Failure::NotSent("the host says nothing of use".into())
+        }
     })
 }
 
@@ -134,24 +133,11 @@ fn value(column: pg::DbValue) -> Option<Value> {
 fn failed(error: pg::Error) -> Failure {
     match error {
         pg::Error::QueryFailed(pg::QueryError::DbError(error)) => {
-            // The class of data exceptions quotes the value that is one.
-            let message = match error.code.as_str() {
-                code if code.starts_with("22") => "a value is not what it should be".into(),
-                _ => told(&error.message),
-            };
-            Failure::of_code(&error.code, &message)
-        }
-        // The driver's own words: the connection ended while it waited.
-        pg::Error::QueryFailed(pg::QueryError::Text(text))
-            if ["kind: Closed", "kind: Io"]
-                .iter()
-                .any(|kind| text.contains(kind)) =>
-        {
-            Failure::Unknown(told(&text))
+            Failure::of_code(&error.code, &error.message)
         }
         pg::Error::QueryFailed(pg::QueryError::Text(text))
         | pg::Error::ConnectionFailed(text)
-        | pg::Error::Other(text) => Failure::Refused(told(&text)),
+        | pg::Error::Other(text) => Failure::of_statement(&text),
         pg::Error::BadParameter(_) => Failure::Refused("a parameter has a wrong type".into()),
         pg::Error::ValueConversionFailed(_) => unread(),
     }
@@ -160,22 +146,6 @@ fn failed(error: pg::Error) -> Failure {
 /// The statement was made, and its answer cannot be read.
 fn unread() -> Failure {
     Failure::Refused("a column has a type that is not read here".into())
-}
-
-/// The beginning of a text of the host, on one line. What follows is where in its own code that came from.
-fn told(text: &str) -> String {
-    let reason = text.split("\n\nStack").next().unwrap_or_default();
-    let mut line = String::new();
-    for word in reason.split_whitespace() {
-        if line.len().saturating_add(word.len()) > LONGEST_TEXT {
-            break;
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    line
 }
 
 /// What came of it in a time; none: it is not over, and is dropped.

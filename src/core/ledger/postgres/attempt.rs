@@ -71,13 +71,15 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
                     is_in_doubt = true;
                     repeat == Repeat::Any
                 }
-                Failure::Refused(_) => false,
+                Failure::NoEntry(_) | Failure::Refused(_) => false,
             };
             let chance = Duration::from_millis(self.env.number().checked_rem(25).unwrap_or(0));
             let wait = pause.saturating_add(chance);
-            if !again || until.left(&self.env) <= wait {
+            if failure.is_of_connection() {
                 // Another database may stand there next, or this one with other tables.
                 self.is_checked.set(false);
+            }
+            if !again || until.left(&self.env) <= wait {
                 return Err(StoreError(failure.to_string()));
             }
             self.env.sleep(wait).await;
@@ -85,7 +87,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         }
     }
 
-    /// Whether this version of behalf can work with the tables. Asked once an instance, and again after a failure.
+    /// Whether this version of behalf can work with the tables. Asked once an instance, and again after a connection was lost.
     async fn check_schema(&self, until: Deadline) -> Result<(), StoreError> {
         let checked = self.attempt_until(statement::SCHEMA, &[], Repeat::Any, until);
         let mut row = Columns::first(checked.await?.0).map_err(|_| schema::missing())?;
@@ -97,5 +99,97 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         }
         self.is_checked.set(true);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::ledger::Ledger as _;
+    use crate::simulation::world::{Shared, World};
+
+    /// Fails as it is told, one time after another, and then no more; and remembers what it was asked.
+    #[derive(Clone, Default)]
+    struct Failing {
+        failures: Rc<RefCell<Vec<Failure>>>,
+        asked: Rc<RefCell<Vec<&'static str>>>,
+    }
+
+    impl Database for Failing {
+        async fn run(&self, sql: &'static str, _: &[Value]) -> Result<Vec<Row>, Failure> {
+            self.asked.borrow_mut().push(sql);
+            if let Some(failure) = self.failures.borrow_mut().pop() {
+                return Err(failure);
+            }
+            let version = i64::try_from(schema::VERSION).unwrap();
+            Ok(if sql == statement::SCHEMA {
+                vec![vec![Value::Int8(version), Value::Bool(true)]]
+            } else {
+                Vec::new()
+            })
+        }
+    }
+
+    fn ledger(world: &Shared) -> (PostgresLedger<Failing, Shared>, Failing) {
+        let database = Failing::default();
+        (
+            PostgresLedger::new(database.clone(), world.clone()),
+            database,
+        )
+    }
+
+    #[test]
+    fn only_what_another_try_can_change_is_tried_again() {
+        let text = || "told".to_owned();
+        for (failure, tries) in [
+            (Failure::NotSent(text()), 2),
+            (Failure::TakenBack(text()), 2),
+            (Failure::Unknown(text()), 2),
+            (Failure::NoEntry(text()), 1),
+            (Failure::Refused(text()), 1),
+        ] {
+            let (ledger, database) = ledger(&World::new());
+            assert_eq!(block_on(ledger.sweep_state()), Ok(None));
+            database.asked.borrow_mut().clear();
+            database.failures.borrow_mut().push(failure.clone());
+            let asked = block_on(ledger.sweep_state());
+            assert_eq!(asked.is_ok(), tries == 2, "{failure:?}");
+            assert_eq!(database.asked.borrow().len(), tries, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_asked_for_once_and_again_when_a_connection_was_lost() {
+        let text = || "told".to_owned();
+        let (ledger, database) = ledger(&World::new());
+        let versions = || {
+            let asked = database.asked.borrow();
+            asked
+                .iter()
+                .filter(|&&sql| sql == statement::SCHEMA)
+                .count()
+        };
+        let mut expected = 1;
+        let _ = block_on(ledger.sweep_state());
+        let _ = block_on(ledger.sweep_state());
+        assert_eq!(versions(), expected);
+        for (failure, again) in [
+            (Failure::Refused(text()), 0),
+            (Failure::TakenBack(text()), 0),
+            (Failure::NotSent(text()), 1),
+            (Failure::NoEntry(text()), 1),
+            (Failure::Unknown(text()), 1),
+        ] {
+            database.failures.borrow_mut().push(failure.clone());
+            let _ = block_on(ledger.sweep_state());
+            let _ = block_on(ledger.sweep_state());
+            expected += again;
+            assert_eq!(versions(), expected, "{failure:?}");
+        }
     }
 }

@@ -72,7 +72,7 @@ const VERSION_1: &str = r#"
 "#;
 
 /// What the owner of the database runs: it makes the tables, or brings them up to [`VERSION`], and does nothing if they are.
-/// Several at once wait for each other. With a role, that one may read and change rows, and has limits of time.
+/// Several at once wait for each other. With a role, that one may read and change rows, and has limits of time there.
 ///
 /// Two statements; the second only with a role. Neither has parameters.
 ///
@@ -112,15 +112,21 @@ $behalf$;"
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('behalf.schema'));
   IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{role}') THEN
-    CREATE ROLE {role} LOGIN;
+    BEGIN
+      CREATE ROLE {role} LOGIN;
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN
+      -- Roles are of the whole server, and in another database somebody else was at it.
+      NULL;
+    END;
   END IF;
   GRANT USAGE ON SCHEMA behalf TO {role};
   GRANT SELECT ON behalf.schema_version TO {role};
   GRANT SELECT, INSERT, UPDATE, DELETE
     ON behalf.app, behalf.tenant, behalf.enrolment, behalf.key_version, behalf.counts TO {role};
-  ALTER ROLE {role} SET statement_timeout = '5s';
-  ALTER ROLE {role} SET lock_timeout = '2s';
-  ALTER ROLE {role} SET idle_in_transaction_session_timeout = '5s';
+  -- In this database alone: who does the same in another one is held up by no lock of this one.
+  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET statement_timeout = %L', current_database(), '5s');
+  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET lock_timeout = %L', current_database(), '2s');
+  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET idle_in_transaction_session_timeout = %L', current_database(), '5s');
 END
 $behalf$;"
         ));
