@@ -2,18 +2,29 @@
 
 mod backup;
 mod check;
+mod custody;
 mod database;
+mod doctor;
 mod healthcheck;
+mod key;
 mod ledger;
+mod operator;
+mod round;
 mod schema;
+mod screen;
 mod source;
+mod status;
 mod stores;
+mod tenant;
 mod up;
+mod user;
 mod values;
 
+use crate::graph::GraphError;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
+use crate::operator::OperationError;
 use crate::postgres::OwnerError;
 use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
@@ -21,14 +32,21 @@ use crate::serve::BindError;
 use crate::store::{BackupError, OpenError, SoleError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
+use behalf_core::error::{OperatorError, VaultError};
+use behalf_core::vault::custodian::CustodyError;
 use check::Check;
 use clap::{Parser, Subcommand};
+use doctor::Doctor;
 use healthcheck::{Healthcheck, Unhealthy};
+use key::Key;
 use ledger::LedgerCommand;
 use schema::Schema;
+use status::Status;
 use std::io;
 use std::process::ExitCode;
+use tenant::Tenant;
 use up::Up;
+use user::User;
 
 /// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
 /// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
@@ -53,6 +71,11 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Ledger(ledger) => runtime.block_on(ledger.run()),
+        Command::Key(key) => runtime.block_on(key.run()),
+        Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
+        Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
+        Command::User(user) => runtime.block_on(interruptible(user.run())),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -125,6 +148,44 @@ enum Command {
     /// Move what is stored of enrolments from one ledger to another.
     #[command(subcommand, after_help = ledger::EXAMPLES)]
     Ledger(LedgerCommand),
+
+    /// Rotate tenants' keys in Key Vault, and retire old versions.
+    #[command(subcommand)]
+    Key(Key),
+
+    /// Remove tenants.
+    #[command(subcommand)]
+    Tenant(Tenant),
+
+    /// Show how a running app is: users and their states, rotations, what is due, and what needs whom.
+    ///
+    /// It asks for `GET /v1/status`, as an app with the role Behalf.Read: what a sweep has summed up last.
+    #[command(after_help = status::EXAMPLES)]
+    Status(Box<Status>),
+
+    /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
+    ///
+    /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
+    /// shows no secret, and writes nothing: neither in the store nor anywhere else.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Box<Doctor>),
+
+    /// Revoke a user's sessions.
+    #[command(subcommand)]
+    User(User),
+}
+
+/// Does what only asks, and can be broken off at any point.
+async fn interruptible(doing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        done = doing => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    }
+}
+
+/// For commands whose standard output is what they are for.
+fn begin_log() {
+    log::begin(log::Format::Text, log::Verbosity::Warn);
 }
 
 /// Why this process ends other than cleanly.
@@ -152,6 +213,32 @@ enum Failure {
     Unhealthy(#[from] Unhealthy),
     #[error(transparent)]
     Database(#[from] OwnerError),
+    #[error("something is wrong, see above")]
+    Unwell,
+    #[error(transparent)]
+    Custody(CustodyError),
+    /// No token of a pipeline's or a person's.
+    #[error("{0}")]
+    Credential(String),
+    /// The app does not know what would be needed.
+    #[error("{0}")]
+    Unknown(&'static str),
+    /// Not all was done, as was told.
+    #[error("not all is done, see above")]
+    Unfinished,
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error("the key can still be recovered, see above")]
+    Recoverable,
+    /// It was said what.
+    #[error("the operator has to act, see above")]
+    Needed,
+    #[error("interrupted")]
+    Interrupted,
     #[error(transparent)]
     Sole(#[from] SoleError),
     #[error("{0}")]
@@ -160,11 +247,23 @@ enum Failure {
     Io(io::Error),
 }
 
+impl From<CustodyError> for Failure {
+    fn from(error: CustodyError) -> Self {
+        match error {
+            CustodyError::Vault(error) => Self::Vault(error),
+            error => Self::Custody(error),
+        }
+    }
+}
+
 impl Failure {
     fn tell(&self) {
         match self {
             Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(log::fail);
+            }
+            Self::Vault(VaultError::Operator(OperatorError::Setting(faults))) => {
+                faults.iter().for_each(log::fail);
             }
             Self::Usage(_)
             | Self::Manifest(_)
@@ -179,6 +278,17 @@ impl Failure {
             | Self::Database(_)
             | Self::Sole(_)
             | Self::Copy(_)
+            | Self::Unwell
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unknown(_)
+            | Self::Unfinished
+            | Self::Operation(_)
+            | Self::Graph(_)
+            | Self::Vault(_)
+            | Self::Needed
+            | Self::Recoverable
+            | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
     }
@@ -190,6 +300,8 @@ impl Failure {
             | Self::RuntimeConfig(_)
             | Self::App(_)
             | Self::Tls(_)
+            | Self::Operation(OperationError::NoToken)
+            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
@@ -199,6 +311,9 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
+            Self::Needed | Self::Recoverable => ExitCode::from(3),
+            // As a shell has it of what SIGINT has ended.
+            Self::Interrupted => ExitCode::from(130),
             Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
@@ -208,6 +323,14 @@ impl Failure {
             | Self::Database(_)
             | Self::Sole(_)
             | Self::Copy(_)
+            | Self::Unwell
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unknown(_)
+            | Self::Unfinished
+            | Self::Operation(_)
+            | Self::Graph(_)
+            | Self::Vault(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

@@ -171,7 +171,12 @@ impl ComponentVariables {
         }
     }
 
-    fn get(&self, name: &str) -> Result<String, LookupError> {
+    /// The value of one of them.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(crate) fn get(&self, name: &str) -> Result<String, LookupError> {
         check_name(name)
             .map_err(|reason| LookupError::InvalidName(format!("{name:?} {reason}")))?;
         let template = self
@@ -257,7 +262,7 @@ pub(crate) enum Given {
 }
 
 /// Where values come from.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     /// What the command line says, by variable; it goes first.
     given: BTreeMap<String, Given>,
@@ -311,7 +316,7 @@ impl Environment {
     }
 
     /// The value of a variable, if there is any besides its default.
-    fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
+    pub(crate) fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
         match self.given.get(name) {
             Some(Given::Value(value)) => Ok(Some(value.clone())),
             Some(Given::File(path)) => {
@@ -328,7 +333,8 @@ impl Environment {
         }
     }
 
-    fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
+    /// The value of an environment variable.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
         if self.process {
             match std::env::var(name) {
                 Ok(value) => return Ok(Some(value)),

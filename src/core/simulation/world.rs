@@ -59,12 +59,16 @@ pub(crate) struct World {
     pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that come for the signing keys before they come again.
     pub(crate) signing_keys_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// What Key Vault was sent, in order, if it was anything.
+    pub(crate) key_vault_bodies: RefCell<Vec<Vec<u8>>>,
     /// Answers that Key Vault gives before it behaves again.
     pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Systems that do not answer.
     pub(crate) down: RefCell<Vec<&'static str>>,
     /// Versions of the tenant's key; the last is the newest.
     pub(crate) keys: RefCell<Vec<[u8; 32]>>,
+    /// When the tenant's key expires; none: never.
+    pub(crate) key_expires: Cell<Option<u64>>,
     /// The version of the tenant's key that is disabled.
     pub(crate) disabled: Cell<Option<usize>>,
     /// Keys that storage was asked for, in order, with what was done.
@@ -129,9 +133,11 @@ impl World {
             claims: RefCell::default(),
             identity_answers: RefCell::default(),
             signing_keys_answers: RefCell::default(),
+            key_vault_bodies: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
+            key_expires: Cell::default(),
             disabled: Cell::default(),
             operations: RefCell::default(),
             store_fails_after: Cell::default(),
@@ -346,6 +352,10 @@ impl World {
             return (401, json!({}));
         };
         self.calls.borrow_mut().push(format!("key vault {version}"));
+        if !request.body().is_empty() {
+            let body = request.body().to_vec();
+            self.key_vault_bodies.borrow_mut().push(body);
+        }
         let authorization = authorization.to_str().unwrap();
         let is_ours = authorization.starts_with("Bearer key-vault-at");
         if is_ours && !authorization.ends_with(self.key_vault_in.borrow().as_str()) {
@@ -375,7 +385,7 @@ impl World {
                 json!({
                     "value": STANDARD.encode(keys[index]),
                     "id": format!("https://demo.vault.azure.net{name}/{}", Self::version(index)),
-                    "attributes": {"enabled": true},
+                    "attributes": {"enabled": true, "created": NOW + u64::try_from(index).unwrap(), "exp": self.key_expires.get()},
                 }),
             ),
             None => (

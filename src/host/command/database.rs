@@ -48,6 +48,7 @@ impl DatabasePlace {
             }
             None => std::env::var(PASSWORD).ok(),
         };
-        Ok(Owner::connect(&self.database, password.as_deref(), &roots, limits).await?)
+        let password = password.as_deref();
+        Ok(Owner::connect(&self.database, password, &roots, limits, None).await?)
     }
 }
