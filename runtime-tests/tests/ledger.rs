@@ -1,4 +1,8 @@
 //! Users move with the app from key-value storage to PostgreSQL, and back.
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, and reads as a table"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
