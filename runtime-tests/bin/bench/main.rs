@@ -29,7 +29,7 @@ struct Arguments {
     /// Show within two minutes that everything can be measured; the numbers mean little, and BENCHMARKS.md stays as it is.
     #[arg(long)]
     short: bool,
-    /// Measure only the ledgers in PostgreSQL; BENCHMARKS.md stays as it is.
+    /// Measure only the ledgers in PostgreSQL; the rest of BENCHMARKS.md stays as it is.
     #[arg(long)]
     ledgers: bool,
 }
@@ -38,7 +38,7 @@ const EXAMPLES: &str = "\
 Examples:
   scripts/bench                     measure, print the tables, write BENCHMARKS.md
   scripts/bench --short             what scripts/test runs
-  scripts/bench --ledgers           measure what a million users cost, and print the tables
+  scripts/bench --ledgers           measure what a million users cost
   SPIN_BIN=spin scripts/bench       measure on Spin, too
 
 Exit codes: 0 measured, 1 not everything could be, or an answer was not 2xx.";
@@ -106,7 +106,11 @@ async fn main() -> ExitCode {
 async fn measure(plan: &Plan, arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.ledgers {
         let scale = scene::ledgers(plan).await?;
-        println!("{}", report::of_ledgers(plan, &scale));
+        let tables = report::of_ledgers(plan, &scale);
+        println!("{tables}");
+        if !arguments.short {
+            report::write_ledgers(&tables)?;
+        }
         return Ok(());
     }
     let results = scene::measure(plan).await?;

@@ -57,15 +57,25 @@ pub(crate) fn page(plan: &Plan, results: &Results) -> anyhow::Result<Page> {
 
 /// Writes `BENCHMARKS.md`. What stands under its heading "By hand" stays.
 pub(crate) fn write(page: &Page) -> anyhow::Result<()> {
+    let Page { tables, method } = page;
+    rewrite(|_| format!("# Benchmarks\n\n{method}\n{tables}"))
+}
+
+/// Writes what [`of_ledgers`] says into `BENCHMARKS.md`, where it is the last but what stands under "By hand".
+pub(crate) fn write_ledgers(tables: &str) -> anyhow::Result<()> {
+    rewrite(|before| {
+        let rest = before.split_once(LEDGERS).map_or(before, |(rest, _)| rest);
+        format!("{rest}{tables}")
+    })
+}
+
+/// Puts something else in the place of what stands before the heading "By hand".
+fn rewrite(with: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
     const BY_HAND: &str = "## By hand\n";
     let path = root().join("BENCHMARKS.md");
     let before = fs::read_to_string(&path).unwrap_or_default();
-    let by_hand = before.split_once(BY_HAND).map_or("", |(_, rest)| rest);
-    let Page { tables, method } = page;
-    fs::write(
-        &path,
-        format!("# Benchmarks\n\n{method}\n{tables}{BY_HAND}{by_hand}"),
-    )?;
+    let (measured, by_hand) = before.split_once(BY_HAND).unwrap_or((&before, ""));
+    fs::write(&path, format!("{}{BY_HAND}{by_hand}", with(measured)))?;
     eprintln!("wrote {}", path.display());
     Ok(())
 }
@@ -200,13 +210,23 @@ fn lives(results: &Results) -> Table {
     table
 }
 
+const LEDGERS: &str = "## A ledger in PostgreSQL, as users grow\n";
+
 /// What [`crate::scale`] has measured.
 pub(crate) fn of_ledgers(plan: &Plan, scale: &Scale) -> String {
     let takes = ENTRA_TAKES.as_millis();
     let (by_users, by_replicas) = (by_users(plan, scale), by_replicas(scale));
     format!(
-        "## A ledger in PostgreSQL, as users grow\n\n{by_users}\n\
-         ## A sweep of several replicas, if Entra ID takes {takes} ms\n\n{by_replicas}\n"
+        "{LEDGERS}\n\
+         `scripts/bench --ledgers`, on {date} at commit {commit}. Records were made in bulk by the code that seals for the app, of\n\
+         {TENANTS} tenants, the largest with a tenth of all users. Both ledgers are databases of one server (`shared_buffers=1GB`,\n\
+         `fsync=off`), on the processors of the emulators. They are measured in turn, over 16 connections, {rounds} rounds; a number is\n\
+         the median of the rounds, `×` that of the rounds' ratios. A sweep that leaves anything undone fails the run.\n\
+         \n{by_users}\n\
+         ## A sweep of several replicas, if Entra ID takes {takes} ms\n\n{by_replicas}\n",
+        date = said("date", &["-u", "+%Y-%m-%d"]),
+        commit = said("git", &["rev-parse", "--short", "HEAD"]),
+        rounds = plan.scale.rounds,
     )
 }
 
@@ -311,16 +331,6 @@ fn method(plan: &Plan, results: &Results) -> String {
         .lines()
         .filter(|it| it.starts_with("processor"))
         .count();
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program)
-            .args(arguments)
-            .current_dir(root())
-            .output();
-        output.map_or_else(
-            |_| "unknown".to_owned(),
-            |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        )
-    };
     let connections: Vec<_> = plan.connections.iter().map(u32::to_string).collect();
     format!(
         "`scripts/bench` wrote this page on {date}, at commit {commit}; run it to have your own machine's numbers.\n\
@@ -334,12 +344,7 @@ fn method(plan: &Plan, results: &Results) -> String {
          time and memory are those of the service's processes, as Linux counts them (for\n\
          memory, Pss); the emulators' are not in them. An uncached draw waits for the emulator of Entra ID, which signs each\n\
          token and shares a processor with `wrk`, as the API of the calls does, which verifies each access token. The\n\
-         components and the host are built in release; the host logs as it always does, to /dev/null.\n\
-         \n\
-         The ledgers in PostgreSQL have records that were made in bulk by the code that seals for the app, of {tenants} tenants, the\n\
-         largest with a tenth of all users; both are databases of one server (`shared_buffers=1GB`, `fsync=off`), on the processors\n\
-         of the emulators. They are measured in turn, over 16 connections, {scale_rounds} rounds; `×` is the median of the rounds'\n\
-         ratios. Each sweep has to refresh or move all it is about, or the run fails.\n",
+         components and the host are built in release; the host logs as it always does, to /dev/null.\n",
         date = said("date", &["-u", "+%Y-%m-%d"]),
         commit = said("git", &["rev-parse", "--short", "HEAD"]),
         model = field("model name"),
@@ -349,10 +354,20 @@ fn method(plan: &Plan, results: &Results) -> String {
         placed = results.processors,
         connections = connections.join(", "),
         warm_up = plan.warm_up.as_secs(),
-        tenants = TENANTS,
-        scale_rounds = plan.scale.rounds,
         time = plan.time.as_secs(),
         rounds = plan.rounds,
+    )
+}
+
+/// What a program prints.
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .output();
+    output.map_or_else(
+        |_| "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
 }
 
