@@ -68,7 +68,7 @@ impl Processors {
     /// Starts the app on the one for services. What the embedded host logs, it logs as always, but to nobody: to read it would
     /// cost the others' processor.
     pub(crate) async fn start(&self, mut options: Options) -> anyhow::Result<App> {
-        let quiet = ["sh", "-c", r#"exec "$@" 2>>/tmp/bench-host.log"#, "sh"];
+        let quiet = ["sh", "-c", r#"exec "$@" 2>/dev/null"#, "sh"];
         options.embedded = Some(quiet.map(str::to_owned).to_vec());
         self.for_service(App::start(options)).await
     }

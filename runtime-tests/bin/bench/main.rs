@@ -82,7 +82,7 @@ async fn main() -> ExitCode {
             warm_up: Duration::from_secs(5),
             connections: &[1, 16, 64],
             scale: scale::Sizes {
-                users: [10_000, 20_000],
+                users: [10_000, 1_000_000],
                 due: 10_000,
                 enrolling: 2000,
                 rounds: 3,
