@@ -151,12 +151,16 @@ pub trait Ledger: Sized {
         lease_until: u64,
     ) -> Result<Claimed<Self::Claim>, StoreError>;
 
-    /// Takes back what was handed out to a sweep that had no time for it, so that others may have it at once. Nothing of it
-    /// may be under way. All are of one tenant.
+    /// Takes back what was handed out of a tenant and is not done, because there was no time for it, so that another sweep may
+    /// have it at once. Nothing of it may be under way.
     ///
     /// # Errors
     /// [`StoreError`]: then they are had when their leases end.
-    async fn give_back(&self, visits: &[Visit<Self::Claim>]) -> Result<(), StoreError>;
+    async fn give_back(
+        &self,
+        survey: &Survey<Self::Found>,
+        tenant: &TenantId,
+    ) -> Result<(), StoreError>;
 
     /// What a claim leads to, as it is now.
     ///

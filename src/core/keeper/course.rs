@@ -1,6 +1,6 @@
 //! The course of a sweep: turns are given and taken, and what they come to is written and counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -39,6 +39,8 @@ pub(crate) struct Course<'a, L: Ledger> {
     pub(crate) asked: Asked,
     pub(crate) report: SweepReport,
     pub(crate) tally: BTreeMap<TenantId, Tally>,
+    /// Tenants of which something was visited and left as it is.
+    pub(crate) left_alone: BTreeSet<TenantId>,
     /// When the first of the records is due that were put off or refreshed.
     pub(crate) next_due: Option<u64>,
 }
@@ -193,19 +195,20 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             .await
     }
 
-    /// Gives back what was claimed and had no turn, if there still is time; else it is had when its lease ends.
+    /// Gives back what was claimed and is not done, if there still is time; else it is had when its lease ends.
     pub(crate) async fn give_back(
         &self,
         pass: &Pass<'_, L>,
-        claimed: Vec<Vec<Visit<L::Claim>>>,
+        survey: &Survey<L::Found>,
+        tenants: BTreeSet<TenantId>,
         at_once: usize,
     ) {
-        stream::iter(claimed)
-            .for_each_concurrent(at_once, |visits| async move {
+        stream::iter(tenants)
+            .for_each_concurrent(at_once, |tenant| async move {
                 if pass.end.is_over(&self.env) {
                     return;
                 }
-                if let Err(error) = pass.ledger.give_back(&visits).await {
+                if let Err(error) = pass.ledger.give_back(survey, &tenant).await {
                     let reason = json!({"reason": error.to_string()});
                     self.env.event("leases_kept", reason);
                 }
@@ -300,6 +303,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                             pass.holds.store(false, &self.env);
                         }
                         course.report.add(outcome);
+                        if outcome != Outcome::Nothing {
+                            course.left_alone.insert(tenant.clone());
+                        }
                         // One that waits or is set aside is counted once.
                         if let (Some(due), Outcome::Nothing) = (due, outcome) {
                             course.turns.visit_next(&tenant, Share::Refresh, *due);
@@ -340,6 +346,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         };
         pass.holds.store(outcome != Outcome::Failed, &self.env);
         course.report.add(outcome);
+        if claim.is_none() && outcome != Outcome::Nothing {
+            course.left_alone.insert(tenant.clone());
+        }
         if outcome == Outcome::Refreshed {
             pass.holds.is_accepted();
             course.tally(tenant).refreshed();
@@ -476,6 +485,7 @@ impl<'a, L: Ledger> Course<'a, L> {
             asked,
             report,
             tally: BTreeMap::new(),
+            left_alone: BTreeSet::new(),
             next_due: None,
         }
     }

@@ -1,13 +1,13 @@
 //! What one call of a sweep did: the answer of `POST /v1/sweep`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::TenantId;
 use crate::keeper::turns::{Share, Turns};
 use crate::keeper::visit::Outcome;
-use crate::ledger::{Outlook, Visit};
+use crate::ledger::Outlook;
 
 /// What one call of a sweep did.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -97,20 +97,20 @@ impl SweepReport {
         ] != [0; 10]
     }
 
-    /// Counts what had no turn. Returns the tenant at which the next round of questions is to begin, and what was claimed in
-    /// vain, by tenant.
+    /// Counts what had no turn, and returns the tenant at which the next round of questions is to begin. Tenants of which
+    /// something was claimed in vain are added to those that were left alone.
     pub(crate) fn add_left<C>(
         &mut self,
         turns: Turns<C>,
         outlooks: &BTreeMap<TenantId, Outlook>,
-    ) -> (Option<TenantId>, Vec<Vec<Visit<C>>>) {
-        let (mut first, mut claimed) = (None, Vec::new());
+        left_alone: &mut BTreeSet<TenantId>,
+    ) -> Option<TenantId> {
+        let mut first = None;
         for left in turns.left() {
-            let visits = left.claimed.len().try_into().unwrap_or(u64::MAX);
-            let visits = left.unclaimed.saturating_add(visits);
+            let visits = left.unclaimed.saturating_add(left.claimed);
             self.remaining = self.remaining.saturating_add(visits);
-            if !left.claimed.is_empty() {
-                claimed.push(left.claimed);
+            if left.claimed > 0 {
+                left_alone.insert(left.tenant.clone());
             }
             if left.asks {
                 let due = outlooks.get(&left.tenant).map_or(0, |outlook| outlook.due);
@@ -121,6 +121,6 @@ impl SweepReport {
                 }
             }
         }
-        (first, claimed)
+        first
     }
 }

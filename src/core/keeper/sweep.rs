@@ -270,6 +270,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             turns,
             mut report,
             tally,
+            mut left_alone,
             next_due,
             ..
         } = course;
@@ -285,8 +286,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                 (tenant.as_str().into(), milliseconds)
             })
             .collect();
-        let (first_left, claimed) = report.add_left(turns, &survey.tenants);
-        self.give_back(&pass, claimed, call.concurrency()).await;
+        let first_left = report.add_left(turns, &survey.tenants, &mut left_alone);
+        self.give_back(&pass, &survey, left_alone, call.concurrency())
+            .await;
         self.tell_not_served(&pass, &survey.tenants, &mut report);
         self.tell_refused(&tally);
         let without_key = pass.holds.without_key();

@@ -105,15 +105,15 @@ pub(crate) enum Job<C> {
 }
 
 /// What had no turn.
-pub(crate) struct Left<C> {
+pub(crate) struct Left {
     pub(crate) tenant: TenantId,
     pub(crate) share: Share,
     /// Whether the tenant's newest key was not asked for.
     pub(crate) asks: bool,
     /// Work that was not claimed.
     pub(crate) unclaimed: u64,
-    /// What was claimed and not visited.
-    pub(crate) claimed: Vec<Visit<C>>,
+    /// Records that were claimed and not visited.
+    pub(crate) claimed: u64,
 }
 
 /// What is to be told when a turn is over.
@@ -240,13 +240,16 @@ impl<C> Turns<C> {
     }
 
     /// What had no turn, by lane.
-    pub(crate) fn left(self) -> impl Iterator<Item = Left<C>> {
-        self.lanes.into_iter().map(|lane| Left {
-            tenant: lane.tenant,
-            share: lane.share,
-            asks: lane.asks,
-            unclaimed: lane.unclaimed,
-            claimed: lane.visits.into_values().flatten().collect(),
+    pub(crate) fn left(self) -> impl Iterator<Item = Left> {
+        self.lanes.into_iter().map(|lane| {
+            let claimed = lane.visits.values().map(VecDeque::len).sum::<usize>();
+            Left {
+                tenant: lane.tenant,
+                share: lane.share,
+                asks: lane.asks,
+                unclaimed: lane.unclaimed,
+                claimed: u64::try_from(claimed).unwrap_or(u64::MAX),
+            }
         })
     }
 
@@ -563,10 +566,7 @@ mod tests {
         }
         let left: Vec<_> = turns.left().collect();
         let asks = left.iter().filter(|left| left.asks).count();
-        let visits: u64 = left
-            .iter()
-            .map(|left| left.claimed.len() as u64 + left.unclaimed)
-            .sum();
+        let visits: u64 = left.iter().map(|left| left.claimed + left.unclaimed).sum();
         assert_eq!(visits, 3 - had);
         assert_eq!(u64::try_from(asks).unwrap() + visits, 3);
     }
@@ -594,6 +594,6 @@ mod tests {
         turns.visit(&tenant(0), Share::Refresh, 0, claimed);
         turns.over(receipt, QUICK, false);
         let left: Vec<_> = turns.left().collect();
-        assert_eq!((left[0].claimed.len(), left[0].unclaimed), (3, 4));
+        assert_eq!((left[0].claimed, left[0].unclaimed), (3, 4));
     }
 }

@@ -137,7 +137,11 @@ impl<S: Store + Clone, E: Environment + Clone> Ledger for KeyValueLedger<S, E> {
         Ok(survey.found.claim(tenant, kind, most, &self.env))
     }
 
-    async fn give_back(&self, _visits: &[Visit<Place>]) -> Result<(), StoreError> {
+    async fn give_back(
+        &self,
+        _survey: &Survey<Found>,
+        _tenant: &TenantId,
+    ) -> Result<(), StoreError> {
         // Nothing keeps others from it.
         Ok(())
     }

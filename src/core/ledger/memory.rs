@@ -112,6 +112,15 @@ struct Token {
     time: u64,
     state: State,
     leased_until: u64,
+    /// The survey that it was handed out after.
+    lease: u64,
+}
+
+/// What a survey has found.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    horizon: Horizon,
+    lease: u64,
 }
 
 impl Tables {
@@ -133,6 +142,7 @@ impl Row {
                 time: record.due_at,
                 state: State::of(record),
                 leased_until: 0,
+                lease: 0,
             }),
         }
     }
@@ -199,7 +209,7 @@ impl MemoryLedger {
 impl Ledger for MemoryLedger {
     /// An enrolment has one place in the schedule, so its name is enough.
     type Claim = Nonce;
-    type Found = Horizon;
+    type Found = Found;
 
     const LEASES: bool = true;
 
@@ -315,12 +325,14 @@ impl Ledger for MemoryLedger {
         }
     }
 
-    async fn survey(&self, horizon: Horizon) -> Result<Survey<Horizon>, StoreError> {
-        self.transact(|tables| survey(tables, horizon)).await
+    async fn survey(&self, horizon: Horizon) -> Result<Survey<Found>, StoreError> {
+        let lease = self.env.number();
+        let found = Found { horizon, lease };
+        self.transact(|tables| survey(tables, found)).await
     }
 
-    async fn tend(&self, survey: &Survey<Horizon>, _until: Deadline) -> Result<Tended, StoreError> {
-        let now = survey.found.now;
+    async fn tend(&self, survey: &Survey<Found>, _until: Deadline) -> Result<Tended, StoreError> {
+        let now = survey.found.horizon.now;
         self.transact(|tables| {
             let used: BTreeSet<_> = tables.used_versions().collect();
             tables
@@ -336,13 +348,14 @@ impl Ledger for MemoryLedger {
 
     async fn claim(
         &self,
-        survey: &Survey<Horizon>,
+        survey: &Survey<Found>,
         tenant: &TenantId,
         kind: Kind<'_>,
         most: usize,
         lease_until: u64,
     ) -> Result<Claimed<Nonce>, StoreError> {
-        let (horizon, now) = (survey.found, self.env.now.get());
+        let Found { horizon, lease } = survey.found;
+        let now = self.env.now.get();
         self.transact(|tables| {
             let mut free: Vec<_> = tables
                 .enrolments
@@ -360,6 +373,7 @@ impl Ledger for MemoryLedger {
             });
             let left = free.len().saturating_sub(most).try_into().unwrap();
             let claimed = free.into_iter().take(most).map(|(of, id, nonce, token)| {
+                token.lease = lease;
                 token.leased_until = match self.mistake {
                     Some(Mistake::LeasesForGood) => u64::MAX,
                     _ => lease_until,
@@ -391,14 +405,13 @@ impl Ledger for MemoryLedger {
         .await
     }
 
-    async fn give_back(&self, visits: &[Visit<Nonce>]) -> Result<(), StoreError> {
+    async fn give_back(&self, survey: &Survey<Found>, tenant: &TenantId) -> Result<(), StoreError> {
         self.transact(|tables| {
-            for visit in visits {
-                let row = tables.enrolments.get_mut(&place(&visit.user));
-                let row = row.filter(|row| {
-                    row.nonce == visit.nonce && !self.makes(Mistake::GivesNothingBack)
-                });
-                if let Some(token) = row.and_then(|row| row.token.as_mut()) {
+            let rows = tables.enrolments.iter_mut();
+            for ((of, _), row) in rows.filter(|_| !self.makes(Mistake::GivesNothingBack)) {
+                if let Some(token) = row.token.as_mut().filter(|_| of == tenant)
+                    && token.lease == survey.found.lease
+                {
                     token.leased_until = 0;
                 }
             }
@@ -460,7 +473,7 @@ impl Ledger for MemoryLedger {
         }))
     }
 
-    async fn keep_summary(&self, survey: &Survey<Horizon>) -> Result<(), StoreError> {
+    async fn keep_summary(&self, survey: &Survey<Found>) -> Result<(), StoreError> {
         self.transact(|tables| tables.summary = Some(survey.summary.clone()))
             .await
     }
@@ -499,7 +512,8 @@ fn is_of_kind(token: &Token, kind: Kind<'_>, horizon: Horizon, ledger: &MemoryLe
     }
 }
 
-fn survey(tables: &Tables, horizon: Horizon) -> Survey<Horizon> {
+fn survey(tables: &Tables, found: Found) -> Survey<Found> {
+    let horizon = found.horizon;
     let mut tenants: BTreeMap<TenantId, Outlook> = BTreeMap::new();
     let mut summaries: BTreeMap<String, TenantSummary> = BTreeMap::new();
     for ((tenant, id), row) in &tables.enrolments {
@@ -550,6 +564,6 @@ fn survey(tables: &Tables, horizon: Horizon) -> Survey<Horizon> {
         tenants,
         not_noted,
         summary: Summary::of(horizon.now, summaries),
-        found: horizon,
+        found,
     }
 }

@@ -349,8 +349,8 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
             .await
     }
 
-    async fn give_back(&self, visits: &[Visit<Lease>]) -> Result<(), StoreError> {
-        self.take_back(visits).await
+    async fn give_back(&self, survey: &Survey<Found>, tenant: &TenantId) -> Result<(), StoreError> {
+        self.take_back(&survey.found, tenant).await
     }
 
     async fn open(&self, visit: &Visit<Lease>) -> Result<Opened, StoreError> {

@@ -69,14 +69,13 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         Ok(claimed)
     }
 
-    pub(super) async fn take_back(&self, visits: &[Visit<Lease>]) -> Result<(), StoreError> {
-        let Some(first) = visits.first() else {
-            return Ok(());
-        };
-        let users = visits.iter().map(|visit| visit.user.id.as_str().to_owned());
-        let lease = first.claims.first().map_or(0, |claim| claim.lease);
-        let mut values = self.tenant(&first.user.tenant);
-        values.extend([Value::Texts(users.collect()), Value::Int8(lease)]);
+    pub(super) async fn take_back(
+        &self,
+        found: &Found,
+        tenant: &TenantId,
+    ) -> Result<(), StoreError> {
+        let mut values = self.tenant(tenant);
+        values.push(Value::Int8(found.lease));
         let taken = self.repeat(statement::GIVE_BACK, values, Repeat::Any);
         taken.await.map(drop)
     }

@@ -293,15 +293,10 @@ impl Tables {
             }
             statement::GIVE_BACK => {
                 let (_, (app, tenant)) = given.tenant();
-                let (users, lease) = (given.texts(), given.int8());
-                for user in users {
-                    let row = self
-                        .enrolments
-                        .get_mut(&(app.clone(), tenant.clone(), user));
-                    if let Some(row) = row {
-                        row.give_up(lease, true);
-                    }
-                }
+                let lease = given.int8();
+                let all = self.enrolments.iter_mut();
+                let of = all.filter(|((a, t, _), _)| (a, t) == (&app, &tenant));
+                of.for_each(|(_, row)| row.give_up(lease, true));
                 Vec::new()
             }
             statement::COUNTED => {

@@ -154,7 +154,7 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         ("CLAIM_OUTDATED", (claim(), 10_000)),
         (
             "GIVE_BACK",
-            (with(of_tenant(), vec![some(), Value::Int8(7)]), 4_000),
+            (with(of_tenant(), vec![Value::Int8(7)]), 4_000),
         ),
         ("COUNTED", (app(), 20)),
         // A count goes through the index of a bucket.

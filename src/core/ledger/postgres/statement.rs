@@ -254,11 +254,10 @@ SELECT (SELECT count(*) FROM near), (
   ), claimed.*
 FROM (VALUES (1)) AS one (row) LEFT JOIN claimed ON true";
 
-/// Ends leases: `bucket, app, tenant, users, lease`. Nobody's who has taken one of them since.
+/// Ends leases of this name: `bucket, app, tenant, lease`. Nobody's who has taken one of them since.
 pub(crate) const GIVE_BACK: &str = "
 UPDATE behalf.enrolment SET leased_until = 0
-WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND usr = ANY ($4::text[]) AND lease = $5::int8
-  AND leased_until > 0";
+WHERE bucket = $1::int2 AND app = $2::text AND tenant = $3::text AND leased_until > 0 AND lease = $4::int8";
 
 /// What was counted last, by bucket: `app`.
 pub(crate) const COUNTED: &str = "
