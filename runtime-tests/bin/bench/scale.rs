@@ -281,7 +281,9 @@ impl<'a> Ledger<'a> {
                 ensure!(troubles.iter().all(|it| report[it] == 0), "{report}");
                 let number = |name: &str| report[name].as_u64().context("a number is missing");
                 done += number("refreshed")? + number("resealed")?;
-                if number("remaining")? + number("unchecked")? == 0 {
+                // What is tried again at once, or in a minute.
+                let left = number("remaining")? + number("unchecked")? + number("retrying")?;
+                if left == 0 {
                     return anyhow::Ok(done);
                 }
             }
