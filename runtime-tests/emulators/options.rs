@@ -38,6 +38,8 @@ pub struct Options {
     pub managed_identity_id: String,
     /// What the managed identity endpoint of App Service wants to see.
     pub identity_header: String,
+    /// What a job of a pipeline shows to get its OIDC token.
+    pub job_token: String,
     /// Client id of the application that calls the app.
     pub front_end_id: String,
     /// Client id of the background job that calls the app.
@@ -79,6 +81,7 @@ impl Default for Options {
             service_principal_id: "66666666-6666-4666-8666-666666666666".to_owned(),
             managed_identity_id: "88888888-8888-4888-8888-888888888888".to_owned(),
             identity_header: random::text(24),
+            job_token: random::text(24),
             front_end_id: "77777777-7777-4777-8777-777777777777".to_owned(),
             job_id: "99999999-9999-4999-8999-999999999999".to_owned(),
             job_principal_id: "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa".to_owned(),

@@ -2,7 +2,10 @@
 
 mod backup;
 mod check;
+mod custody;
 mod healthcheck;
+mod key;
+mod round;
 mod schema;
 mod source;
 mod stores;
@@ -19,9 +22,12 @@ use crate::serve::BindError;
 use crate::store::{BackupError, OpenError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
+use behalf_core::error::{OperatorError, VaultError};
+use behalf_core::vault::custodian::CustodyError;
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
+use key::Key;
 use schema::Schema;
 use std::io;
 use std::process::ExitCode;
@@ -49,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
+        Command::Key(key) => runtime.block_on(key.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -117,6 +124,10 @@ enum Command {
     /// Make the tables of a PostgreSQL database that the app keeps enrolments in, or bring them up to this version.
     #[command(subcommand, after_help = schema::EXAMPLES)]
     Schema(Schema),
+
+    /// Make new versions of tenants' keys in Key Vault.
+    #[command(subcommand)]
+    Key(Key),
 }
 
 /// Why this process ends other than cleanly.
@@ -145,7 +156,29 @@ enum Failure {
     #[error(transparent)]
     Database(#[from] OwnerError),
     #[error(transparent)]
+    Custody(CustodyError),
+    /// No token of a pipeline's or a person's.
+    #[error("{0}")]
+    Credential(String),
+    /// Not all was done, as was told.
+    #[error("not all is done, see above")]
+    Unfinished,
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
     Io(io::Error),
+}
+
+impl From<CustodyError> for Failure {
+    fn from(error: CustodyError) -> Self {
+        Self::Custody(error)
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        Self::Custody(error.into())
+    }
 }
 
 impl Failure {
@@ -154,6 +187,9 @@ impl Failure {
             Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(log::fail);
             }
+            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(
+                faults,
+            )))) => faults.iter().for_each(log::fail),
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::RuntimeConfig(_)
@@ -165,6 +201,10 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unfinished
+            | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
     }
@@ -186,12 +226,20 @@ impl Failure {
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
             Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
+            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(_)))) => {
+                ExitCode::from(2)
+            }
+            // As a shell has it of what SIGINT has ended.
+            Self::Interrupted => ExitCode::from(130),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
             | Self::Backup(_)
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unfinished
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

@@ -37,6 +37,7 @@ mod command;
 mod composition;
 mod connection;
 mod connector;
+mod console;
 mod cron;
 mod crowd;
 mod engine;
