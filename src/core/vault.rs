@@ -39,7 +39,7 @@ use serde_json::json;
 
 use crate::deadline::LONGEST;
 use crate::error::{CallerError, OperatorError, StoredError, System, VaultError};
-use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::identity::{Nonce, TenantId, User};
 use crate::secret::{AccessToken, Bearer, RefreshToken};
 use crate::vault::access_tokens::{AccessTokens, Found, Outcome};
 use crate::vault::authenticator::{Authenticator, Known};
@@ -285,7 +285,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         &self,
         tenant: &TenantId,
         terms: Terms,
-    ) -> Result<KeyVersion, VaultError> {
+    ) -> Result<port::NewestKey, VaultError> {
         let context = self.context(terms)?;
         context.tenants.check(tenant)?;
         let newest = self
@@ -296,7 +296,12 @@ impl<E: Environment> VaultPort for Vault<E> {
         // By a wrong clock a sweep would refresh what is not due, or leave what is.
         self.sources.clock_check.check()?;
         self.sealer.check(context.now(), &newest)?;
-        Ok(newest.key.version.clone())
+        let key = newest.key;
+        Ok(port::NewestKey {
+            version: key.version.clone(),
+            created_at: key.created_at,
+            expires_at: key.expires_at(),
+        })
     }
 
     async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError> {

@@ -87,7 +87,7 @@ impl Guest for Component {
     async fn newest_key_version(
         tenant: String,
         terms: Option<wit::Terms>,
-    ) -> Result<String, wit::Error> {
+    ) -> Result<wit::NewestKey, wit::Error> {
         let tenant = given("tenant", tenant)?;
         answer(vault().newest_key_version(&tenant, asked(terms)?).await)
     }

@@ -79,7 +79,7 @@ class Tokens(exports.Tokens):
         for tenant in {record.tenant for record in records.values()}:
             newest = await ask(vault.newest_key_version(tenant, None))
             for user_id, record in list(records.items()):
-                if record.tenant != tenant or record.key_version == newest:
+                if record.tenant != tenant or record.key_version == newest.version:
                     continue
                 token = record.token
                 sealed = await ask(vault.reseal(StoredToken(tenant, user_id, record.nonce, token), None))

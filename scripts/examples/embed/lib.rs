@@ -65,7 +65,7 @@ impl Guest for Component {
                 .map_err(text)?;
             let outdated = records
                 .iter()
-                .filter(|(_, it)| it.tenant == tenant && it.key_version != newest);
+                .filter(|(_, it)| it.tenant == tenant && it.key_version != newest.version);
             for (id, record) in outdated {
                 let stored = StoredToken {
                     tenant: tenant.clone(),

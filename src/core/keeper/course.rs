@@ -21,7 +21,7 @@ use crate::ledger::{
     Change, Claimed, Edit, Kind, Ledger, Outlook, Settled, StoreError, Survey, Visit,
 };
 use crate::port::Environment;
-use crate::vault::port::VaultPort;
+use crate::vault::port::{NewestKey, VaultPort};
 
 /// Changes that are settled together: as many as keep the answers of other systems from waiting long for each other.
 const WAVE: usize = 25;
@@ -31,7 +31,7 @@ const CLAIMS: usize = 500;
 const MANY: u64 = 4;
 
 /// What tenants' newest keys were said to be.
-pub(crate) type Asked = BTreeMap<TenantId, Result<KeyVersion, VaultError>>;
+pub(crate) type Asked = BTreeMap<TenantId, Result<NewestKey, VaultError>>;
 
 /// What a sweep has in hand.
 pub(crate) struct Course<'a, L: Ledger> {
@@ -124,7 +124,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         survey: &Survey<L::Found>,
         flight: Flight,
         job: Job<L::Claim>,
-        known: Option<Result<KeyVersion, VaultError>>,
+        known: Option<Result<NewestKey, VaultError>>,
     ) -> Landing<L::Claim> {
         let start = self.env.elapsed();
         let (tenant, share) = (&flight.tenant, flight.share);
@@ -138,7 +138,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
                     self.vault.newest_key_version(tenant, within.into()).await
                 };
                 let claimed = match &answer {
-                    Ok(newest) => {
+                    Ok(NewestKey {
+                        version: newest, ..
+                    }) => {
                         let outdated = Kind::Outdated(newest);
                         let outdated = self.claim(pass, survey, tenant, outdated).await;
                         let due = self.claim(pass, survey, tenant, Kind::Due(newest)).await;
@@ -340,12 +342,12 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         pass: &Pass<'_, L>,
         course: &mut Course<'_, L>,
         tenant: &TenantId,
-        answer: Result<KeyVersion, VaultError>,
+        answer: Result<NewestKey, VaultError>,
     ) {
         match answer {
             Ok(newest) => {
-                pass.holds.has_newest(tenant, &newest);
-                course.turns.is_usable(tenant, &newest);
+                course.turns.is_usable(tenant, &newest.version);
+                pass.holds.has_newest(tenant, newest);
             }
             Err(error) => {
                 let verdict = (self.rules.verdict)(&error, Work::NewestKey);
@@ -488,7 +490,7 @@ enum Landing<C> {
 
 enum Done<C> {
     Asked {
-        answer: Result<KeyVersion, VaultError>,
+        answer: Result<NewestKey, VaultError>,
         /// Whether the answer was there already.
         is_known: bool,
         /// What is outdated, and what is due.

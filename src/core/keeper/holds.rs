@@ -9,6 +9,7 @@ use crate::error::VaultError;
 use crate::identity::{KeyVersion, TenantId};
 use crate::keeper::verdict::{Verdict, Work};
 use crate::port::Log;
+use crate::vault::port::NewestKey;
 
 /// Seconds for which a tenant stays away from an Entra ID that fails for it and does not say for how long.
 const HOLD: u64 = 60;
@@ -34,7 +35,7 @@ pub(crate) struct Holds(RefCell<Inner>);
 struct Inner {
     /// Why the sweep has stopped.
     stopped: Option<&'static str>,
-    newest: BTreeMap<TenantId, KeyVersion>,
+    newest: BTreeMap<TenantId, NewestKey>,
     /// Tenants without a newest key that can be used, and why.
     without_key: BTreeMap<TenantId, &'static str>,
     not_served: BTreeSet<TenantId>,
@@ -78,7 +79,7 @@ impl Holds {
         let moves = inner
             .newest
             .get(tenant)
-            .is_some_and(|newest| newest != version);
+            .is_some_and(|newest| newest.version != *version);
         let has_no_key = inner.without_key.contains_key(tenant)
             || inner.unusable.contains(&id)
             // What leaves a version must be known to have been under it.
@@ -95,9 +96,9 @@ impl Holds {
     }
 
     /// The newest key of a tenant was had.
-    pub(crate) fn has_newest(&self, tenant: &TenantId, version: &KeyVersion) {
+    pub(crate) fn has_newest(&self, tenant: &TenantId, newest: NewestKey) {
         let mut inner = self.0.borrow_mut();
-        inner.newest.insert(tenant.clone(), version.clone());
+        inner.newest.insert(tenant.clone(), newest);
     }
 
     /// Entra ID has accepted the credential, whatever it answered besides.
@@ -182,13 +183,14 @@ impl Holds {
     }
 
     /// Tenants whose newest key was had, and it.
-    pub(crate) fn newest(&self) -> BTreeMap<TenantId, KeyVersion> {
+    pub(crate) fn newest(&self) -> BTreeMap<TenantId, NewestKey> {
         self.0.borrow().newest.clone()
     }
 
-    /// The newest key of a tenant, if it was had.
+    /// The version of a tenant's newest key, if it was had.
     pub(crate) fn newest_of(&self, tenant: &TenantId) -> Option<KeyVersion> {
-        self.0.borrow().newest.get(tenant).cloned()
+        let inner = self.0.borrow();
+        inner.newest.get(tenant).map(|key| key.version.clone())
     }
 
     /// Tenants without a newest key that can be used, and why.

@@ -12,6 +12,7 @@ use crate::deadline::{Deadline, LONGEST};
 use crate::identity::{TenantId, User};
 use crate::keeper::audit::{Action, Entry};
 use crate::keeper::report::SweepReport;
+use crate::keeper::sweep::Newest;
 use crate::keeper::{Keeper, KeeperError, Request};
 use crate::ledger::summary::{Due, Numbers, States, Summary, TenantSummary, increase};
 use crate::ledger::{Ledger, Remaining};
@@ -58,10 +59,27 @@ pub struct Tenant {
     /// was under way then has shown by now what it wrote (README, "Rotation").
     #[serde(flatten)]
     pub summary: TenantSummary,
+    /// The newest version of the tenant's key, as Key Vault said when a sweep last asked; none: it has not said yet, or 2,500 other
+    /// tenants come before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newest_key_version: Option<NewestKeyVersion>,
     /// Why the tenant had no newest key to seal under at the last sweep, a code of the API's errors; none: it had one, or
     /// was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub without_key: Option<String>,
+}
+
+/// The newest version of a tenant's key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct NewestKeyVersion {
+    /// The version.
+    pub version: String,
+    /// Unix time in seconds at which it was made; none: Key Vault does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<u64>,
+    /// Unix time in seconds from which it seals no more; none: it does not expire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
 }
 
 /// The last sweep.
@@ -121,6 +139,16 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             return Ok(report);
         };
         report.tell(summary, of_all, self.env.now());
+        for (name, newest) in &state.newest {
+            if let Some(of) = report.tenants.get_mut(name) {
+                let Newest(version, created_at, expires_at) = newest;
+                of.newest_key_version = Some(NewestKeyVersion {
+                    version: version.clone(),
+                    created_at: *created_at,
+                    expires_at: *expires_at,
+                });
+            }
+        }
         for (name, code) in &state.report.without_key {
             if let Some(of) = report.tenants.get_mut(name) {
                 of.without_key = Some(code.clone());
@@ -207,14 +235,11 @@ impl Report {
         self.age_seconds = Some(now.saturating_sub(summary.observed_at));
         (self.users, self.states, self.due) = (numbers.users, numbers.states, numbers.due);
         let tenants = summary.tenants.into_iter().map(|(name, summary)| {
-            let without_key = None;
-            (
-                name,
-                Tenant {
-                    summary,
-                    without_key,
-                },
-            )
+            let of = Tenant {
+                summary,
+                ..Tenant::default()
+            };
+            (name, of)
         });
         self.tenants = tenants.collect();
         let (share, whole) = WARN_SHARE;
@@ -255,6 +280,7 @@ impl Report {
             tenant,
             Tenant {
                 summary: of,
+                newest_key_version,
                 without_key,
             },
         ) in &self.tenants
@@ -282,6 +308,18 @@ impl Report {
             for (version, since) in &of.unused_key_versions {
                 let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
                 metric("key_version_unused_since_seconds", &labels, *since);
+            }
+            if let Some(newest) = newest_key_version {
+                let version = &newest.version;
+                let labels = format!("{{tenant=\"{tenant}\",key_version=\"{version}\"}}");
+                for (name, time) in [
+                    ("newest_key_created_at_seconds", newest.created_at),
+                    ("newest_key_expires_at_seconds", newest.expires_at),
+                ] {
+                    if let Some(time) = time {
+                        metric(name, &labels, time);
+                    }
+                }
             }
             if of.being_removed {
                 let labels = format!("{{tenant=\"{tenant}\"}}");
@@ -328,7 +366,7 @@ mod tests {
     use crate::ledger::schedule::{DAILY, RETENTION};
     use crate::ledger::summary::MustAct;
     use crate::simulation::world::{App, SWEEP_KEY, Shared, World};
-    use crate::vault::samples::{TENANT, claims, sign};
+    use crate::vault::samples::{NOW, TENANT, claims, sign};
 
     const OTHER_TENANT: &str = "77777777-7777-7777-7777-777777777777";
 
@@ -465,6 +503,61 @@ mod tests {
         world.rows.borrow_mut().remove(&bar);
         sweep(&app);
         assert!(!status(&world, &app).tenants.contains_key(OTHER_TENANT));
+    }
+
+    /// What `behalf key rotate --older-than` goes by.
+    #[test]
+    fn a_status_tells_the_newest_key_and_its_age_also_while_key_vault_cannot_be_asked() {
+        let (world, app) = enrolled();
+        let newest = || status(&world, &app).tenants[TENANT].clone();
+        let version = |index: u64| {
+            Some(NewestKeyVersion {
+                version: World::version(index.try_into().unwrap()),
+                created_at: Some(NOW + index),
+                expires_at: None,
+            })
+        };
+        let expiring = |index: u64, at: u64| {
+            let newest = version(index).unwrap();
+            let expires_at = Some(at);
+            Some(NewestKeyVersion {
+                expires_at,
+                ..newest
+            })
+        };
+        sweep(&app);
+        assert_eq!(newest().newest_key_version, version(0));
+        // Whoever asks nobody anew says the same.
+        sweep(&app);
+        assert_eq!(newest().newest_key_version, version(0));
+        world.rotate();
+        let end = world.now.get() + 9000;
+        world.key_expires.set(Some(end));
+        sweep(&app);
+        assert_eq!(newest().newest_key_version, expiring(1, end));
+        let text = status(&world, &app).to_prometheus();
+        let labels = format!(
+            "{{tenant=\"{TENANT}\",key_version=\"{}\"}}",
+            World::version(1)
+        );
+        for line in [
+            format!("behalf_newest_key_created_at_seconds{labels} {}", NOW + 1),
+            format!("behalf_newest_key_expires_at_seconds{labels} {end}"),
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}:\n{text}");
+        }
+
+        world.down.borrow_mut().push("key vault");
+        world.advance(3600);
+        sweep(&app);
+        let tenant = newest();
+        assert_eq!(tenant.newest_key_version, expiring(1, end));
+        let code = tenant.without_key.as_deref();
+        assert_eq!(code, Some("key_vault_unavailable"));
+        world.down.borrow_mut().clear();
+        world.advance(3600);
+        assert_eq!(sweep(&app).tenants_without_key, 0);
+        assert_eq!(newest().without_key, None);
     }
 
     fn status(world: &World, app: &App) -> Report {

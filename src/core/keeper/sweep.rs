@@ -27,14 +27,17 @@ use crate::keeper::verdict::{Verdict, Work};
 use crate::keeper::visit::Pass;
 use crate::keeper::{Keeper, KeeperError, Request};
 use crate::ledger::schedule::{Horizon, least_refresh_age};
-use crate::ledger::{Ledger, StoreError};
+use crate::ledger::{Ledger, Outlook, StoreError};
 use crate::port::Environment;
-use crate::vault::port::{SweepLimits, VaultPort};
+use crate::vault::port::{NewestKey, SweepLimits, VaultPort};
 
 /// Seconds for which a sweep may go without a survey because nothing is due.
 const QUIET_AT_MOST: u64 = 3600;
 /// Tenants that a sweep remembers; with more, every sweep lists.
 const REMEMBERED_TENANTS: usize = 1000;
+/// Tenants whose newest keys are kept for the status: with all else of a sweep's state that is under 400 KB, which every store takes as a
+/// value.
+const MOST_NEWEST: usize = 2500;
 /// Tenants without a key that a report names; with more, every sweep lists.
 const MOST_NAMED: usize = 200;
 /// Seconds by which a lease outlasts the call that holds it, because clocks count whole seconds.
@@ -57,8 +60,8 @@ pub(crate) struct SweepState {
     pub(crate) lease_until: u64,
     /// Until when nothing is due.
     pub(crate) quiet_until: u64,
-    /// The key version that all records of a tenant are under.
-    pub(crate) versions: BTreeMap<String, String>,
+    /// The newest key of each tenant, as Key Vault said last.
+    pub(crate) newest: BTreeMap<String, Newest>,
     /// Tenants that Entra ID throttles, and until when it asked us to wait.
     pub(crate) paused: BTreeMap<String, u64>,
     /// Tenants whose turns took long, and how many milliseconds.
@@ -69,6 +72,23 @@ pub(crate) struct SweepState {
     pub(crate) ended_at: u64,
     /// What it did.
     pub(crate) report: SweepReport,
+}
+
+/// A tenant's newest key. An array in JSON, since there are many of them in one value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Newest(
+    /// Its version.
+    pub(crate) String,
+    /// When that was made, in Unix seconds.
+    pub(crate) Option<u64>,
+    /// When it expires, likewise.
+    pub(crate) Option<u64>,
+);
+
+impl Newest {
+    fn of(key: &NewestKey) -> Self {
+        Self(key.version.as_str().into(), key.created_at, key.expires_at)
+    }
 }
 
 impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
@@ -174,7 +194,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
     /// Asks for the newest keys of the tenants that the last sweep knew. Who has no time for an answer has none.
     async fn ask_known(&self, state: &SweepState, call: &Call) -> Asked {
         let known = state
-            .versions
+            .newest
             .keys()
             .chain(state.report.without_key.keys())
             .filter_map(|tenant| TenantId::parse(tenant));
@@ -293,7 +313,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let is_shown = is_clock_confirmed && !report.has_changed_anything();
         state.keep_holds(&pass.holds, now);
         state.next_tenant = first_left.map(|tenant| tenant.as_str().into());
-        state.versions.clear();
+        state.keep_newest(&pass.holds, &survey.tenants);
         if is_done && is_shown {
             // No record that is enrolled or refreshed from now on is due before it is of this age.
             let age = least_refresh_age(policy.refresh_after_seconds);
@@ -367,10 +387,20 @@ impl SweepState {
         let next = report.next_due_at.into_iter();
         let next = next.chain(holds.no_entra().into_values());
         self.quiet_until = next.fold(quiet, u64::min);
-        self.versions = newest
-            .into_iter()
-            .map(|(tenant, version)| (tenant.as_str().into(), version.as_str().into()))
-            .collect();
+    }
+
+    /// What Key Vault said of the newest keys of tenants of which something is stored; of those that could not be asked for now,
+    /// what it said before.
+    fn keep_newest(&mut self, holds: &Holds, tenants: &BTreeMap<TenantId, Outlook>) {
+        let mut before = std::mem::take(&mut self.newest);
+        let newest = holds.newest();
+        let served = tenants.keys().filter(|it| !holds.is_not_served(it));
+        let known = served.filter_map(|tenant| {
+            let known = before.remove(tenant.as_str());
+            let newest = newest.get(tenant).map(Newest::of).or(known)?;
+            Some((tenant.as_str().to_owned(), newest))
+        });
+        self.newest = known.take(MOST_NEWEST).collect();
     }
 
     /// Times further ahead than any sweep can have left them, be it by a clock that was wrong or by hand.
@@ -391,9 +421,9 @@ impl SweepState {
         asked.iter().all(|(tenant, answer)| {
             let tenant = tenant.as_str();
             match answer {
-                Ok(version) => {
-                    let known = self.versions.get(tenant);
-                    known.is_some_and(|known| known == version.as_str())
+                Ok(newest) => {
+                    let had_none = self.report.without_key.contains_key(tenant);
+                    self.newest.get(tenant) == Some(&Newest::of(newest)) && !had_none
                 }
                 // To be told, once.
                 Err(_) => self.report.without_key.contains_key(tenant),

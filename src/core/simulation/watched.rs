@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::Vault;
 use crate::error::VaultError;
-use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::identity::{Nonce, TenantId, User};
 use crate::ledger::key_value::head::Head;
 use crate::ledger::key_value::layout::Layout;
 use crate::secret::Bearer;
@@ -16,8 +16,8 @@ use crate::simulation::mutation::Mutation;
 use crate::simulation::outside::Outside;
 use crate::simulation::port::Port;
 use crate::vault::port::{
-    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
-    Subject, SweepLimits, Terms, VaultPort,
+    Caller, Draw, Enrolment, Issued, NewestKey, Operator, Policy, Purpose, Role, SealedToken,
+    StoredToken, Subject, SweepLimits, Terms, VaultPort,
 };
 
 /// A vault, and what is around it.
@@ -183,7 +183,7 @@ impl VaultPort for Watched {
         &self,
         tenant: &TenantId,
         terms: Terms,
-    ) -> Result<KeyVersion, VaultError> {
+    ) -> Result<NewestKey, VaultError> {
         self.vault.newest_key_version(tenant, terms).await
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) down: RefCell<Vec<&'static str>>,
     /// Versions of the tenant's key; the last is the newest.
     pub(crate) keys: RefCell<Vec<[u8; 32]>>,
+    /// When the tenant's key expires; none: never.
+    pub(crate) key_expires: Cell<Option<u64>>,
     /// The version of the tenant's key that is disabled.
     pub(crate) disabled: Cell<Option<usize>>,
     /// Keys that storage was asked for, in order, with what was done.
@@ -132,6 +134,7 @@ impl World {
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
+            key_expires: Cell::default(),
             disabled: Cell::default(),
             operations: RefCell::default(),
             store_fails_after: Cell::default(),
@@ -375,7 +378,7 @@ impl World {
                 json!({
                     "value": STANDARD.encode(keys[index]),
                     "id": format!("https://demo.vault.azure.net{name}/{}", Self::version(index)),
-                    "attributes": {"enabled": true},
+                    "attributes": {"enabled": true, "created": NOW + u64::try_from(index).unwrap(), "exp": self.key_expires.get()},
                 }),
             ),
             None => (

@@ -177,6 +177,17 @@ pub struct Issued {
     pub replacement: Option<SealedToken>,
 }
 
+/// The newest key of a tenant, as Key Vault has it: `vault.newest-key` of the WIT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NewestKey {
+    /// Its version.
+    pub version: KeyVersion,
+    /// Unix time in seconds at which this version was made; none: Key Vault does not say.
+    pub created_at: Option<u64>,
+    /// Unix time in seconds from which it seals no more; none: it does not expire.
+    pub expires_at: Option<u64>,
+}
+
 /// How one call of a sweep is bounded: `vault.sweep-limits` of the WIT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SweepLimits {
@@ -272,7 +283,7 @@ pub trait VaultPort {
         &self,
         tenant: &TenantId,
         terms: Terms,
-    ) -> Result<KeyVersion, VaultError>;
+    ) -> Result<NewestKey, VaultError>;
     /// `confirm-clock`.
     async fn confirm_clock(&self, terms: Terms) -> Result<(), VaultError>;
     /// `authorize-sweep`.

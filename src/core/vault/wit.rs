@@ -87,7 +87,7 @@ macro_rules! same {
     )*};
 }
 
-same! { (), bool, u32, String, }
+same! { (), bool, u32, u64, String, }
 
 /// Secrets that are given to whoever imports the vault.
 macro_rules! secrets {
@@ -415,6 +415,7 @@ macro_rules! vault_twins {
                 rule,
                 replacement,
             }
+            record $crate::vault::port::NewestKey = NewestKey { version, created_at, expires_at }
             record $crate::vault::port::SweepLimits = SweepLimits { policy, seconds, concurrency }
             variant $crate::vault::port::Role = Role { Read, Admin, Act }
             record $crate::vault::port::Operator = Operator { app, policy, tenant }

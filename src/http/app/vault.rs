@@ -1,11 +1,11 @@
 //! The imported vault as the core's port; [`behalf_core::vault_twins`] is the table of what crosses the boundary.
 
 use behalf_core::error::{OperatorError, VaultError};
-use behalf_core::identity::{KeyVersion, Nonce, TenantId, User};
+use behalf_core::identity::{Nonce, TenantId, User};
 use behalf_core::secret::Bearer;
 use behalf_core::vault::port::{
-    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
-    Subject, SweepLimits, Terms, VaultPort,
+    Caller, Draw, Enrolment, Issued, NewestKey, Operator, Policy, Purpose, Role, SealedToken,
+    StoredToken, Subject, SweepLimits, Terms, VaultPort,
 };
 use behalf_core::vault::wit::WitValue;
 use behalf_core::vault_twins;
@@ -128,7 +128,7 @@ impl VaultPort for ImportedVault {
         &self,
         tenant: &TenantId,
         terms: Terms,
-    ) -> Result<KeyVersion, VaultError> {
+    ) -> Result<NewestKey, VaultError> {
         read(wit::newest_key_version(tenant.as_str().into(), Some(terms.into_wit())).await)
     }
 

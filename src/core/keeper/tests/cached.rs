@@ -6,14 +6,14 @@ use std::rc::Rc;
 use super::*;
 use crate::Vault;
 use crate::error::VaultError;
-use crate::identity::{KeyVersion, Nonce, TenantId, User};
+use crate::identity::{Nonce, TenantId, User};
 use crate::keeper::{Keeper, Request as Asked};
 use crate::ledger::key_value::KeyValueLedger;
 use crate::secret::Bearer;
 use crate::simulation::world::GRANTS;
 use crate::vault::port::{
-    Caller, Draw, Enrolment, Issued, Operator, Policy, Purpose, Role, SealedToken, StoredToken,
-    Subject, SweepLimits, Terms, VaultPort,
+    Caller, Draw, Enrolment, Issued, NewestKey, Operator, Policy, Purpose, Role, SealedToken,
+    StoredToken, Subject, SweepLimits, Terms, VaultPort,
 };
 use crate::vault::samples::{TENANT, USER, sign};
 
@@ -422,7 +422,7 @@ impl VaultPort for Counted {
         unreachable!()
     }
 
-    async fn newest_key_version(&self, _: &TenantId, _: Terms) -> Result<KeyVersion, VaultError> {
+    async fn newest_key_version(&self, _: &TenantId, _: Terms) -> Result<NewestKey, VaultError> {
         unreachable!()
     }
 

@@ -36,6 +36,8 @@ pub struct Key {
     pub version: KeyVersion,
     /// The key.
     pub key: EncryptionKey,
+    /// When this version was made, in Unix seconds; none: Key Vault does not say.
+    pub created_at: Option<u64>,
     not_before: u64,
     expires_at: u64,
 }
@@ -47,6 +49,12 @@ impl Key {
         let first = self.not_before.saturating_sub(grace.into());
         let end = self.expires_at.saturating_add(grace.into());
         (first..end).contains(&now)
+    }
+
+    /// When nothing may be sealed under it any more, in Unix seconds; none: never.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<u64> {
+        (self.expires_at != u64::MAX).then_some(self.expires_at)
     }
 
     /// Whether something may be sealed under it now. Key Vault itself gives out expired and future secrets: the
@@ -142,6 +150,7 @@ pub fn read_secret(
     Ok(Key {
         version: found,
         key: read_key(&value).ok_or_else(|| OperatorError::KeyMalformed(name()))?,
+        created_at: attributes.created,
         not_before: attributes.nbf.unwrap_or(0),
         expires_at: attributes.exp.unwrap_or(u64::MAX),
     })
@@ -281,6 +290,7 @@ struct Bundle {
 
 #[derive(Deserialize, Default)]
 struct Attributes {
+    created: Option<u64>,
     nbf: Option<u64>,
     exp: Option<u64>,
 }
@@ -362,6 +372,7 @@ mod tests {
             let key = read_secret(&answer(200, &bundle(&value)), &name(), None).unwrap();
             assert_eq!(key.key.expose(), &bytes, "{value}");
             assert_eq!(key.version.as_str(), VERSION);
+            assert_eq!((key.created_at, key.expires_at()), (Some(1), Some(200)));
             assert!(
                 key.is_valid_at(100)
                     && key.is_valid_at(199)

@@ -267,6 +267,7 @@ fn a_reseal_moves_to_the_newest_key_without_entra() {
     assert_eq!(
         block_on(vault.newest_key_version(&user.tenant, LONGEST.into()))
             .unwrap()
+            .version
             .as_str(),
         World::version(1)
     );
