@@ -2,22 +2,26 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
     reason = "a panic is a failed test"
 )]
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use reqwest::Method;
 use runtime_tests::app::{behalf, root};
 use runtime_tests::emulators::{
     Answer, Emulators, Fault, OTHER_TENANT, Options, TENANT, Target, key_name,
 };
 use runtime_tests::operator::{Operator, Said};
+use runtime_tests::scene::Scene;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -576,5 +580,101 @@ async fn two_rotations_at_once_do_no_harm() -> Result {
         assert_ne!(values[0], values[1]);
     }
     assert_eq!((one.code, other.code), (Some(0), Some(0)));
+    Ok(())
+}
+
+/// Users who enrol and draw, and sweeps one after another, while keys change under them.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotations_under_load_fail_no_request() -> Result {
+    const USERS: usize = 12;
+    const ROTATIONS: usize = 6;
+    let scene = Scene::with(Options::default(), |app| {
+        // Every draw goes the long way, to keys that are asked for all the time.
+        app.set("access_token_cache_seconds", "0")
+            .set("key_cache_seconds", "1")
+            .set("key_latest_seconds", "1")
+            .set("refresh_after_seconds", "1")
+    })
+    .await?;
+    scene.emulators.refuse_loops(false);
+    let operator = rotator(&scene.emulators)?;
+    let bearer = |at: usize| {
+        let tenant = [TENANT, OTHER_TENANT][at % 2];
+        let user = format!("ffffffff-ffff-4fff-8fff-{at:012}");
+        scene.emulators.caller().tenant(tenant).user(&user).mint()
+    };
+    for at in 0..USERS {
+        let answer = scene
+            .app
+            .send(Method::PUT, "/v1/me", Some(&bearer(at)), None)
+            .await?;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let over = AtomicBool::new(false);
+    let requests = AtomicUsize::new(0);
+    let users = async |begin: usize| -> Result {
+        let mut at = begin;
+        while !over.load(Ordering::Relaxed) {
+            at = (at + 1) % USERS;
+            let (method, path) = match at % 5 {
+                0 => (Method::PUT, "/v1/me"),
+                1 => (Method::GET, "/v1/me"),
+                _ => (Method::POST, "/v1/me/access-token"),
+            };
+            let answer = scene
+                .app
+                .send(method, path, Some(&bearer(at)), None)
+                .await?;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            requests.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let sweeps = async || -> Result {
+        while !over.load(Ordering::Relaxed) {
+            let report = scene.sweep().await?;
+            assert!(report.get("stopped").is_none_or(Value::is_null), "{report}");
+            for trouble in [
+                "failed",
+                "refused",
+                "damaged",
+                "quarantined",
+                "tenants_without_key",
+            ] {
+                assert_eq!(report[trouble], 0, "{report}");
+            }
+        }
+        Ok(())
+    };
+    let rotations = async || -> Result {
+        for _ in 0..ROTATIONS {
+            let words = ["key", "rotate", TENANT, OTHER_TENANT];
+            let said = operator.run(&scene.emulators, &words).await?;
+            assert_eq!(said.code, Some(0), "{said:?}");
+            let before = requests.load(Ordering::Relaxed);
+            while requests.load(Ordering::Relaxed) < before + 3 * USERS {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    tokio::try_join!(users(0), users(4), users(8), sweeps(), rotations())?;
+    // In the end all is under the newest.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.sweep().await?;
+    for at in 0..USERS {
+        let answer = scene
+            .app
+            .send(Method::GET, "/v1/me", Some(&bearer(at)), None)
+            .await?;
+        let newest = newest(&scene.emulators, [TENANT, OTHER_TENANT][at % 2]);
+        assert_eq!(
+            answer.json["key_version"].as_str(),
+            newest.as_deref(),
+            "{answer:?}"
+        );
+    }
+    scene.end().await?;
     Ok(())
 }
