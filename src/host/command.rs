@@ -3,8 +3,11 @@
 mod backup;
 mod check;
 mod healthcheck;
+mod operator;
 mod schema;
+mod screen;
 mod source;
+mod status;
 mod stores;
 mod up;
 mod values;
@@ -12,6 +15,7 @@ mod values;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
+use crate::operator::OperationError;
 use crate::postgres::OwnerError;
 use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
@@ -19,10 +23,12 @@ use crate::serve::BindError;
 use crate::store::{BackupError, OpenError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
+use behalf_core::error::{OperatorError, VaultError};
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
 use schema::Schema;
+use status::Status;
 use std::io;
 use std::process::ExitCode;
 use up::Up;
@@ -49,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
+        Command::Status(status) => runtime.block_on(interruptible(status.run())),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -117,6 +124,25 @@ enum Command {
     /// Make the tables of a PostgreSQL database that the app keeps enrolments in, or bring them up to this version.
     #[command(subcommand, after_help = schema::EXAMPLES)]
     Schema(Schema),
+
+    /// Show how a running app is: users and their states, rotations, what is due, and what needs whom.
+    ///
+    /// It asks for `GET /v1/status`, as an app with the role Behalf.Read: what a sweep has summed up last.
+    #[command(after_help = status::EXAMPLES)]
+    Status(Box<Status>),
+}
+
+/// Does what only asks, and can be broken off at any point.
+async fn interruptible(doing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        done = doing => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    }
+}
+
+/// For commands whose standard output is what they are for.
+fn begin_log() {
+    log::begin(log::Format::Text, log::Verbosity::Warn);
 }
 
 /// Why this process ends other than cleanly.
@@ -145,6 +171,15 @@ enum Failure {
     #[error(transparent)]
     Database(#[from] OwnerError),
     #[error(transparent)]
+    Operation(#[from] OperationError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// It was said what.
+    #[error("the operator has to act, see above")]
+    Needed,
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
     Io(io::Error),
 }
 
@@ -153,6 +188,9 @@ impl Failure {
         match self {
             Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(log::fail);
+            }
+            Self::Vault(VaultError::Operator(OperatorError::Setting(faults))) => {
+                faults.iter().for_each(log::fail);
             }
             Self::Usage(_)
             | Self::Manifest(_)
@@ -165,6 +203,10 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Operation(_)
+            | Self::Vault(_)
+            | Self::Needed
+            | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
     }
@@ -176,6 +218,8 @@ impl Failure {
             | Self::RuntimeConfig(_)
             | Self::App(_)
             | Self::Tls(_)
+            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
+            | Self::Operation(OperationError::NoToken)
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
@@ -185,6 +229,9 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
+            Self::Needed => ExitCode::from(3),
+            // As a shell has it of what SIGINT has ended.
+            Self::Interrupted => ExitCode::from(130),
             Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
@@ -192,6 +239,8 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Operation(_)
+            | Self::Vault(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

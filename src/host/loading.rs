@@ -173,7 +173,8 @@ fn used(
     Ok(stores)
 }
 
-fn roots(authorities: Option<&Path>) -> Result<RootCertStore, LoadError> {
+/// The platform's authorities, and those of a file.
+pub(crate) fn roots(authorities: Option<&Path>) -> Result<RootCertStore, LoadError> {
     let authorities = match authorities {
         Some(file) => tls::certificates(file)?,
         None => Vec::new(),
@@ -181,7 +182,8 @@ fn roots(authorities: Option<&Path>) -> Result<RootCertStore, LoadError> {
     tls::roots(authorities).map_err(|error| LoadError::Engine(error.to_string()))
 }
 
-fn client(roots: RootCertStore) -> Result<OutboundClient, LoadError> {
+/// The client of a process, through the proxy that the environment names.
+pub(crate) fn client(roots: RootCertStore) -> Result<OutboundClient, LoadError> {
     let proxy = Proxy::of(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?;
     OutboundClient::new(roots, proxy).map_err(|error| LoadError::Engine(error.to_string()))
 }

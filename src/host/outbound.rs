@@ -67,7 +67,8 @@ impl OutboundClient {
         Ok(Self { client })
     }
 
-    async fn send(
+    /// Sends a request, whatever it is for: what a component may send [`Outbound`] knows.
+    pub(crate) async fn send(
         &self,
         request: Request<WasiBody>,
         options: RequestOptions,

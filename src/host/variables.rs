@@ -311,7 +311,7 @@ impl Environment {
     }
 
     /// The value of a variable, if there is any besides its default.
-    fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
+    pub(crate) fn value(&self, name: &str) -> Result<Option<String>, LookupError> {
         match self.given.get(name) {
             Some(Given::Value(value)) => Ok(Some(value.clone())),
             Some(Given::File(path)) => {
@@ -328,7 +328,8 @@ impl Environment {
         }
     }
 
-    fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
+    /// The value of an environment variable.
+    pub(crate) fn get(&self, name: &str) -> Result<Option<String>, LookupError> {
         if self.process {
             match std::env::var(name) {
                 Ok(value) => return Ok(Some(value)),
