@@ -18,6 +18,7 @@ pub mod issuer;
 pub mod key_ring;
 pub mod managed_identity;
 mod outbound;
+pub mod own_tokens;
 mod pause;
 pub mod port;
 #[cfg(test)]

@@ -5,9 +5,12 @@ mod check;
 mod custody;
 mod healthcheck;
 mod key;
+mod operator;
 mod round;
 mod schema;
+mod screen;
 mod source;
+mod status;
 mod stores;
 mod up;
 mod values;
@@ -15,6 +18,7 @@ mod values;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
+use crate::operator::OperationError;
 use crate::postgres::OwnerError;
 use crate::rehearsal::AppError;
 use crate::runtime_config::RuntimeConfigError;
@@ -29,6 +33,7 @@ use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
 use key::Key;
 use schema::Schema;
+use status::Status;
 use std::io;
 use std::process::ExitCode;
 use up::Up;
@@ -56,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Key(key) => runtime.block_on(key.run()),
+        Command::Status(status) => runtime.block_on(interruptible(status.run())),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -128,6 +134,25 @@ enum Command {
     /// Make new versions of tenants' keys in Key Vault.
     #[command(subcommand)]
     Key(Key),
+
+    /// Show how a running app is: users and their states, rotations, what is due, and what needs whom.
+    ///
+    /// It asks for `GET /v1/status`, as an app with the role Behalf.Read: what a sweep has summed up last.
+    #[command(after_help = status::EXAMPLES)]
+    Status(Box<Status>),
+}
+
+/// Does what only asks, and can be broken off at any point.
+async fn interruptible(doing: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        done = doing => done,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+    }
+}
+
+/// For commands whose standard output is what they are for.
+fn begin_log() {
+    log::begin(log::Format::Text, log::Verbosity::Warn);
 }
 
 /// Why this process ends other than cleanly.
@@ -163,6 +188,13 @@ enum Failure {
     /// Not all was done, as was told.
     #[error("not all is done, see above")]
     Unfinished,
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// It was said what.
+    #[error("the operator has to act, see above")]
+    Needed,
     #[error("interrupted")]
     Interrupted,
     #[error(transparent)]
@@ -171,13 +203,10 @@ enum Failure {
 
 impl From<CustodyError> for Failure {
     fn from(error: CustodyError) -> Self {
-        Self::Custody(error)
-    }
-}
-
-impl From<VaultError> for Failure {
-    fn from(error: VaultError) -> Self {
-        Self::Custody(error.into())
+        match error {
+            CustodyError::Vault(error) => Self::Vault(error),
+            error => Self::Custody(error),
+        }
     }
 }
 
@@ -187,9 +216,9 @@ impl Failure {
             Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(log::fail);
             }
-            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(
-                faults,
-            )))) => faults.iter().for_each(log::fail),
+            Self::Vault(VaultError::Operator(OperatorError::Setting(faults))) => {
+                faults.iter().for_each(log::fail);
+            }
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::RuntimeConfig(_)
@@ -204,6 +233,9 @@ impl Failure {
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unfinished
+            | Self::Operation(_)
+            | Self::Vault(_)
+            | Self::Needed
             | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
@@ -216,6 +248,8 @@ impl Failure {
             | Self::RuntimeConfig(_)
             | Self::App(_)
             | Self::Tls(_)
+            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
+            | Self::Operation(OperationError::NoToken)
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
@@ -225,12 +259,10 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
-            Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
-            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(_)))) => {
-                ExitCode::from(2)
-            }
+            Self::Needed => ExitCode::from(3),
             // As a shell has it of what SIGINT has ended.
             Self::Interrupted => ExitCode::from(130),
+            Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
             | Self::Backup(_)
@@ -240,6 +272,8 @@ impl Failure {
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unfinished
+            | Self::Operation(_)
+            | Self::Vault(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

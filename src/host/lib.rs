@@ -49,6 +49,7 @@ mod life;
 mod loading;
 mod log;
 mod manifest;
+mod operator;
 mod orders;
 mod outbound;
 mod places;

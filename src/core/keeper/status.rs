@@ -2,11 +2,12 @@
 //!
 //! What is seen is what a sweep has summed up: nothing is listed for whoever asks.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::deadline::{Deadline, LONGEST};
 use crate::identity::{TenantId, User};
@@ -14,6 +15,7 @@ use crate::keeper::audit::{Action, Entry};
 use crate::keeper::report::SweepReport;
 use crate::keeper::sweep::Newest;
 use crate::keeper::{Keeper, KeeperError, Request};
+use crate::ledger::schedule::DAILY;
 use crate::ledger::summary::{Due, Numbers, States, Summary, TenantSummary, increase};
 use crate::ledger::{Ledger, Remaining};
 use crate::port::Environment;
@@ -25,7 +27,8 @@ const WARN_SHARE: (u64, u64) = (5, 6);
 const REMOVAL_TIME: Duration = Duration::from_secs(15);
 
 /// What is stored, as the last sweep that looked has seen it.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Report {
     /// Unix time in seconds at which it was so. None: no sweep has looked yet, and nothing is known.
     pub observed_at: Option<u64>,
@@ -38,7 +41,7 @@ pub struct Report {
     pub most_users: Option<u64>,
     /// What to do before long.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub warning: Option<&'static str>,
+    pub warning: Option<Cow<'static, str>>,
     /// Enrolments by state.
     pub states: States,
     /// Enrolments by when they are looked at next.
@@ -53,7 +56,7 @@ pub struct Report {
 }
 
 /// What is stored of one tenant.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Tenant {
     /// What a sweep has summed up. A version that is not used any more can be retired when that is a day ago: a writer that
     /// was under way then has shown by now what it wrote (README, "Rotation").
@@ -61,16 +64,47 @@ pub struct Tenant {
     pub summary: TenantSummary,
     /// The newest version of the tenant's key, as Key Vault said when a sweep last asked; none: it has not said yet, or 2,500 other
     /// tenants come before this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_key_version: Option<NewestKeyVersion>,
     /// Why the tenant had no newest key to seal under at the last sweep, a code of the API's errors; none: it had one, or
     /// was not asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_key: Option<String>,
 }
 
+impl Tenant {
+    /// How much of what is stored of the tenant is under its newest key, in percent, rounded down; none: nothing is, or the
+    /// newest key is not known.
+    #[must_use]
+    pub fn rotated(&self) -> Option<u64> {
+        let newest = &self.newest_key_version.as_ref()?.version;
+        let numbers = &self.summary.key_versions;
+        let all = numbers
+            .values()
+            .fold(0, |all: u64, it| all.saturating_add(*it));
+        let moved = numbers.get(newest).copied().unwrap_or(0);
+        moved.saturating_mul(100).checked_div(all)
+    }
+
+    /// Versions of the tenant's key that can be disabled, by what was observed at this Unix time: two looks, a day apart, have
+    /// found nothing under them (README, "Rotation"). The newest is none of them, and while it is not known, none is.
+    #[must_use]
+    pub fn retirable(&self, observed_at: u64) -> Vec<&str> {
+        let Some(newest) = &self.newest_key_version else {
+            return Vec::new();
+        };
+        let unused = self.summary.unused_key_versions.iter();
+        unused
+            .filter(|(version, since)| {
+                **version != newest.version && since.saturating_add(DAILY) <= observed_at
+            })
+            .map(|(version, _)| version.as_str())
+            .collect()
+    }
+}
+
 /// The newest version of a tenant's key.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewestKeyVersion {
     /// The version.
     pub version: String,
@@ -83,7 +117,7 @@ pub struct NewestKeyVersion {
 }
 
 /// The last sweep.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LastSweep {
     /// Unix time in seconds.
     pub ended_at: u64,
@@ -92,7 +126,7 @@ pub struct LastSweep {
 }
 
 /// How far the removal of a tenant came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Removal {
     /// Users that were removed.
     pub removed: u64,
@@ -133,9 +167,8 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             ..Report::default()
         };
         let Some(summary) = summary else {
-            report.warning = Some(
-                "no sweep has looked at what is stored yet: see to it that POST /v1/sweep is called, once a minute",
-            );
+            let warning = "no sweep has looked at what is stored yet: see to it that POST /v1/sweep is called, once a minute";
+            report.warning = Some(warning.into());
             return Ok(report);
         };
         report.tell(summary, of_all, self.env.now());
@@ -244,9 +277,8 @@ impl Report {
         self.tenants = tenants.collect();
         let (share, whole) = WARN_SHARE;
         let is_near = |most: u64| self.users.saturating_mul(whole) >= most.saturating_mul(share);
-        self.warning = self.most_users.is_some_and(is_near).then_some(
-            "one store is made for 300,000 users: divide the tenants among two apps before that, or keep records in PostgreSQL",
-        );
+        let warning = "one store is made for 300,000 users: divide the tenants among two apps before that, or keep records in PostgreSQL";
+        self.warning = self.most_users.is_some_and(is_near).then(|| warning.into());
     }
 
     /// As Prometheus reads it (text format 0.0.4).
@@ -503,6 +535,56 @@ mod tests {
         world.rows.borrow_mut().remove(&bar);
         sweep(&app);
         assert!(!status(&world, &app).tenants.contains_key(OTHER_TENANT));
+    }
+
+    /// What `behalf status` shows, and `behalf key retire` goes by.
+    #[test]
+    fn a_rotation_in_percent_and_what_is_safe_to_disable() {
+        let version = |index| World::version(index);
+        let tenant = |newest: Option<usize>| Tenant {
+            summary: TenantSummary {
+                key_versions: [(version(1), 1), (version(2), 2)].into(),
+                unused_key_versions: [(version(0), 1000), (version(3), 1001), (version(4), 1000)]
+                    .into(),
+                ..TenantSummary::default()
+            },
+            newest_key_version: newest.map(|newest| NewestKeyVersion {
+                version: version(newest),
+                created_at: None,
+                expires_at: None,
+            }),
+            without_key: None,
+        };
+        for (newest, at, rotated, retirable) in [
+            (
+                Some(2),
+                1000 + DAILY,
+                Some(66),
+                vec![version(0), version(4)],
+            ),
+            (Some(2), 999 + DAILY, Some(66), vec![]),
+            // A new one that nobody uses yet, as after a rotation.
+            (Some(4), 1000 + DAILY, Some(0), vec![version(0)]),
+            (None, 1000 + DAILY, None, vec![]),
+        ] {
+            let tenant = tenant(newest);
+            assert_eq!(tenant.rotated(), rotated);
+            assert_eq!(tenant.retirable(at), retirable, "{newest:?} at {at}");
+        }
+        let nothing = Tenant {
+            summary: TenantSummary::default(),
+            ..tenant(Some(0))
+        };
+        assert_eq!(nothing.rotated(), None);
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        let (world, app) = enrolled();
+        sweep(&app);
+        let report = status(&world, &app);
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
     }
 
     /// What `behalf key rotate --older-than` goes by.

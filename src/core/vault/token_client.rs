@@ -140,6 +140,25 @@ impl TokenClient {
             .forget_if(&(), |kept| Rc::ptr_eq(kept, token));
     }
 
+    /// A token of the app itself for any resource, which is not kept.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub(crate) async fn own_token<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        tenant: &TenantId,
+        scope: &str,
+    ) -> Result<AccessToken, VaultError> {
+        let grant = Grant::ClientCredentials {
+            scope,
+            claims: None,
+        };
+        let choice = ScopeChoice::Settings;
+        let token = self.token(context, tenant, None, &grant, choice, None);
+        Ok(token.await?.access_token)
+    }
+
     /// A token of the app itself, and until when it is good.
     async fn app_token<E: Environment>(
         &self,

@@ -1,10 +1,10 @@
 //! A round of the same thing for many tenants: some at once, told as it goes, until all is done or it is interrupted.
 
 use super::Failure;
+use super::screen::say;
 use crate::orders::Orders;
 use behalf_core::identity::TenantId;
 use behalf_core::vault::custodian::CustodyError;
-use chrono::DateTime;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -154,23 +154,6 @@ pub(super) fn distinct(tenants: &[TenantId]) -> Vec<TenantId> {
         }
     }
     distinct
-}
-
-/// A day in UTC, or what stands for none.
-pub(super) fn day(time: Option<u64>, none: &str) -> String {
-    let time = time.and_then(|time| DateTime::from_timestamp(i64::try_from(time).ok()?, 0));
-    time.map_or_else(
-        || none.to_owned(),
-        |time| time.format("%Y-%m-%d").to_string(),
-    )
-}
-
-/// Writes a line to standard output.
-pub(super) fn say(line: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .map_err(Failure::Io)
 }
 
 /// How far it is, in the last line of a terminal that shows no other.

@@ -2,7 +2,8 @@
 
 use crate::command::Failure;
 use crate::command::custody::{Custody, check_tenants, tenant};
-use crate::command::round::{Round, day, distinct};
+use crate::command::round::{Round, distinct};
+use crate::command::screen::day;
 use crate::command::values::duration;
 use crate::console::Console;
 use crate::log::{self, Format, Verbosity};
@@ -105,7 +106,7 @@ impl Rotate {
                 let secret = custodian.secret_name(tenant);
                 let (secret, id) = (secret.as_str(), version.version.as_str());
                 let ends = version.expires_at;
-                let text = format!("{tenant}  {secret}  {id}  ends {}", day(ends, "never"));
+                let text = format!("{tenant}  {secret}  {id}  ends {}", ending(ends));
                 let json = json!({"tenant": tenant.as_str(), "secret": secret, "version": id,
                     "created_at": version.created_at, "expires_at": ends});
                 Ok((text, json))
@@ -124,7 +125,7 @@ impl Rotate {
             let marks = self.marks(custodian.clock().now(), tenant);
             let secret = custodian.secret_name(tenant);
             let (secret, ends) = (secret.as_str(), marks.expires_at);
-            let text = format!("{tenant}  {secret}  would end {}", day(ends, "never"));
+            let text = format!("{tenant}  {secret}  would end {}", ending(ends));
             let json = json!({"tenant": tenant.as_str(), "secret": secret, "expires_at": ends});
             (text, json)
         });
@@ -144,6 +145,10 @@ impl Rotate {
             tags,
         }
     }
+}
+
+fn ending(time: Option<u64>) -> String {
+    time.map_or_else(|| "never".to_owned(), day)
 }
 
 #[cfg(test)]

@@ -1,0 +1,215 @@
+//! Who a command is to a running app: options that the commands for operators have in common.
+
+use super::Failure;
+use super::values::assignment;
+use crate::console::{CommandSettings, Console};
+use crate::loading;
+use crate::operator::{AppAddress, Operator};
+use crate::outbound::OutboundClient;
+use crate::variables::{Environment, Given, environment_name};
+use behalf_core::identity::{Guid, TenantId};
+use behalf_core::port::Config as _;
+use behalf_core::secret::AccessToken;
+use behalf_core::vault::own_tokens::OwnTokens;
+use behalf_core::vault::settings::Settings;
+use clap::{Args, ValueEnum};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The settings that tell who asks, at Entra ID. No other concerns these commands.
+const SETTINGS: &[&str] = &[
+    "authority",
+    "certificate_pem",
+    "client_id",
+    "client_secret",
+    "credential",
+    "federated_token",
+    "federation_audience",
+    "identity_endpoint",
+    "identity_header",
+    "identity_origin",
+    "managed_identity_client_id",
+    "operator_tenant",
+    "private_key_pem",
+];
+
+/// For whoever asks for nothing in the name of an app.
+const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
+
+/// The options.
+#[derive(Debug, Args)]
+pub(super) struct Asking {
+    /// The running app.
+    #[arg(long, value_name = "URL", env = "BEHALF_APP", default_value = "http://127.0.0.1:3000", value_parser = AppAddress::parse)]
+    app: AppAddress,
+
+    #[command(flatten)]
+    pub(super) identity: Identity,
+}
+
+/// Who asks.
+#[derive(Debug, Args)]
+pub(super) struct Identity {
+    /// Who asks: by the settings `client_id`, `credential` and theirs, or as the platform's managed identity.
+    #[arg(long, value_name = "WHO", default_value = "settings")]
+    credential: Who,
+
+    /// What tokens for the app are for [default: api:// and the setting `client_id`, as where the app itself asks].
+    #[arg(long, value_name = "URI", env = "BEHALF_AUDIENCE")]
+    audience: Option<String>,
+
+    /// The tenant in which the token is asked for [default: the setting `operator_tenant`, or else the tenant in question].
+    #[arg(long = "in-tenant", value_name = "TENANT", value_parser = guid)]
+    tenant: Option<Guid>,
+
+    /// A file that holds an access token for the app, `-` for standard input; no other is asked for then. The Azure CLI
+    /// prints one: az account get-access-token --scope AUDIENCE/.default --query accessToken --output tsv
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// The value of a setting, before the environment; others on this machine can see it. May be given again.
+    #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = assignment)]
+    variables: Vec<(String, String)>,
+
+    /// A file that holds the value of a setting. May be given again.
+    #[arg(long = "variable-file", value_name = "NAME=PATH", value_parser = assignment)]
+    variable_files: Vec<(String, String)>,
+
+    /// Certificate authorities in PEM to trust besides the platform's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Who {
+    /// The app that the settings tell of (README, "Settings").
+    Settings,
+    /// The platform's managed identity, to which the role is assigned.
+    ManagedIdentity,
+}
+
+impl Asking {
+    /// Gets a token, and is somebody to the app then. `about` is the tenant in question.
+    pub(super) async fn open(
+        &self,
+        about: Option<&TenantId>,
+    ) -> Result<Operator<OutboundClient>, Failure> {
+        let identity = &self.identity;
+        let client = identity.client()?;
+        let token = if let Some(file) = &identity.token_file {
+            read_token(file)?
+        } else {
+            let tokens = identity.tokens(client.clone())?;
+            let audience = match &identity.audience {
+                Some(audience) => audience.trim_end_matches('/').to_owned(),
+                None => format!("api://{}", identity.app_id()?),
+            };
+            identity.token(&tokens, about, &audience).await?
+        };
+        Ok(Operator::new(client, self.app.clone(), &token)?)
+    }
+}
+
+impl Identity {
+    /// What sends.
+    pub(super) fn client(&self) -> Result<OutboundClient, Failure> {
+        Ok(loading::client(loading::roots(self.ca.as_deref())?)?)
+    }
+
+    /// A token for a resource.
+    pub(super) async fn token(
+        &self,
+        tokens: &OwnTokens<Console>,
+        about: Option<&TenantId>,
+        resource: &str,
+    ) -> Result<AccessToken, Failure> {
+        let token = match self.credential {
+            Who::ManagedIdentity => tokens.of_identity(resource).await,
+            Who::Settings => {
+                let tenant = self.tenant(about)?;
+                tokens
+                    .of_app(&tenant, &format!("{resource}/.default"))
+                    .await
+            }
+        };
+        Ok(token?)
+    }
+
+    /// What gets tokens.
+    pub(super) fn tokens(&self, client: OutboundClient) -> Result<OwnTokens<Console>, Failure> {
+        let mut settings = self.settings()?;
+        if self.credential == Who::ManagedIdentity {
+            settings.set("credential", "managed-identity".to_owned());
+            if !settings.has("client_id") {
+                settings.set("client_id", NOBODY.to_owned());
+            }
+        }
+        // Nobody asks it for anything.
+        settings.set("key_vault_url", "https://unused.vault.azure.net".to_owned());
+        settings.set("tenants", "*".to_owned());
+        let read = Settings::read(&settings)?;
+        Ok(OwnTokens::new(Console::new(client, settings), read))
+    }
+
+    fn settings(&self) -> Result<CommandSettings, Failure> {
+        let values = self.variables.iter().cloned();
+        let files = self.variable_files.iter().cloned();
+        let given = values
+            .map(|(name, value)| (name, Given::Value(value)))
+            .chain(files.map(|(name, path)| (name, Given::File(path.into()))));
+        let given: Vec<_> = given.collect();
+        if let Some((name, _)) = given.iter().find(|(name, _)| !SETTINGS.contains(&&**name)) {
+            let known = SETTINGS.join(", ");
+            return Err(Failure::Usage(format!(
+                "--variable {name}: this command goes by no such setting, but by {known}"
+            )));
+        }
+        let environment = Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?;
+        Ok(CommandSettings::only(environment.with(given), SETTINGS))
+    }
+
+    fn app_id(&self) -> Result<Guid, Failure> {
+        let id = self.settings()?.get("client_id").ok().flatten();
+        id.and_then(|id| Guid::parse(id.trim())).ok_or_else(|| {
+            let name = environment_name("client_id");
+            Failure::Usage(format!(
+                "which app is it? Set {name}, or --audience to what tokens for it are for, like api://CLIENT-ID"
+            ))
+        })
+    }
+
+    fn tenant(&self, about: Option<&TenantId>) -> Result<TenantId, Failure> {
+        if let Some(tenant) = &self.tenant {
+            return Ok(tenant.clone());
+        }
+        let set = self.settings()?.get("operator_tenant").ok().flatten();
+        let set = set.and_then(|tenant| Guid::parse(tenant.trim()));
+        set.or_else(|| about.cloned()).ok_or_else(|| {
+            let name = environment_name("operator_tenant");
+            Failure::Usage(format!(
+                "in which tenant is the token asked for? Set {name} or --in-tenant"
+            ))
+        })
+    }
+}
+
+/// A GUID of the command line.
+pub(super) fn guid(text: &str) -> Result<Guid, &'static str> {
+    Guid::parse(text).ok_or("write an id as Entra ID shows it: a GUID of 36 characters")
+}
+
+fn read_token(file: &Path) -> Result<AccessToken, Failure> {
+    /// Longest token read, in bytes.
+    const LONGEST: u64 = 64 * 1024;
+    let unreadable = |error| Failure::Usage(format!("--token-file {}: {error}", file.display()));
+    let mut text = Zeroizing::new(String::new());
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(LONGEST).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|it| it.take(LONGEST).read_to_string(&mut text))
+    };
+    read.map_err(unreadable)?;
+    Ok(AccessToken::new(text.trim().to_owned()))
+}
