@@ -325,6 +325,23 @@ impl Emulators {
         self.world.key_vault.permit(client_id, rights);
     }
 
+    /// Has it that the newest version of a secret was made at this Unix time.
+    pub fn set_secret_created(&self, name: &str, created: i64) -> Result<(), SecretError> {
+        self.world.key_vault.made_at(name, created)
+    }
+
+    /// Whether a version of a secret is enabled; none: there is no such version.
+    #[must_use]
+    pub fn is_secret_enabled(&self, name: &str, version: &str) -> Option<bool> {
+        self.world.key_vault.is_enabled(name, version)
+    }
+
+    /// Whether a secret is deleted and can be recovered.
+    #[must_use]
+    pub fn is_secret_deleted(&self, name: &str) -> bool {
+        self.world.key_vault.is_deleted(name)
+    }
+
     /// Turns Key Vault's purge protection on.
     pub fn protect_from_purge(&self) {
         self.world.key_vault.protect();

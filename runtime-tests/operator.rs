@@ -78,6 +78,13 @@ impl Operator {
         self
     }
 
+    /// With an app token in the file `token` of its folder, with these roles.
+    pub fn with_token(self, emulators: &Emulators, roles: &[&str]) -> anyhow::Result<Self> {
+        let token = emulators.caller().app(roles).mint();
+        std::fs::write(self.folder.path().join("token"), token)?;
+        Ok(self)
+    }
+
     /// The folder that commands run in.
     #[must_use]
     pub fn folder(&self) -> &std::path::Path {

@@ -85,6 +85,23 @@ impl KeyVault {
         self.rights.lock().unwrap().permit(client_id, rights);
     }
 
+    /// Has it that the newest version was made at this Unix time.
+    pub(crate) fn made_at(&self, name: &str, created: i64) -> Result<(), SecretError> {
+        self.secrets().made_at(name, created)
+    }
+
+    /// Whether a version is enabled, if there is such a version.
+    pub(crate) fn is_enabled(&self, name: &str, version: &str) -> Option<bool> {
+        let mut secrets = self.secrets();
+        let (_, found) = secrets.version(name, Some(version)).ok()?;
+        Some(found.enabled)
+    }
+
+    /// Whether a secret is deleted and can be recovered.
+    pub(crate) fn is_deleted(&self, name: &str) -> bool {
+        self.secrets().deleted(name).is_ok()
+    }
+
     /// Turns purge protection on, which no vault turns off.
     pub(crate) fn protect(&self) {
         self.secrets().protect();

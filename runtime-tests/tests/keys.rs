@@ -678,3 +678,185 @@ async fn rotations_under_load_fail_no_request() -> Result {
     scene.end().await?;
     Ok(())
 }
+
+/// A scene with a user in each tenant, and an operator of both who rotates.
+async fn operated() -> anyhow::Result<(Scene, Operator)> {
+    let scene = Scene::with(Options::default(), |app| {
+        app.set("operator_tenant", TENANT)
+            .set("key_latest_seconds", "1")
+    })
+    .await?;
+    for tenant in [TENANT, OTHER_TENANT] {
+        let bearer = scene.emulators.caller().tenant(tenant).mint();
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(&bearer), None)
+            .await?;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    scene.sweep().await?;
+    let operator = rotator(&scene.emulators)?
+        .with_token(&scene.emulators, &["Behalf.Read"])?
+        .environment("BEHALF_APP", &scene.app.url());
+    Ok((scene, operator))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_and_the_age_of_their_keys_come_from_the_app() -> Result {
+    let (scene, operator) = operated().await?;
+    let emulators = &scene.emulators;
+    let rotate = async |words: &[&str]| -> anyhow::Result<Vec<String>> {
+        let words = [&["key", "rotate", "--json", "--token-file", "token"], words].concat();
+        let said = operator.run(emulators, &words).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        rotated(&said)
+    };
+    assert_eq!(rotate(&["--older-than", "30d"]).await?, [""; 0]);
+    // A sweep sees how old one is.
+    let now = jiff::Timestamp::now().as_second();
+    emulators.set_secret_created(&key_name(OTHER_TENANT), now - 31 * 86_400)?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.sweep().await?;
+    let words = [
+        "key",
+        "rotate",
+        "--json",
+        "--dry-run",
+        "--token-file",
+        "token",
+        "--older-than",
+        "30d",
+    ];
+    let said = operator.run(emulators, &words).await?;
+    let would = said.json()?["would_rotate"].clone();
+    assert_eq!(
+        (would[0]["tenant"].as_str(), would.as_array().map(Vec::len)),
+        (Some(OTHER_TENANT), Some(1))
+    );
+    emulators.clear_journal();
+    assert_eq!(rotate(&["--older-than", "30d"]).await?, [OTHER_TENANT]);
+    assert_eq!(
+        methods(emulators),
+        BTreeSet::from(["PUT".to_owned()]),
+        "no secret is listed"
+    );
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.sweep().await?;
+    assert_eq!(
+        rotate(&["--older-than", "30d"]).await?,
+        [""; 0],
+        "it is done"
+    );
+    assert_eq!(rotate(&["--all"]).await?, [TENANT, OTHER_TENANT]);
+    // An app that may not see the status.
+    let stranger = rotator(emulators)?
+        .with_token(emulators, &["Behalf.Sweep"])?
+        .environment("BEHALF_APP", &scene.app.url());
+    let said = stranger
+        .run(
+            emulators,
+            &["key", "rotate", "--all", "--token-file", "token"],
+        )
+        .await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.log.contains("insufficient_scope"), "{said:?}");
+    let said = stranger
+        .run(emulators, &["key", "rotate", "--all", TENANT])
+        .await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    scene.end().await?;
+    Ok(())
+}
+
+/// Lets the status say that what is unused has been so for two days.
+async fn pass_two_days(scene: &Scene) -> Result {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.sweep().await?;
+    scene.store().forget_sweeps()?;
+    scene.sweep().await?;
+    let ago = jiff::Timestamp::now().as_second() - 2 * 86_400;
+    for key in scene.store().all_rows()?.into_keys() {
+        if let Some((name, since)) = key.rsplit_once('.')
+            && name.starts_with("ver.")
+            && !since.trim_start_matches('0').is_empty()
+        {
+            scene.store().insert(&format!("{name}.{ago:012}"), b"")?;
+            scene.store().delete(&key)?;
+        }
+    }
+    scene.store().forget_sweeps()?;
+    scene.sweep().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Result {
+    let (scene, operator) = operated().await?;
+    let emulators = &scene.emulators;
+    let old = newest(emulators, TENANT).unwrap();
+    let is_enabled = |version: &str| emulators.is_secret_enabled(&key_name(TENANT), version);
+    let retire = async |words: &[&str]| -> anyhow::Result<Said> {
+        let words = [&["key", "retire", "--json", "--token-file", "token"], words].concat();
+        operator.run(emulators, &words).await
+    };
+    let said = operator.run(emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let new = newest(emulators, TENANT).unwrap();
+    // Not before the records have left it for a day.
+    let said = retire(&[]).await?;
+    assert_eq!(
+        (said.code, said.json()?["disabled"].clone()),
+        (Some(0), json!([]))
+    );
+    pass_two_days(&scene).await?;
+    let said = retire(&["--dry-run"]).await?;
+    assert_eq!(said.json()?["would_disable"][0]["version"], old, "{said:?}");
+    assert_eq!(is_enabled(&old), Some(true));
+    // The permission to set is not enough.
+    let said = retire(&[]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(said.json()?["failed"][0]["code"], "forbidden");
+    assert!(said.log.contains("secrets/update/action"), "{said:?}");
+    emulators.permit(&emulators.options().managed_identity_id, &["update"]);
+    let said = retire(&[OTHER_TENANT]).await?;
+    assert_eq!(
+        said.json()?["disabled"],
+        json!([]),
+        "of this tenant there is none"
+    );
+    let said = retire(&[]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let disabled = said.json()?["disabled"].clone();
+    assert_eq!(disabled.as_array().map(Vec::len), Some(1), "{disabled}");
+    assert_eq!(
+        (&disabled[0]["tenant"], &disabled[0]["version"]),
+        (&json!(TENANT), &json!(old))
+    );
+    assert_eq!(
+        (is_enabled(&old), is_enabled(&new)),
+        (Some(false), Some(true))
+    );
+    scene.draw().await?;
+
+    let said = retire(&["--enable", TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(is_enabled(&old), Some(true));
+    // Also when the status cannot be had.
+    emulators.set_secret_enabled(&key_name(TENANT), Some(&old), false)?;
+    let gone = [
+        "--enable",
+        TENANT,
+        "--version",
+        &old,
+        "--app",
+        "http://127.0.0.1:9",
+    ];
+    let said = retire(&gone).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(is_enabled(&old), Some(true));
+    let said = retire(&["--app", "http://127.0.0.1:9"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let said = retire(&["--unused-for", "1h"]).await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    scene.end().await?;
+    Ok(())
+}

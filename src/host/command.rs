@@ -12,6 +12,7 @@ mod screen;
 mod source;
 mod status;
 mod stores;
+mod tenant;
 mod up;
 mod values;
 
@@ -36,6 +37,7 @@ use schema::Schema;
 use status::Status;
 use std::io;
 use std::process::ExitCode;
+use tenant::Tenant;
 use up::Up;
 
 /// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Key(key) => runtime.block_on(key.run()),
+        Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
     };
     // A compilation that nobody waits for any more need not end.
@@ -131,9 +134,13 @@ enum Command {
     #[command(subcommand, after_help = schema::EXAMPLES)]
     Schema(Schema),
 
-    /// Make new versions of tenants' keys in Key Vault.
+    /// Rotate tenants' keys in Key Vault, and retire old versions.
     #[command(subcommand)]
     Key(Key),
+
+    /// Remove tenants.
+    #[command(subcommand)]
+    Tenant(Tenant),
 
     /// Show how a running app is: users and their states, rotations, what is due, and what needs whom.
     ///
@@ -185,6 +192,9 @@ enum Failure {
     /// No token of a pipeline's or a person's.
     #[error("{0}")]
     Credential(String),
+    /// The app does not know what would be needed.
+    #[error("{0}")]
+    Unknown(&'static str),
     /// Not all was done, as was told.
     #[error("not all is done, see above")]
     Unfinished,
@@ -192,6 +202,8 @@ enum Failure {
     Operation(#[from] OperationError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[error("the key can still be recovered, see above")]
+    Recoverable,
     /// It was said what.
     #[error("the operator has to act, see above")]
     Needed,
@@ -232,10 +244,12 @@ impl Failure {
             | Self::Database(_)
             | Self::Custody(_)
             | Self::Credential(_)
+            | Self::Unknown(_)
             | Self::Unfinished
             | Self::Operation(_)
             | Self::Vault(_)
             | Self::Needed
+            | Self::Recoverable
             | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
@@ -259,7 +273,7 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
-            Self::Needed => ExitCode::from(3),
+            Self::Needed | Self::Recoverable => ExitCode::from(3),
             // As a shell has it of what SIGINT has ended.
             Self::Interrupted => ExitCode::from(130),
             Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
@@ -271,6 +285,7 @@ impl Failure {
             | Self::Database(_)
             | Self::Custody(_)
             | Self::Credential(_)
+            | Self::Unknown(_)
             | Self::Unfinished
             | Self::Operation(_)
             | Self::Vault(_)

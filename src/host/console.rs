@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{Error, RequestOptions};
 use zeroize::Zeroizing;
 
 /// Where a command's settings come from: its own words first, then what `behalf up` would read.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct CommandSettings {
     environment: Environment,
     own: BTreeMap<&'static str, Zeroizing<String>>,

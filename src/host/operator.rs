@@ -116,7 +116,6 @@ impl<H: Http> Operator<H> {
     }
 
     /// Removes users of a tenant, as many as the app has time for. Role `Behalf.Admin`.
-    #[allow(dead_code, reason = "for `behalf tenant remove`")]
     pub(crate) async fn remove_tenant(&self, tenant: &TenantId) -> Result<Removal, OperationError> {
         let path = format!("v1/tenants/{}", tenant.as_str());
         read(&self.ask(&Method::DELETE, &path).await?)

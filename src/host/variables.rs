@@ -257,7 +257,7 @@ pub(crate) enum Given {
 }
 
 /// Where values come from.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     /// What the command line says, by variable; it goes first.
     given: BTreeMap<String, Given>,

@@ -181,6 +181,13 @@ impl Secrets {
         Ok((id, version))
     }
 
+    /// Has it that the newest version was made at another time.
+    pub(super) fn made_at(&mut self, name: &str, created: i64) -> Result<(), SecretError> {
+        let (_, version) = self.version(name, None)?;
+        version.created = created;
+        Ok(())
+    }
+
     /// Begins to delete a secret, all versions.
     pub(super) fn delete(&mut self, name: &str) -> Result<&Deleted, SecretError> {
         let secret = self

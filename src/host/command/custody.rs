@@ -1,15 +1,18 @@
-//! Who a command is at Key Vault: options that the commands about keys have in common.
+//! Who a command is, at Key Vault and to the app: options that the commands about keys have in common.
 
 use super::Failure;
+use super::operator::{guid, read_token};
 use super::values::assignment;
 use crate::console::{CommandSettings, Console};
 use crate::loading;
+use crate::operator::{AppAddress, Operator};
 use crate::outbound::OutboundClient;
 use crate::variables::{Environment, Given, environment_name};
 use behalf_core::identity::{Guid, PERSONAL_ACCOUNTS, TenantId};
 use behalf_core::port::{Config as _, Limits, SecretBody};
 use behalf_core::secret::AccessToken;
 use behalf_core::vault::custodian::Custodian;
+use behalf_core::vault::own_tokens::OwnTokens;
 use behalf_core::vault::settings::Settings;
 use clap::{Args, ValueEnum};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH};
@@ -38,6 +41,7 @@ const SETTINGS: &[&str] = &[
     "key_vault_tenant",
     "key_vault_url",
     "managed_identity_client_id",
+    "operator_tenant",
     "private_key_pem",
     "secret_id_template",
     "tenants",
@@ -86,58 +90,157 @@ enum Who {
     AzurePipelines,
 }
 
+/// The running app, which tells what there is.
+#[derive(Debug, Args)]
+pub(super) struct AppOptions {
+    /// The running app.
+    #[arg(long, value_name = "URL", env = "BEHALF_APP", default_value = "http://127.0.0.1:3000", value_parser = AppAddress::parse)]
+    app: AppAddress,
+
+    /// What tokens for the app are for [default: api:// and the setting `client_id`, if it is the app itself that asks].
+    #[arg(long, value_name = "URI", env = "BEHALF_AUDIENCE")]
+    audience: Option<String>,
+
+    /// The tenant in which the token for the app is asked for [default: the setting `operator_tenant`, else `key_vault_tenant`, else
+    /// the tenant in question].
+    #[arg(long, value_name = "TENANT", value_parser = guid)]
+    in_tenant: Option<Guid>,
+
+    /// A file that holds an access token for the app, `-` for standard input; no other is asked for then.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Whoever a command is, to Key Vault and to the app.
+pub(super) struct Somebody {
+    client: OutboundClient,
+    settings: CommandSettings,
+    who: Who,
+    /// Whether it is no app that asks, but the platform's managed identity.
+    is_identity: bool,
+}
+
 impl Custody {
-    /// Gets what this needs to be somebody at Key Vault.
-    pub(super) async fn open(&self) -> Result<Custodian<Console>, Failure> {
+    /// Gets what this needs to be somebody.
+    pub(super) async fn open(&self) -> Result<Somebody, Failure> {
         let client = loading::client(loading::roots(self.ca.as_deref())?)?;
         let mut settings = self.settings()?;
-        match self.credential {
-            Who::Settings => {}
-            Who::AzureCli => {
-                settings.set("credential", "managed-identity".to_owned());
-            }
-            Who::Github | Who::AzurePipelines => {
-                let pipeline = if self.credential == Who::Github {
-                    Pipeline::github(&settings)?
-                } else {
-                    Pipeline::azure()?
-                };
-                let token = pipeline.token(&client).await?;
-                settings.set("credential", "federated-token".to_owned());
-                settings.set("key_vault_credential", "app".to_owned());
-                settings.set("federated_token", token);
-                let names: &[_] = match self.credential {
-                    Who::AzurePipelines => &["AZURESUBSCRIPTION_CLIENT_ID", "AZURE_CLIENT_ID"],
-                    _ => &["AZURE_CLIENT_ID"],
-                };
-                let known = names.iter().find_map(|name| variable(name));
-                if let Some(known) = known.filter(|_| !settings.has("client_id")) {
-                    settings.set("client_id", known);
-                }
+        let pipeline = match self.credential {
+            Who::Github => Some((Pipeline::github(&settings)?, &["AZURE_CLIENT_ID"][..])),
+            Who::AzurePipelines => Some((
+                Pipeline::azure()?,
+                &["AZURESUBSCRIPTION_CLIENT_ID", "AZURE_CLIENT_ID"][..],
+            )),
+            Who::Settings | Who::AzureCli => None,
+        };
+        if let Some((pipeline, names)) = pipeline {
+            let token = pipeline.token(&client).await?;
+            settings.set("credential", "federated-token".to_owned());
+            settings.set("key_vault_credential", "app".to_owned());
+            settings.set("federated_token", token);
+            let known = names.iter().find_map(|name| variable(name));
+            if let Some(known) = known.filter(|_| !settings.has("client_id")) {
+                settings.set("client_id", known);
             }
         }
-        let by_identity = settings.get("key_vault_credential");
-        let is_no_app = matches!(by_identity, Ok(Some(word)) if word.trim() == "managed-identity")
-            || self.credential == Who::AzureCli;
-        if is_no_app {
+        let word = settings.get("key_vault_credential");
+        let is_identity = matches!(word, Ok(Some(word)) if word.trim() == "managed-identity");
+        if is_identity || self.credential == Who::AzureCli {
             // No app is asked for anything: it need not be known.
             settings.set("credential", "managed-identity".to_owned());
             if !settings.has("client_id") {
                 settings.set("client_id", NOBODY.to_owned());
             }
         }
-        let read = Settings::read(&settings)?;
-        let given = match self.credential {
-            Who::AzureCli => Some(azure_cli(&read).await?),
+        Ok(Somebody {
+            client,
+            settings,
+            who: self.credential,
+            is_identity,
+        })
+    }
+}
+
+impl Somebody {
+    /// To Key Vault.
+    pub(super) async fn custodian(&self) -> Result<Custodian<Console>, Failure> {
+        let settings = Settings::read(&self.settings)?;
+        let given = match self.who {
+            Who::AzureCli => {
+                let (scope, tenant) = (&settings.key_vault_scope, &settings.key_vault_tenant);
+                Some(azure_cli(scope, tenant.as_ref()).await?)
+            }
             Who::Settings | Who::Github | Who::AzurePipelines => None,
         };
-        let custodian = Custodian::new(Console::new(client, settings), read);
+        let custodian = Custodian::new(self.console(), settings);
         if let Some(token) = given {
             custodian.use_token(token);
         }
         Ok(custodian)
     }
 
+    /// To the running app. `about` is the tenant in question, if it is one.
+    pub(super) async fn operator(
+        &self,
+        options: &AppOptions,
+        about: Option<&TenantId>,
+    ) -> Result<Operator<OutboundClient>, Failure> {
+        let token = match &options.token_file {
+            Some(file) => read_token(file)?,
+            None => self.app_token(options, about).await?,
+        };
+        Ok(Operator::new(
+            self.client.clone(),
+            options.app.clone(),
+            &token,
+        )?)
+    }
+
+    async fn app_token(
+        &self,
+        options: &AppOptions,
+        about: Option<&TenantId>,
+    ) -> Result<AccessToken, Failure> {
+        let settings = Settings::read(&self.settings)?;
+        let is_the_app = self.who == Who::Settings && !self.is_identity;
+        let audience = match &options.audience {
+            Some(audience) => audience.trim_end_matches('/').to_owned(),
+            None if is_the_app => format!("api://{}", settings.client_id),
+            None => {
+                return Err(Failure::Usage(
+                    "for which app is the token? Set --audience, like api://CLIENT-ID, or --token-file".to_owned(),
+                ));
+            }
+        };
+        let scope = format!("{audience}/.default");
+        let set = [
+            &options.in_tenant,
+            &settings.operator_tenant,
+            &settings.key_vault_tenant,
+        ];
+        let tenant = set.into_iter().find_map(Option::as_ref).or(about).cloned();
+        if self.who == Who::AzureCli {
+            return azure_cli(&scope, options.in_tenant.as_ref()).await;
+        }
+        let tokens = OwnTokens::new(self.console(), settings);
+        if self.is_identity {
+            return Ok(tokens.of_identity(&audience).await?);
+        }
+        let tenant = tenant.ok_or_else(|| {
+            let name = environment_name("operator_tenant");
+            Failure::Usage(format!(
+                "in which tenant is the token for the app asked for? Set {name} or --in-tenant"
+            ))
+        })?;
+        Ok(tokens.of_app(&tenant, &scope).await?)
+    }
+
+    fn console(&self) -> Console {
+        Console::new(self.client.clone(), self.settings.clone())
+    }
+}
+
+impl Custody {
     fn settings(&self) -> Result<CommandSettings, Failure> {
         let values = self.variables.iter().cloned();
         let files = self.variable_files.iter().cloned();
@@ -322,7 +425,7 @@ fn needed(name: &str, hint: &str) -> Result<Zeroizing<String>, Failure> {
 
 /// The access token of whoever is logged in with the Azure CLI
 /// (<https://learn.microsoft.com/cli/azure/account#az-account-get-access-token>). What it says goes where it goes by itself.
-async fn azure_cli(settings: &Settings) -> Result<AccessToken, Failure> {
+async fn azure_cli(scope: &str, tenant: Option<&TenantId>) -> Result<AccessToken, Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -331,8 +434,8 @@ async fn azure_cli(settings: &Settings) -> Result<AccessToken, Failure> {
     let program = if cfg!(windows) { "az.cmd" } else { "az" };
     let mut command = Command::new(program);
     command.args(["account", "get-access-token", "--output", "json", "--scope"]);
-    command.arg(&settings.key_vault_scope);
-    if let Some(tenant) = &settings.key_vault_tenant {
+    command.arg(scope);
+    if let Some(tenant) = tenant {
         command.args(["--tenant", tenant.as_str()]);
     }
     command.stdin(Stdio::null()).stderr(Stdio::inherit());
@@ -347,7 +450,7 @@ async fn azure_cli(settings: &Settings) -> Result<AccessToken, Failure> {
     match answer.filter(|_| is_good) {
         Some(answer) => Ok(AccessToken::new(answer.access_token)),
         None => Err(Failure::Credential(
-            "the Azure CLI gives no token for Key Vault: run `az login`, with --tenant for the vault's"
+            "the Azure CLI gives no token: run `az login`, with --tenant for the tenant that it is of"
                 .to_owned(),
         )),
     }

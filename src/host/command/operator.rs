@@ -200,7 +200,8 @@ pub(super) fn guid(text: &str) -> Result<Guid, &'static str> {
     Guid::parse(text).ok_or("write an id as Entra ID shows it: a GUID of 36 characters")
 }
 
-fn read_token(file: &Path) -> Result<AccessToken, Failure> {
+/// The token that a file holds.
+pub(super) fn read_token(file: &Path) -> Result<AccessToken, Failure> {
     /// Longest token read, in bytes.
     const LONGEST: u64 = 64 * 1024;
     let unreadable = |error| Failure::Usage(format!("--token-file {}: {error}", file.display()));

@@ -1,13 +1,14 @@
-//! A round of the same thing for many tenants: some at once, told as it goes, until all is done or it is interrupted.
+//! A round of the same thing for many keys: some at once, told as it goes, until all is done or it is interrupted.
 
 use super::Failure;
 use super::screen::say;
 use crate::orders::Orders;
-use behalf_core::identity::TenantId;
+use behalf_core::identity::{KeyVersion, TenantId};
 use behalf_core::vault::custodian::CustodyError;
 use futures_util::{StreamExt as _, stream};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::pin::pin;
 use std::time::Duration;
@@ -19,61 +20,105 @@ const AT_ONCE: usize = 4;
 /// How long what is under way may take after an interruption.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
-/// How many tenants a message names.
+/// How many items a message names.
 const NAMED: usize = 10;
+
+/// A key: a tenant's, or one version of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Item {
+    pub(super) tenant: TenantId,
+    pub(super) version: Option<KeyVersion>,
+}
+
+impl Item {
+    /// Of whole keys, each once, in the order of their first.
+    pub(super) fn keys<'a>(tenants: impl IntoIterator<Item = &'a TenantId>) -> Vec<Self> {
+        let mut items: Vec<Self> = Vec::new();
+        for tenant in tenants {
+            if items.iter().all(|it| it.tenant != *tenant) {
+                let (tenant, version) = (tenant.clone(), None);
+                items.push(Self { tenant, version });
+            }
+        }
+        items
+    }
+
+    /// What programs are told of it, and this besides.
+    pub(super) fn json(&self, more: Value) -> Value {
+        let mut told = Map::new();
+        told.insert("tenant".to_owned(), self.tenant.as_str().into());
+        if let Some(version) = &self.version {
+            told.insert("version".to_owned(), version.as_str().into());
+        }
+        if let Value::Object(more) = more {
+            told.extend(more);
+        }
+        Value::Object(told)
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.tenant)?;
+        match &self.version {
+            Some(version) => write!(f, " {}", version.as_str()),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A round.
 pub(super) struct Round {
-    /// What becomes of a tenant, as one word.
+    /// What becomes of a key, as one word.
     pub(super) done: &'static str,
-    /// The command that goes on with those that are left.
+    /// The command that goes on with what is left.
     pub(super) again: &'static str,
     /// Whether standard output gets one JSON object.
     pub(super) json: bool,
 }
 
 impl Round {
-    /// Does something for each tenant, which gives what to say of it: as text, and as JSON.
+    /// Does something for each, which gives what to say of it: as text, and as JSON.
     pub(super) async fn go(
         &self,
-        tenants: &[TenantId],
-        act: impl AsyncFn(&TenantId) -> Result<(String, Value), CustodyError>,
+        items: &[Item],
+        act: impl AsyncFn(&Item) -> Result<(String, Value), CustodyError>,
     ) -> Result<(), Failure> {
         let mut orders = Orders::listen(false).map_err(Failure::Io)?;
         let (stops, mut interrupted) = (Cell::new(false), false);
-        let acting = stream::iter(tenants)
-            .map(async |tenant| {
+        let acting = stream::iter(items)
+            .map(async |item| {
                 let acted = if stops.get() {
                     None
                 } else {
-                    Some(act(tenant).await)
+                    Some(act(item).await)
                 };
-                (tenant, acted)
+                (item, acted)
             })
             .buffer_unordered(AT_ONCE);
         let mut acting = pin!(acting);
         let mut last_words = pin!(tokio::time::sleep(Duration::MAX));
-        let (mut done, mut failed): (Vec<(&TenantId, Value)>, Vec<Failed<'_>>) = Default::default();
-        let progress = Progress::of(tenants.len(), self.json);
+        let (mut done, mut failed): (Vec<(&Item, Value)>, Vec<Failed<'_>>) = Default::default();
+        let progress = Progress::of(items.len(), self.json);
         loop {
             tokio::select! {
                 next = acting.next() => match next {
                     None => break,
                     Some((_, None)) => {}
-                    Some((tenant, Some(Ok((text, value))))) => {
-                        done.push((tenant, value));
+                    Some((item, Some(Ok((text, value))))) => {
+                        done.push((item, value));
                         progress.clear();
                         if !self.json {
                             say(&text)?;
                         }
                     }
-                    Some((tenant, Some(Err(error)))) => {
+                    Some((item, Some(Err(error)))) => {
                         progress.clear();
-                        tracing::error!("{tenant}: {error}");
+                        tracing::error!("{item}: {error}");
                         if error.is_everybodys() {
                             stops.set(true);
                         }
-                        failed.push(Failed { tenant, error });
+                        failed.push(Failed { item, error });
                     }
                 },
                 () = orders.end(), if !interrupted => {
@@ -88,16 +133,16 @@ impl Round {
             progress.show(done.len().saturating_add(failed.len()));
         }
         progress.clear();
-        let is_done = |tenant: &&TenantId| done.iter().any(|(it, _)| it == tenant);
-        let left: Vec<_> = tenants.iter().filter(|it| !is_done(it)).collect();
+        let is_done = |item: &&Item| done.iter().any(|(it, _)| it == item);
+        let left: Vec<_> = items.iter().filter(|it| !is_done(it)).collect();
         if self.json {
             let failed: Vec<_> = failed.iter().map(Failed::json).collect();
             let done: Vec<_> = done.iter().map(|(_, value)| value).collect();
-            let left: Vec<_> = left.iter().map(|it| it.as_str()).collect();
+            let left: Vec<_> = left.iter().map(ToString::to_string).collect();
             say(&json!({self.done: done, "failed": failed, "left": left}).to_string())?;
         }
         let word = self.done;
-        tracing::info!("{} of {} {word}", done.len(), tenants.len());
+        tracing::info!("{} of {} {word}", done.len(), items.len());
         if left.is_empty() {
             return Ok(());
         }
@@ -122,38 +167,31 @@ impl Round {
         texts.iter().try_for_each(|text| say(text))
     }
 
-    fn tell_left(&self, left: &[&TenantId]) {
-        let named: Vec<_> = left.iter().take(NAMED).map(|it| it.as_str()).collect();
-        let more = match left.len().saturating_sub(named.len()) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+    fn tell_left(&self, left: &[&Item]) {
         let again = self.again;
-        tracing::info!("to go on: {again} {}{more}", named.join(" "));
+        let whole = left.iter().all(|item| item.version.is_none());
+        if left.len() > NAMED || !whole {
+            tracing::info!(
+                "{} are left (--json names them); to go on: {again}",
+                left.len()
+            );
+            return;
+        }
+        let named: Vec<_> = left.iter().map(ToString::to_string).collect();
+        tracing::info!("to go on: {again} {}", named.join(" "));
     }
 }
 
 struct Failed<'a> {
-    tenant: &'a TenantId,
+    item: &'a Item,
     error: CustodyError,
 }
 
 impl Failed<'_> {
     fn json(&self) -> Value {
-        let Self { tenant, error } = self;
-        json!({"tenant": tenant.as_str(), "code": error.code(), "message": error.to_string()})
+        let Self { item, error } = self;
+        item.json(json!({"code": error.code(), "message": error.to_string()}))
     }
-}
-
-/// Each once, in the order of their first.
-pub(super) fn distinct(tenants: &[TenantId]) -> Vec<TenantId> {
-    let mut distinct = Vec::new();
-    for tenant in tenants {
-        if !distinct.contains(tenant) {
-            distinct.push(tenant.clone());
-        }
-    }
-    distinct
 }
 
 /// How far it is, in the last line of a terminal that shows no other.

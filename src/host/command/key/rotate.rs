@@ -1,8 +1,9 @@
 //! `behalf key rotate`.
 
+use super::known::KnownKeys;
 use crate::command::Failure;
-use crate::command::custody::{Custody, check_tenants, tenant};
-use crate::command::round::{Round, distinct};
+use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
+use crate::command::round::{Item, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
 use crate::console::Console;
@@ -19,6 +20,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   behalf key rotate 11111111-1111-4111-8111-111111111111            as the app of the settings
   behalf key rotate --credential azure-cli --vault https://my-vault.vault.azure.net 11111111-1111-4111-8111-111111111111
+  behalf key rotate --older-than 30d --app https://behalf.example   what its status has, with the app role Behalf.Read
   AZURE_CLIENT_ID=… behalf key rotate --credential github --vault https://my-vault.vault.azure.net --expires-in 90d <TENANT>…
 
 Exit codes: 0 every key has a new version, 1 some have not (which, and why, is told), 2 the command line or a setting is wrong,
@@ -28,8 +30,17 @@ Exit codes: 0 every key has a new version, 1 some have not (which, and why, is t
 #[derive(Debug, Args)]
 pub(in crate::command) struct Rotate {
     /// Tenants whose keys are rotated.
-    #[arg(value_name = "TENANT", value_parser = tenant, required = true)]
+    #[arg(value_name = "TENANT", value_parser = tenant, required_unless_present_any = ["all", "older_than"], conflicts_with_all = ["all", "older_than"])]
     tenants: Vec<TenantId>,
+
+    /// All tenants that the status of the app has.
+    #[arg(long, conflicts_with = "older_than")]
+    all: bool,
+
+    /// Those of them whose newest version was made so long ago. A rotation that broke off goes on with a time since it began, once a
+    /// sweep has seen what it has made.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    older_than: Option<Duration>,
 
     /// When the new version ends; `never` is possible. From then on nothing opens that is sealed under it, so rotate well before.
     #[arg(long, value_name = "TIME", default_value = "730d", value_parser = lifetime)]
@@ -41,6 +52,9 @@ pub(in crate::command) struct Rotate {
 
     #[command(flatten)]
     custody: Custody,
+
+    #[command(flatten)]
+    app: AppOptions,
 
     /// Show what would be made, and whether there is a token for Key Vault; make nothing.
     #[arg(long)]
@@ -88,28 +102,66 @@ impl Rotate {
                 "--tag: Key Vault takes thirteen besides ours".to_owned(),
             ));
         }
-        let custodian = self.custody.open().await?;
-        let tenants = distinct(&self.tenants);
-        check_tenants(custodian.settings(), &tenants)?;
-        if self.dry_run {
-            return self.rehearse(&custodian, &tenants).await;
+        let somebody = self.custody.open().await?;
+        let custodian = somebody.custodian().await?;
+        check_tenants(custodian.settings(), &self.tenants)?;
+        let (items, is_whole) = if self.tenants.is_empty() {
+            let operator = somebody.operator(&self.app, None).await?;
+            let known = KnownKeys::of(operator.status(None).await?)?;
+            self.choose(&known, custodian.clock().now())
+        } else {
+            (Item::keys(&self.tenants), true)
+        };
+        let rotated = if self.dry_run {
+            self.rehearse(&custodian, &items).await
+        } else {
+            self.rotate(&custodian, &items).await
+        };
+        rotated.and(if is_whole {
+            Ok(())
+        } else {
+            Err(Failure::Unfinished)
+        })
+    }
+
+    /// Which of the tenants that the app knows, and whether nothing hindered that.
+    fn choose(&self, known: &KnownKeys, now: u64) -> (Vec<Item>, bool) {
+        let (chosen, unknown) = match self.older_than {
+            Some(age) => known.older_than(age, now),
+            None => (known.all(), Vec::new()),
+        };
+        for tenant in &unknown {
+            tracing::warn!(
+                "{tenant}: the app does not know yet how old its key is; name it, or wait for a sweep"
+            );
         }
+        if known.hidden() > 0 {
+            tracing::warn!(
+                "the status does not show {} tenants: name them",
+                known.hidden()
+            );
+        }
+        let is_whole = unknown.is_empty() && known.hidden() == 0;
+        (Item::keys(&chosen), is_whole)
+    }
+
+    async fn rotate(&self, custodian: &Custodian<Console>, items: &[Item]) -> Result<(), Failure> {
         let round = Round {
             done: "rotated",
             again: "behalf key rotate",
             json: self.json,
         };
         round
-            .go(&tenants, async |tenant| {
+            .go(items, async |item| {
+                let tenant = &item.tenant;
                 let marks = self.marks(custodian.clock().now(), tenant);
                 let version = custodian.make_version(tenant, &marks).await?;
                 let secret = custodian.secret_name(tenant);
                 let (secret, id) = (secret.as_str(), version.version.as_str());
                 let ends = version.expires_at;
                 let text = format!("{tenant}  {secret}  {id}  ends {}", ending(ends));
-                let json = json!({"tenant": tenant.as_str(), "secret": secret, "version": id,
-                    "created_at": version.created_at, "expires_at": ends});
-                Ok((text, json))
+                let json = json!({"secret": secret, "version": id, "created_at": version.created_at, "expires_at": ends});
+                Ok((text, item.json(json)))
             })
             .await
     }
@@ -117,17 +169,20 @@ impl Rotate {
     async fn rehearse(
         &self,
         custodian: &Custodian<Console>,
-        tenants: &[TenantId],
+        items: &[Item],
     ) -> Result<(), Failure> {
         custodian.check_credential().await?;
         let vault = &custodian.settings().key_vault_url;
-        let shown = tenants.iter().map(|tenant| {
+        let shown = items.iter().map(|item| {
+            let tenant = &item.tenant;
             let marks = self.marks(custodian.clock().now(), tenant);
             let secret = custodian.secret_name(tenant);
             let (secret, ends) = (secret.as_str(), marks.expires_at);
             let text = format!("{tenant}  {secret}  would end {}", ending(ends));
-            let json = json!({"tenant": tenant.as_str(), "secret": secret, "expires_at": ends});
-            (text, json)
+            (
+                text,
+                item.json(json!({"secret": secret, "expires_at": ends})),
+            )
         });
         Round::rehearsed("would_rotate", shown, self.json)?;
         tracing::info!("{vault} was asked for nothing; there is a token for it");
