@@ -5,6 +5,7 @@ use super::screen::say;
 use crate::orders::Orders;
 use behalf_core::identity::{KeyVersion, TenantId};
 use behalf_core::vault::custodian::CustodyError;
+use clap::Args;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
 use std::cell::Cell;
@@ -22,6 +23,18 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// How many items a message names.
 const NAMED: usize = 10;
+
+/// How a command that changes something is run.
+#[derive(Debug, Args)]
+pub(super) struct Manner {
+    /// Show what would be done, and whether there is a token for Key Vault; do nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Write one JSON object to standard output.
+    #[arg(long)]
+    pub(super) json: bool,
+}
 
 /// A key: a tenant's, or one version of it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -22,11 +22,9 @@ impl KnownKeys {
     /// # Errors
     /// No sweep has looked, or not for a day.
     pub(super) fn of(report: Report) -> Result<Self, Failure> {
-        let observed_at = report.observed_at.ok_or_else(|| {
-            Failure::Unknown(
-                "no sweep has looked yet what is stored: wait for one, or name tenants",
-            )
-        })?;
+        let observed_at = report.observed_at.ok_or(Failure::Unknown(
+            "no sweep has looked yet what is stored: wait for one, or name tenants",
+        ))?;
         if report.age_seconds.is_none_or(|age| age > STALE) {
             return Err(Failure::Unknown(
                 "the status is over a day old: see why nothing sweeps (`behalf status`)",

@@ -3,7 +3,7 @@
 use super::known::KnownKeys;
 use crate::command::Failure;
 use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
-use crate::command::round::{Item, Round};
+use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
 use crate::log::{self, Format, Verbosity};
@@ -49,13 +49,8 @@ pub(in crate::command) struct Retire {
     #[command(flatten)]
     app: AppOptions,
 
-    /// Show which versions would be changed; change nothing.
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Write one JSON object to standard output.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 fn unused_for(text: &str) -> Result<Duration, String> {
@@ -122,17 +117,17 @@ impl Retire {
                 item.json(json!({"secret": secret, "unused_since": since})),
             )
         };
-        if self.dry_run {
+        if self.manner.dry_run {
             custodian.check_credential().await?;
             let shown = chosen.iter().map(|(item, since)| told(item, *since));
-            Round::rehearsed(would, shown, self.json)?;
+            Round::rehearsed(would, shown, self.manner.json)?;
             tracing::info!("nothing was changed");
             return Ok(());
         }
         let round = Round {
             done: word,
             again: "the same command",
-            json: self.json,
+            json: self.manner.json,
         };
         let items: Vec<_> = chosen.iter().map(|(item, _)| item.clone()).collect();
         let act = async |item: &Item| {

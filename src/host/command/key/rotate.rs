@@ -3,7 +3,7 @@
 use super::known::KnownKeys;
 use crate::command::Failure;
 use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
-use crate::command::round::{Item, Round};
+use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
 use crate::console::Console;
@@ -56,13 +56,8 @@ pub(in crate::command) struct Rotate {
     #[command(flatten)]
     app: AppOptions,
 
-    /// Show what would be made, and whether there is a token for Key Vault; make nothing.
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Write one JSON object to standard output.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +107,7 @@ impl Rotate {
         } else {
             (Item::keys(&self.tenants), true)
         };
-        let rotated = if self.dry_run {
+        let rotated = if self.manner.dry_run {
             self.rehearse(&custodian, &items).await
         } else {
             self.rotate(&custodian, &items).await
@@ -149,7 +144,7 @@ impl Rotate {
         let round = Round {
             done: "rotated",
             again: "behalf key rotate",
-            json: self.json,
+            json: self.manner.json,
         };
         round
             .go(items, async |item| {
@@ -184,7 +179,7 @@ impl Rotate {
                 item.json(json!({"secret": secret, "expires_at": ends})),
             )
         });
-        Round::rehearsed("would_rotate", shown, self.json)?;
+        Round::rehearsed("would_rotate", shown, self.manner.json)?;
         tracing::info!("{vault} was asked for nothing; there is a token for it");
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::command::Failure;
 use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
+use crate::command::round::Manner;
 use crate::command::screen::{day, say};
 use crate::console::Console;
 use crate::log::{self, Format, Verbosity};
@@ -54,13 +55,8 @@ pub(in crate::command) struct Remove {
     #[command(flatten)]
     app: AppOptions,
 
-    /// Show what there is to remove; remove nothing.
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Write one JSON object to standard output.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    manner: Manner,
 }
 
 /// What has become of a key.
@@ -124,7 +120,7 @@ impl Remove {
         let operator = somebody.operator(&self.app, Some(&self.tenant)).await?;
         let secret = custodian.secret_name(&self.tenant);
         let secret = secret.as_str();
-        if self.dry_run {
+        if self.manner.dry_run {
             return self.rehearse(&operator, &custodian, secret).await;
         }
         self.ask(secret)?;
@@ -135,7 +131,7 @@ impl Remove {
         // Whoever has enrolled while the key was still there.
         removed = removed.saturating_add(self.users(&operator).await?);
         let until = key.until();
-        if self.json {
+        if self.manner.json {
             let done = json!({"tenant": self.tenant.as_str(), "users_removed": removed, "secret": secret,
                 "key": key.word(), "recoverable_until": until});
             say(&done.to_string())?;
@@ -161,7 +157,7 @@ impl Remove {
         let users = report.tenants.get(self.tenant.as_str());
         let users = users.map_or(0, |tenant| tenant.summary.numbers.users);
         let seen = report.observed_at;
-        if self.json {
+        if self.manner.json {
             let would = json!({"tenant": self.tenant.as_str(), "users": users, "observed_at": seen, "secret": secret});
             return say(&json!({"would_remove": would}).to_string());
         }
