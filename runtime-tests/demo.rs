@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::app::{self, Answer, App};
 use crate::emulators::{self, EVENT, Emulators, TENANT, Target, USER, key_name};
+use crate::operator::Operator;
 use crate::store::Store;
 
 /// Another scope of the same resource than the default one, so that no cached access token answers.
@@ -55,14 +56,7 @@ impl<W: Write> Story<'_, W> {
             .context("store")?;
         self.draw().await.context("draw")?;
         self.call_for_the_user().await.context("call")?;
-        let second_key = self.emulators.rotate_key(TENANT)?;
-        self.line(
-            "rotate",
-            &format!(
-                "Key Vault has a new version of {}: {second_key}",
-                key_name(TENANT)
-            ),
-        )?;
+        let second_key = self.rotate().await.context("rotate")?;
         self.sweep(&second_key).await.context("sweep")?;
         self.token_was_replaced().await.context("replace")?;
         self.remove().await.context("remove")?;
@@ -150,6 +144,22 @@ impl<W: Write> Story<'_, W> {
             "call",
             &format!("GET {path}: 200, with \"{EVENT}\"; the access token went to the API alone"),
         )
+    }
+
+    async fn rotate(&mut self) -> anyhow::Result<String> {
+        let operator = Operator::new(self.emulators)?;
+        let words = ["key", "rotate", "--json", TENANT];
+        let said = operator.run(self.emulators, &words).await?;
+        ensure!(said.code == Some(0), "{said:?}");
+        let version = text(&said.json()?["rotated"][0], "version")?;
+        self.line(
+            "rotate",
+            &format!(
+                "behalf key rotate {TENANT}: Key Vault has a new version of {}: {version}",
+                key_name(TENANT)
+            ),
+        )?;
+        Ok(version)
     }
 
     async fn sweep(&mut self, newest: &str) -> anyhow::Result<()> {

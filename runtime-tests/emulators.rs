@@ -27,6 +27,7 @@ mod jwt;
 mod key_vault;
 mod managed_identity;
 mod options;
+mod pipelines;
 mod proxy;
 mod random;
 mod server;
@@ -37,7 +38,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use caller::Caller;
 pub use downstream::EVENT;
@@ -257,6 +258,33 @@ impl Emulators {
         ]
     }
 
+    /// What GitHub Actions puts into the environment of a job that may have an OIDC token.
+    #[must_use]
+    pub fn github_job(&self) -> Vec<(&'static str, String)> {
+        let url = format!(
+            "{}{}?api-version=2.0",
+            self.identity.origin(),
+            pipelines::GITHUB
+        );
+        let token = self.options().job_token.clone();
+        vec![
+            ("ACTIONS_ID_TOKEN_REQUEST_URL", url),
+            ("ACTIONS_ID_TOKEN_REQUEST_TOKEN", token),
+        ]
+    }
+
+    /// What Azure Pipelines puts there, of a job with a service connection.
+    #[must_use]
+    pub fn azure_job(&self) -> Vec<(&'static str, String)> {
+        let url = format!("{}{}", self.identity.origin(), pipelines::AZURE);
+        let connection = pipelines::CONNECTION.to_owned();
+        vec![
+            ("SYSTEM_OIDCREQUESTURI", url),
+            ("SYSTEM_ACCESSTOKEN", self.options().job_token.clone()),
+            ("AZURESUBSCRIPTION_SERVICE_CONNECTION_ID", connection),
+        ]
+    }
+
     /// A caller's token for the app, to be varied and minted: by default, a good one of the demo user.
     #[must_use]
     pub fn caller(&self) -> Caller<'_> {
@@ -289,6 +317,23 @@ impl Emulators {
     #[must_use]
     pub fn secret(&self, name: &str, version: &str) -> Option<String> {
         self.world.key_vault.value(name, version)
+    }
+
+    /// Lets an app do no more with secrets than this from now on: `get`, `set`, `update`, `list`, `delete`, `recover`, `purge`.
+    /// Who is not named may do everything.
+    pub fn permit(&self, client_id: &str, rights: &[&'static str]) {
+        self.world.key_vault.permit(client_id, rights);
+    }
+
+    /// Turns Key Vault's purge protection on.
+    pub fn protect_from_purge(&self) {
+        self.world.key_vault.protect();
+    }
+
+    /// The newest version of a secret as Key Vault tells of it, without its value.
+    #[must_use]
+    pub fn newest_version(&self, name: &str) -> Option<Value> {
+        self.world.key_vault.newest(name)
     }
 
     /// Enables or disables a version of a secret (none: the newest).
@@ -395,6 +440,7 @@ impl Emulators {
             options.client_secret.clone(),
             options.sweep_key.clone(),
             options.identity_header.clone(),
+            options.job_token.clone(),
         ];
         secrets.extend(
             signing::app_certificate()

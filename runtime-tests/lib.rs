@@ -8,6 +8,7 @@
 //! - [`redis`]: a Redis server that is the app's store; [`postgres`]: a `PostgreSQL` server; [`debian`]: where they come from.
 //! - [`scene`]: what most cases need of the three.
 //! - [`leaks`]: the search for secrets where none may be.
+//! - [`operator`]: whoever operates the app, with the commands of `behalf`.
 //! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.
 //! - [`peer`]: the service that people write today in Node for the same job, which the bench compares behalf with.
 //! - [`demo`]: one token's whole life, told step by step.
@@ -29,6 +30,7 @@ pub mod demo;
 pub mod emulators;
 pub mod interrupt;
 pub mod leaks;
+pub mod operator;
 pub mod peer;
 pub mod peers;
 pub mod redis;

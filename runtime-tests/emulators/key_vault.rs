@@ -2,6 +2,7 @@
 
 mod bundle;
 mod error;
+mod rights;
 mod secrets;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +25,7 @@ use super::options::Options;
 use super::random;
 use bundle::{Origin, Page};
 pub use error::SecretError;
+use rights::Rights;
 use secrets::{NewSecret, Properties, Secrets};
 
 /// The vault and its secrets.
@@ -32,6 +34,7 @@ pub(crate) struct KeyVault {
     tenant: String,
     entra: Arc<Entra>,
     secrets: Mutex<Secrets>,
+    rights: Mutex<Rights>,
 }
 
 impl KeyVault {
@@ -40,6 +43,7 @@ impl KeyVault {
             tenant: options.key_vault_tenant.clone(),
             entra,
             secrets: Mutex::default(),
+            rights: Mutex::default(),
         }
     }
 
@@ -74,6 +78,16 @@ impl KeyVault {
     /// Sets a secret to 32 random bytes in base64, as a pipeline that rotates keys does.
     pub(crate) fn put_key(&self, name: &str) -> Result<String, SecretError> {
         self.put(name, &BASE64_STANDARD.encode(random::bytes(32)))
+    }
+
+    /// Lets an app do no more than this from now on: `get`, `set`, `update`, `list`, `delete`, `recover`, `purge`.
+    pub(crate) fn permit(&self, client_id: &str, rights: &[&'static str]) {
+        self.rights.lock().unwrap().permit(client_id, rights);
+    }
+
+    /// Turns purge protection on, which no vault turns off.
+    pub(crate) fn protect(&self) {
+        self.secrets().protect();
     }
 
     /// From when and until when the newest version is valid, in Unix seconds. What is none stays.
@@ -121,6 +135,13 @@ impl KeyVault {
         Some(found.value.clone())
     }
 
+    /// The newest version, without its value.
+    pub(crate) fn newest(&self, name: &str) -> Option<Value> {
+        let secrets = self.secrets();
+        let secret = secrets.secret(name).ok()?;
+        Some(Origin::of(&HeaderMap::new()).newest(secret))
+    }
+
     /// Every value that was ever set: for a search that must find none of them.
     pub(crate) fn values(&self) -> Vec<String> {
         self.secrets().values().cloned().collect()
@@ -132,7 +153,7 @@ impl KeyVault {
 
     /// Checks a bearer token. The order of the checks is the emulator's own, and so are the numbers of the first two errors
     /// about a token.
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+    fn authorize(&self, headers: &HeaderMap) -> Result<Value, &'static str> {
         let token = bearer(headers).ok_or("AKV10000: Request is missing a Bearer or PoP token.")?;
         let claims = self
             .entra
@@ -155,7 +176,23 @@ impl KeyVault {
                 "AKV10032: Invalid issuer. Expected the issuer of the vault's tenant, found: another.",
             );
         }
-        Ok(())
+        Ok(claims)
+    }
+}
+
+impl KeyVault {
+    /// Whether a request is let through.
+    fn admits(&self, request: &Request) -> Result<(), Box<Response>> {
+        let refused = |error: SecretError| Box::new(error.into_response());
+        let claims = self
+            .authorize(request.headers())
+            .map_err(|message| Box::new(unauthorized(&self.tenant, message)))?;
+        api_version(request.uri().query()).map_err(refused)?;
+        let client = claims["appid"].as_str().unwrap_or_default();
+        let rights = self.rights.lock().unwrap();
+        rights
+            .check(client, request.method(), request.uri().path())
+            .map_err(refused)
     }
 }
 
@@ -165,12 +202,9 @@ type Vault = extract::State<Arc<KeyVault>>;
 /// Authentication, `api-version` and common headers.
 async fn admit(extract::State(vault): Vault, request: Request, next: Next) -> Response {
     let client_request_id = request.headers().get("x-ms-client-request-id").cloned();
-    let mut response = if let Err(message) = vault.authorize(request.headers()) {
-        unauthorized(&vault.tenant, message)
-    } else if let Err(error) = api_version(request.uri().query()) {
-        error.into_response()
-    } else {
-        next.run(request).await
+    let mut response = match vault.admits(&request) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => *refusal,
     };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         response = without_name(Method::PUT).await;

@@ -11,7 +11,7 @@ use super::journal::Target;
 use super::key_vault::{KeyVault, SecretError};
 use super::options::{Options, key_name};
 use super::signing::Signature;
-use super::{downstream, managed_identity};
+use super::{downstream, managed_identity, pipelines};
 
 /// The systems, and what stands in front of them.
 pub(crate) struct World {
@@ -40,9 +40,11 @@ impl World {
         self.gate.guard(router, |_| Target::Downstream)
     }
 
-    /// The managed identity endpoint.
+    /// The managed identity endpoint, and those of pipelines.
     pub(crate) fn identity(&self) -> Router {
         let router = managed_identity::router(self.options.clone(), self.entra.clone());
+        let pipelines = pipelines::router(self.options.clone(), self.entra.clone());
+        let router = router.merge(pipelines);
         self.gate.guard(router, |_| Target::ManagedIdentity)
     }
 

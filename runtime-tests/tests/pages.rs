@@ -14,8 +14,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use anyhow::{Context as _, ensure};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use reqwest::{Method, StatusCode};
 use runtime_tests::app::{App, behalf, root};
 use runtime_tests::emulators::{self, Emulators, TENANT, USER, key_name};
@@ -202,9 +200,6 @@ impl Place {
         let inside = |name: &str| folder.path().join(name);
         fs::copy(root().join("spin.toml"), inside("spin.toml"))?;
         symlink(root().join("target"), inside("target"))?;
-        fs::create_dir(inside("bin"))?;
-        fs::write(inside("bin/az"), AZ)?;
-        fs::set_permissions(inside("bin/az"), fs::Permissions::from_mode(0o755))?;
         Ok(Self {
             emulators: Emulators::start(emulators::Options::default()).await?,
             folder,
@@ -243,7 +238,6 @@ impl Place {
                 root().join("scripts/manifest").display().to_string(),
             ),
             ("http://127.0.0.1:3000", self.url.clone()),
-            ("<vault>", "emulated".to_owned()),
             ("<tid>", TENANT.to_owned()),
         ] {
             text = text.replace(page, &here);
@@ -256,16 +250,12 @@ impl Place {
         command.arg("-c").arg(self.text(written)?);
         let of_cargo = written.text.starts_with("cargo ");
         command.current_dir(if of_cargo { root() } else { self.folder.path() });
-        let path = std::env::var("PATH")?;
         let job = self.emulators.caller().app(&["Behalf.Act"]).mint();
-        let bin = self.folder.path().join("bin");
         command
-            .env("PATH", format!("{}:{path}", bin.display()))
             .env("TOKEN", self.emulators.caller().mint())
             .env("JOB_TOKEN", job)
             .env("TENANT_ID", TENANT)
             .env("USER_ID", USER)
-            .env("CONTROL", self.emulators.control_url())
             .env_remove("RUNTIME_CONFIG_FILE")
             .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))
             .env("SPIN_VARIABLE_SWEEP_ORIGIN", url)
@@ -313,32 +303,16 @@ impl Place {
                 "the page shows {shown:?}, and there are {said:?}"
             );
         }
-        if written.text.contains("az keyvault secret set") {
-            let version: Value = serde_json::from_str(said)?;
-            let version = version["version"].as_str().context("a version")?;
-            let key = self.emulators.secret(&key_name(TENANT), version);
-            let key = BASE64_STANDARD.decode(key.context("the key is not there")?)?;
-            ensure!(key.len() == 32, "a key of {} bytes", key.len());
-            ensure!(
-                !self.folder.path().join("key").exists(),
-                "the key's file is left"
-            );
+        if written.text.contains("key rotate") {
+            let newest = self.emulators.newest_version(&key_name(TENANT));
+            let id = newest.context("a key")?["id"].clone();
+            let version = id.as_str().and_then(|id| id.rsplit('/').next());
+            let version = version.context("a version")?;
+            ensure!(said.contains(version), "{version} is not in {said}");
         }
         Ok(())
     }
 }
-
-/// Of Azure's command line what the pages use, on the emulator.
-const AZ: &str = r#"#!/bin/sh
-set -eu
-[ "$1 $2 $3" = "keyvault secret set" ]
-while [ $# -gt 0 ]; do
-  case $1 in --name) name=$2 ;; --file) file=$2 ;; esac
-  shift
-done
-exec curl --silent --show-error --fail -X PUT -H 'Content-Type: application/json' -d "{\"value\":\"$(cat "$file")\"}" \
-  "$CONTROL/secrets/$name"
-"#;
 
 fn members(json: &str) -> anyhow::Result<BTreeSet<String>> {
     let json: Value = serde_json::from_str(json).with_context(|| json.to_owned())?;

@@ -11,6 +11,7 @@ pub mod claims_request;
 mod clock_check;
 mod context;
 pub mod credential;
+pub mod custodian;
 pub mod database;
 pub mod grants;
 pub mod issuer;

@@ -2,16 +2,21 @@
 
 mod backup;
 mod check;
+mod custody;
 mod healthcheck;
+mod key;
 mod operator;
+mod round;
 mod schema;
 mod screen;
 mod source;
 mod status;
 mod stores;
 mod up;
+mod user;
 mod values;
 
+use crate::graph::GraphError;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
@@ -24,14 +29,17 @@ use crate::store::{BackupError, OpenError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
 use behalf_core::error::{OperatorError, VaultError};
+use behalf_core::vault::custodian::CustodyError;
 use check::Check;
 use clap::{Parser, Subcommand};
 use healthcheck::{Healthcheck, Unhealthy};
+use key::Key;
 use schema::Schema;
 use status::Status;
 use std::io;
 use std::process::ExitCode;
 use up::Up;
+use user::User;
 
 /// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
 /// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
@@ -56,6 +64,8 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::User(user) => runtime.block_on(interruptible(user.run())),
+        Command::Key(key) => runtime.block_on(key.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -130,6 +140,14 @@ enum Command {
     /// It asks for `GET /v1/status`, as an app with the role Behalf.Read: what a sweep has summed up last.
     #[command(after_help = status::EXAMPLES)]
     Status(Box<Status>),
+
+    /// Revoke a user's sessions.
+    #[command(subcommand)]
+    User(User),
+
+    /// Make new versions of tenants' keys in Key Vault.
+    #[command(subcommand)]
+    Key(Key),
 }
 
 /// Does what only asks, and can be broken off at any point.
@@ -173,14 +191,34 @@ enum Failure {
     #[error(transparent)]
     Operation(#[from] OperationError),
     #[error(transparent)]
-    Vault(#[from] VaultError),
+    Graph(#[from] GraphError),
     /// It was said what.
     #[error("the operator has to act, see above")]
     Needed,
+    #[error(transparent)]
+    Custody(CustodyError),
+    /// No token of a pipeline's or a person's.
+    #[error("{0}")]
+    Credential(String),
+    /// Not all was done, as was told.
+    #[error("not all is done, see above")]
+    Unfinished,
     #[error("interrupted")]
     Interrupted,
     #[error(transparent)]
     Io(io::Error),
+}
+
+impl From<CustodyError> for Failure {
+    fn from(error: CustodyError) -> Self {
+        Self::Custody(error)
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        Self::Custody(error.into())
+    }
 }
 
 impl Failure {
@@ -189,9 +227,9 @@ impl Failure {
             Self::App(AppError::Problem(problem)) => {
                 problem.lines().for_each(log::fail);
             }
-            Self::Vault(VaultError::Operator(OperatorError::Setting(faults))) => {
-                faults.iter().for_each(log::fail);
-            }
+            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(
+                faults,
+            )))) => faults.iter().for_each(log::fail),
             Self::Usage(_)
             | Self::Manifest(_)
             | Self::RuntimeConfig(_)
@@ -204,8 +242,11 @@ impl Failure {
             | Self::Unhealthy(_)
             | Self::Database(_)
             | Self::Operation(_)
-            | Self::Vault(_)
+            | Self::Graph(_)
             | Self::Needed
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unfinished
             | Self::Interrupted
             | Self::Io(_) => log::fail(self),
         }
@@ -218,7 +259,6 @@ impl Failure {
             | Self::RuntimeConfig(_)
             | Self::App(_)
             | Self::Tls(_)
-            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
             | Self::Operation(OperationError::NoToken)
             | Self::Load(
                 LoadError::Variable(_)
@@ -230,9 +270,12 @@ impl Failure {
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
             Self::Needed => ExitCode::from(3),
+            Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
+            Self::Custody(CustodyError::Vault(VaultError::Operator(OperatorError::Setting(_)))) => {
+                ExitCode::from(2)
+            }
             // As a shell has it of what SIGINT has ended.
             Self::Interrupted => ExitCode::from(130),
-            Self::Database(error) if schema::is_usage(error) => ExitCode::from(2),
             Self::Load(LoadError::Engine(_))
             | Self::Store(_)
             | Self::Backup(_)
@@ -240,7 +283,10 @@ impl Failure {
             | Self::Unhealthy(_)
             | Self::Database(_)
             | Self::Operation(_)
-            | Self::Vault(_)
+            | Self::Graph(_)
+            | Self::Custody(_)
+            | Self::Credential(_)
+            | Self::Unfinished
             | Self::Io(_) => ExitCode::FAILURE,
         }
     }

@@ -75,7 +75,7 @@ fn bundle(id: &str, version: &Version) -> Value {
         "id": id,
         "attributes": {
             "enabled": version.enabled, "created": version.created, "updated": version.updated,
-            "recoveryLevel": "Recoverable+Purgeable", "recoverableDays": 90,
+            "recoveryLevel": version.recovery_level, "recoverableDays": 90,
         },
     });
     if let Some(time) = version.not_before {

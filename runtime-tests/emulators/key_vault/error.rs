@@ -73,6 +73,12 @@ impl SecretError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).inner("SecretDisabled")
     }
 
+    /// What a vault with purge protection says; its body is documented nowhere.
+    pub(crate) fn protected() -> Self {
+        let message = "Operation \"purge\" is not allowed because purge protection is enabled for this vault.";
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
     /// The secret's name is taken by one that is `now` in another state, whose code is `inner`.
     pub(crate) fn conflict(name: &str, now: &str, inner: &'static str) -> Self {
         let message = format!("Secret {name} is currently {now}.");

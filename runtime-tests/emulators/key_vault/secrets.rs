@@ -18,6 +18,8 @@ pub(super) struct Secrets {
     /// By lower-cased name.
     live: BTreeMap<String, Secret>,
     deleted: BTreeMap<String, Deleted>,
+    /// Whether nothing can be purged.
+    purge_protection: bool,
 }
 
 /// A secret with its versions.
@@ -40,6 +42,7 @@ pub(super) struct Version {
     pub(super) expires: Option<i64>,
     pub(super) created: i64,
     pub(super) updated: i64,
+    pub(super) recovery_level: &'static str,
 }
 
 /// A deleted secret.
@@ -85,6 +88,25 @@ struct Attributes {
 }
 
 impl Secrets {
+    /// Nothing can be purged from now on.
+    pub(super) fn protect(&mut self) {
+        self.purge_protection = true;
+        let level = self.recovery_level();
+        let secrets = self.live.values_mut();
+        for version in secrets.flat_map(|secret| secret.versions.values_mut()) {
+            version.recovery_level = level;
+        }
+    }
+
+    /// How what is deleted can come back, or not.
+    pub(super) fn recovery_level(&self) -> &'static str {
+        if self.purge_protection {
+            "Recoverable"
+        } else {
+            "Recoverable+Purgeable"
+        }
+    }
+
     /// Adds a version, which is the newest from now on; returns its id. It takes nothing over from the one before.
     pub(super) fn set(
         &mut self,
@@ -108,7 +130,7 @@ impl Secrets {
         }
         // Random, so that the order of versions says nothing about time.
         let id = Uuid::new_v4().simple().to_string();
-        let version = Version::new(new);
+        let version = Version::new(new, self.recovery_level());
         let secret = self.live.entry(key(name)).or_insert_with(|| Secret {
             name: name.to_owned(),
             newest: String::new(),
@@ -192,6 +214,9 @@ impl Secrets {
     /// Destroys a deleted secret.
     pub(super) fn purge(&mut self, name: &str) -> Result<(), SecretError> {
         self.deleted(name)?;
+        if self.purge_protection {
+            return Err(SecretError::protected());
+        }
         self.deleted.remove(&key(name));
         Ok(())
     }
@@ -241,7 +266,7 @@ impl Secrets {
 }
 
 impl Version {
-    fn new(new: NewSecret) -> Self {
+    fn new(new: NewSecret, recovery_level: &'static str) -> Self {
         let NewSecret { value, properties } = new;
         let now = Timestamp::now().as_second();
         Self {
@@ -253,6 +278,7 @@ impl Version {
             expires: properties.attributes.exp,
             created: now,
             updated: now,
+            recovery_level,
         }
     }
 }

@@ -15,8 +15,8 @@ use crate::secret::AccessToken;
 use crate::vault::cache::Cache;
 use crate::vault::context::{Context, Environment};
 use crate::vault::key_ring::secret::{
-    Key, LONGEST_ANSWER, SecretError, challenge_request, challenged_tenant, read_secret,
-    secret_request,
+    Key, LONGEST_ANSWER, SecretError, Unauthorized, challenge_request, challenged_tenant,
+    read_secret, secret_request,
 };
 use crate::vault::pause::{Pauses, retry_after};
 use crate::vault::single_flight::SingleFlight;
@@ -213,21 +213,29 @@ impl KeyRing {
         secret: &SecretName,
         version: Option<&KeyVersion>,
     ) -> Result<Key, VaultError> {
-        let mut outcome = self.ask(context, tokens, secret, version, None).await;
-        if let Err(SecretError::Unauthorized(said)) = outcome {
-            // The token was revoked, is too old after all, or of another tenant: once more with a new one.
-            outcome = self
-                .ask(context, tokens, secret, version, said.claims)
-                .await;
-        }
-        outcome.map_err(|error| match error {
-            SecretError::Unauthorized(said) if said.is_ours => {
-                OperatorError::KeyVaultRefused.into()
+        twice(async |claims| self.ask(context, tokens, secret, version, claims).await).await
+    }
+
+    /// Sends what needs a token, and once more with a new one if that one is not accepted.
+    pub(crate) async fn exchange<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        tokens: &TokenClient,
+        request: impl Fn(&AccessToken) -> Result<Request<SecretBody>, http::Error>,
+    ) -> Result<Response<SecretBody>, VaultError> {
+        let other = SecretError::Other;
+        twice(async |claims| {
+            let token = self.token(context, tokens, claims).await.map_err(other)?;
+            let request = request(&token).map_err(|_| other(no_url()))?;
+            let response = self.send(context, request).await.map_err(other)?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
             }
-            // A new token that is as it should be: it will be accepted in a moment.
-            SecretError::Unauthorized(_) => throttled(Some(1)),
-            SecretError::Other(error) => error,
+            let said = Unauthorized::read(&response);
+            self.not_accepted(context, tokens, &token, &said);
+            Err(SecretError::Unauthorized(said))
         })
+        .await
     }
 
     async fn ask<E: Environment>(
@@ -245,12 +253,22 @@ impl KeyRing {
         let response = self.send(context, request).await.map_err(other)?;
         let outcome = read_secret(&response, secret, version);
         if let Err(SecretError::Unauthorized(said)) = &outcome {
-            tokens.forget_key_vault_token(&token);
-            if let Some(tenant) = &said.tenant {
-                self.remember_tenant(context, tenant);
-            }
+            self.not_accepted(context, tokens, &token, said);
         }
         outcome
+    }
+
+    fn not_accepted<E: Environment>(
+        &self,
+        context: &Context<'_, E>,
+        tokens: &TokenClient,
+        token: &Rc<AccessToken>,
+        said: &Unauthorized,
+    ) {
+        tokens.forget_key_vault_token(token);
+        if let Some(tenant) = &said.tenant {
+            self.remember_tenant(context, tenant);
+        }
     }
 
     /// The tenant that Key Vault is in: what it said last, the setting, or what it says now.
@@ -283,7 +301,7 @@ impl KeyRing {
 
     /// Sends, unless Key Vault asked to be left alone, and heeds it if it does now. It throttles without saying for how
     /// long.
-    async fn send<E: Environment>(
+    pub(crate) async fn send<E: Environment>(
         &self,
         context: &Context<'_, E>,
         request: Request<SecretBody>,
@@ -312,6 +330,22 @@ impl KeyRing {
         }
         Err(throttled(self.pause.left(&(), now)))
     }
+}
+
+/// Asks, and once more if the token was revoked, is too old after all, or of another tenant.
+async fn twice<T>(
+    ask: impl AsyncFn(Option<String>) -> Result<T, SecretError>,
+) -> Result<T, VaultError> {
+    let mut outcome = ask(None).await;
+    if let Err(SecretError::Unauthorized(said)) = outcome {
+        outcome = ask(said.claims).await;
+    }
+    outcome.map_err(|error| match error {
+        SecretError::Unauthorized(said) if said.is_ours => OperatorError::KeyVaultRefused.into(),
+        // A new token that is as it should be: it will be accepted in a moment.
+        SecretError::Unauthorized(_) => throttled(Some(1)),
+        SecretError::Other(error) => error,
+    })
 }
 
 fn throttled(retry_after_seconds: Option<u32>) -> VaultError {

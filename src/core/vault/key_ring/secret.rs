@@ -77,12 +77,19 @@ pub fn secret_request(
     token: &AccessToken,
 ) -> Result<Request<SecretBody>, http::Error> {
     let version = version.map_or("", KeyVersion::as_str);
+    let secret = secret.as_str();
+    let request = request(settings, &format!("secrets/{secret}/{version}"));
+    with_token(request, token)?.body(Zeroizing::default())
+}
+
+/// With this app's token, for Key Vault.
+///
+/// # Errors
+/// As [`secret_request`].
+pub(crate) fn with_token(request: Builder, token: &AccessToken) -> Result<Builder, http::Error> {
     let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
     value.set_sensitive(true);
-    let secret = secret.as_str();
-    request(settings, &format!("secrets/{secret}/{version}"))
-        .header(AUTHORIZATION, value)
-        .body(Zeroizing::default())
+    Ok(request.header(AUTHORIZATION, value))
 }
 
 /// Asks for the challenge, which is the same whatever is asked for without a token: so nothing in this request is of a tenant.
@@ -93,7 +100,8 @@ pub fn challenge_request(settings: &Settings) -> Result<Request<SecretBody>, htt
     request(settings, "secrets").body(Zeroizing::default())
 }
 
-fn request(settings: &Settings, path: &str) -> Builder {
+/// A request for a path of Key Vault; a reading one.
+pub(crate) fn request(settings: &Settings, path: &str) -> Builder {
     let vault = &settings.key_vault_url;
     Request::builder()
         .method(Method::GET)
@@ -113,22 +121,10 @@ pub fn read_secret(
     match response.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => {
-            return Err(SecretError::Unauthorized(Unauthorized {
-                claims: challenged_claims(response),
-                tenant: challenged_tenant(response),
-                is_ours: is_about_audience_or_issuer(response),
-            }));
+            return Err(SecretError::Unauthorized(Unauthorized::read(response)));
         }
         StatusCode::FORBIDDEN => {
-            let body: Option<Failure> = json::object(response.body());
-            let inner = body
-                .and_then(
-                    |Failure {
-                         error: Object(error),
-                     }| error.innererror,
-                )
-                .map(|Object(inner)| inner.code);
-            return Err(match inner.as_deref() {
+            return Err(match inner_code(response).as_deref() {
                 Some("SecretDisabled") => OperatorError::KeyDisabled(name()).into(),
                 Some("AccessDenied" | "ForbiddenByPolicy" | "ForbiddenByRbac") => {
                     OperatorError::KeyVaultForbidden.into()
@@ -179,6 +175,17 @@ pub struct Unauthorized {
     /// Whether it is about the token's audience or issuer, which the settings decide: AKV10022, AKV10032. Others pass,
     /// as AKV10046 does a second later.
     pub is_ours: bool,
+}
+
+impl Unauthorized {
+    /// Reads an answer whose status is 401.
+    pub(crate) fn read(response: &Response<SecretBody>) -> Self {
+        Self {
+            claims: challenged_claims(response),
+            tenant: challenged_tenant(response),
+            is_ours: is_about_audience_or_issuer(response),
+        }
+    }
 }
 
 impl From<OperatorError> for SecretError {
@@ -255,8 +262,17 @@ fn read_key(value: &str) -> Option<EncryptionKey> {
     Some(EncryptionKey::new(key))
 }
 
+/// What tells one refusal from another of the same status.
+pub(crate) fn inner_code(response: &Response<SecretBody>) -> Option<String> {
+    let body: Option<Failure> = json::object(response.body());
+    let Failure {
+        error: Object(error),
+    } = body?;
+    error.innererror.map(|Object(inner)| inner.code)
+}
+
 /// `https://{vault}/secrets/{name}/{version}`; the host may carry `:443` and the name another case.
-fn version_of(id: &str, secret: &SecretName) -> Option<KeyVersion> {
+pub(crate) fn version_of(id: &str, secret: &SecretName) -> Option<KeyVersion> {
     let url = Url::parse(id).ok()?;
     let mut path = url.path_segments()?;
     let fits = path.next()? == "secrets" && path.next()?.eq_ignore_ascii_case(secret.as_str());

@@ -1,0 +1,580 @@
+//! `behalf key`, at the emulator of Key Vault.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
+
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use runtime_tests::app::{behalf, root};
+use runtime_tests::emulators::{
+    Answer, Emulators, Fault, OTHER_TENANT, Options, TENANT, Target, key_name,
+};
+use runtime_tests::operator::{Operator, Said};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+type Result = anyhow::Result<()>;
+
+/// A tenant that was never set up.
+const NEW_TENANT: &str = "cccccccc-cccc-4ccc-8ccc-cccccccccccc";
+
+async fn emulators() -> anyhow::Result<Emulators> {
+    Emulators::start(Options::default()).await
+}
+
+/// An operator as a pipeline is: with the address of the vault and an identity that may set secrets, and nothing else of the app.
+fn rotator(emulators: &Emulators) -> anyhow::Result<Operator> {
+    let identity = &emulators.options().managed_identity_id;
+    emulators.permit(identity, &["set"]);
+    let settings = emulators.app_service().into_iter().chain([
+        ("key_vault_url", emulators.key_vault_url()),
+        ("key_vault_credential", "managed-identity".to_owned()),
+        ("authority", emulators.authority()),
+    ]);
+    Operator::with(
+        settings
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
+/// The newest version of a tenant's key, by its id.
+fn newest(emulators: &Emulators, tenant: &str) -> Option<String> {
+    let newest = emulators.newest_version(&key_name(tenant))?;
+    Some(newest["id"].as_str()?.rsplit('/').next()?.to_owned())
+}
+
+fn methods(emulators: &Emulators) -> BTreeSet<String> {
+    let journal = emulators.journal().into_iter();
+    let asked = journal.filter(|it| it.target == Target::KeyVault);
+    asked.map(|it| it.method).collect()
+}
+
+fn rotated(said: &Said) -> anyhow::Result<Vec<String>> {
+    let json = said.json()?;
+    let rotated = json["rotated"].as_array().context("a list")?.iter();
+    let mut tenants: Vec<_> = rotated
+        .map(|it| it["tenant"].as_str().unwrap().to_owned())
+        .collect();
+    tenants.sort();
+    Ok(tenants)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_needs_the_permission_to_set_and_reads_nothing() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    let before = newest(&emulators, TENANT);
+    let words = [
+        "key",
+        "rotate",
+        TENANT,
+        NEW_TENANT,
+        TENANT,
+        "--tag",
+        "team=identity",
+        "--expires-in",
+        "90d",
+    ];
+    let said = operator.run(&emulators, &words).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.out.lines().count(), 2, "a line each: {said:?}");
+    for tenant in [TENANT, NEW_TENANT] {
+        let version = newest(&emulators, tenant).unwrap();
+        assert!(
+            said.out
+                .contains(&format!("{tenant}  obo-{tenant}  {version}  ends ")),
+            "{said:?}"
+        );
+        let value = emulators.secret(&key_name(tenant), &version).unwrap();
+        assert_eq!(
+            (value.len(), BASE64_STANDARD.decode(value)?.len()),
+            (44, 32)
+        );
+        let shown = emulators.newest_version(&key_name(tenant)).unwrap();
+        assert_eq!(shown["contentType"], "application/vnd.behalf.key");
+        assert_eq!(shown["tags"]["tenant"], tenant);
+        assert_eq!(shown["tags"]["team"], "identity");
+        let made_by = shown["tags"]["made-by"].as_str().unwrap();
+        assert!(made_by.starts_with("behalf "), "{shown}");
+        let (created, ends) = (&shown["attributes"]["created"], &shown["attributes"]["exp"]);
+        let lives = ends.as_u64().unwrap() - created.as_u64().unwrap();
+        assert!((90 * 86_400 - 60..=90 * 86_400).contains(&lives), "{shown}");
+    }
+    assert_ne!(newest(&emulators, TENANT), before);
+    assert_eq!(methods(&emulators), BTreeSet::from(["PUT".to_owned()]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_makes_nothing_and_says_what_it_would() -> Result {
+    let emulators = emulators().await?;
+    let operator = Operator::new(&emulators)?;
+    let before = newest(&emulators, TENANT);
+    let said = operator
+        .run(
+            &emulators,
+            &["key", "rotate", TENANT, "--dry-run", "--json"],
+        )
+        .await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.json()?["would_rotate"][0]["secret"], key_name(TENANT));
+    assert_eq!(newest(&emulators, TENANT), before);
+    // Whether it could is a part of that.
+    let operator = operator.set("client_secret", "of another app");
+    let said = operator
+        .run(&emulators, &["key", "rotate", TENANT, "--dry-run"])
+        .await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.log.contains("`client_secret`"), "{said:?}");
+    Ok(())
+}
+
+/// As the app's, and those of pipelines.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_credential_rotates() -> Result {
+    let emulators = emulators().await?;
+    let vault = emulators.key_vault_url();
+    let named = |settings: Vec<(&str, String)>| -> Vec<(String, String)> {
+        settings
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    };
+    let with = |settings: Vec<(String, String)>| {
+        let mut all = emulators.settings();
+        all.extend(settings);
+        all
+    };
+    let identity = |mut settings: Vec<(&'static str, String)>| {
+        settings.push(("key_vault_credential", "managed-identity".to_owned()));
+        with(named(settings))
+    };
+    // Of a job, no more than it has.
+    let job = named(vec![("authority", emulators.authority())]);
+    let client_id = emulators.options().client_id.clone();
+    let folder = tempfile::tempdir()?;
+    let az = |token: &str| -> anyhow::Result<()> {
+        let program = folder.path().join("az");
+        std::fs::write(
+            &program,
+            format!(
+                "#!/bin/sh\n[ \"$*\" = 'account get-access-token --output json --scope https://vault.azure.net/.default' ] || exit 3\n\
+             echo '{{\"accessToken\": \"{token}\", \"expires_on\": 1}}'\n"
+            ),
+        )?;
+        Ok(std::fs::set_permissions(
+            &program,
+            Permissions::from_mode(0o700),
+        )?)
+    };
+    az(&token(&emulators).await?)?;
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH")?);
+    let operators = [
+        (Operator::new(&emulators)?, "settings"),
+        (
+            Operator::with(with(emulators.credential("certificate")))?,
+            "settings",
+        ),
+        (
+            Operator::with(with(emulators.credential("federated-token")))?,
+            "settings",
+        ),
+        (
+            Operator::with(with(emulators.credential("managed-identity")))?,
+            "settings",
+        ),
+        (
+            Operator::with(identity(emulators.app_service()))?,
+            "settings",
+        ),
+        (
+            Operator::with(identity(emulators.metadata_service()))?,
+            "settings",
+        ),
+        (
+            Operator::with(job.clone())?
+                .environments(&emulators.github_job())
+                .environment("AZURE_CLIENT_ID", &client_id),
+            "github",
+        ),
+        (
+            Operator::with(job)?
+                .environments(&emulators.azure_job())
+                .environment("AZURESUBSCRIPTION_CLIENT_ID", &client_id),
+            "azure-pipelines",
+        ),
+        (
+            Operator::with(Vec::new())?.environment("PATH", &path),
+            "azure-cli",
+        ),
+    ];
+    for (operator, who) in operators {
+        let before = newest(&emulators, TENANT);
+        let words = [
+            "key",
+            "rotate",
+            "--vault",
+            &vault,
+            "--credential",
+            who,
+            TENANT,
+        ];
+        let said = operator.run(&emulators, &words).await?;
+        assert_eq!(said.code, Some(0), "{who}: {said:?}");
+        assert_ne!(newest(&emulators, TENANT), before, "{who}");
+    }
+    // What is missing is named.
+    let nobody = Operator::with(Vec::new())?;
+    for (who, missing) in [
+        ("github", "ACTIONS_ID_TOKEN_REQUEST_URL"),
+        ("azure-pipelines", "SYSTEM_OIDCREQUESTURI"),
+        ("settings", "SPIN_VARIABLE_CLIENT_ID"),
+    ] {
+        let words = [
+            "key",
+            "rotate",
+            "--vault",
+            &vault,
+            "--credential",
+            who,
+            TENANT,
+        ];
+        let said = nobody.run(&emulators, &words).await?;
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(said.log.contains(missing), "{said:?}");
+    }
+    let nobody = nobody.environment("PATH", "/nowhere");
+    let said = nobody
+        .run(
+            &emulators,
+            &[
+                "key",
+                "rotate",
+                "--vault",
+                &vault,
+                "--credential",
+                "azure-cli",
+                TENANT,
+            ],
+        )
+        .await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.log.contains("install `az`"), "{said:?}");
+    Ok(())
+}
+
+/// A token of the app for Key Vault, as `az` has one of whoever is logged in.
+async fn token(emulators: &Emulators) -> anyhow::Result<String> {
+    let options = emulators.options();
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", &options.client_id),
+        ("client_secret", &options.client_secret),
+        ("scope", "https://vault.azure.net/.default"),
+    ];
+    let url = format!("{}/{TENANT}/oauth2/v2.0/token", emulators.authority());
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(form)
+        .finish();
+    let request = reqwest::Client::new().post(url).body(body);
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    let answer: Value = serde_json::from_slice(&request.send().await?.bytes().await?)?;
+    Ok(answer["access_token"]
+        .as_str()
+        .context("a token")?
+        .to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_throttles_is_waited_for() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    let throttled = || {
+        Fault::new(
+            Target::KeyVault,
+            Answer::KeyVault {
+                status: 429,
+                code: "Throttled".to_owned(),
+                inner: None,
+            },
+        )
+    };
+    emulators.fault(throttled().retry_after("2"));
+    emulators.fault(throttled());
+    let said = operator.run(&emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let waits: Vec<_> = said
+        .log
+        .lines()
+        .filter(|line| line.contains("waiting"))
+        .collect();
+    assert_eq!(waits.len(), 2, "{said:?}");
+    assert!(waits[0].contains("seconds 2"), "{said:?}");
+    assert_eq!(emulators.faults_left(), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_says_what_to_do_and_what_is_left() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    let both = ["key", "rotate", "--json", TENANT, OTHER_TENANT];
+    let failed = |said: &Said| -> anyhow::Result<Vec<String>> {
+        let json = said.json()?;
+        let failed = json["failed"].as_array().context("a list")?.iter();
+        Ok(failed
+            .map(|it| it["code"].as_str().unwrap().to_owned())
+            .collect())
+    };
+    // One's own trouble is one's own.
+    emulators.delete_secret(&key_name(TENANT))?;
+    let said = operator.run(&emulators, &both).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(failed(&said)?, ["deleted"]);
+    assert_eq!(rotated(&said)?, [OTHER_TENANT]);
+    assert_eq!(said.json()?["left"], json!([TENANT]));
+    assert!(said.log.contains("az keyvault secret recover"), "{said:?}");
+    assert!(
+        said.log.contains(&format!("behalf key rotate {TENANT}")),
+        "{said:?}"
+    );
+    // What is being recovered is waited for.
+    emulators.recover_secret(&key_name(TENANT))?;
+    let said = operator.run(&emulators, &both).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    let refused = |inner: &str| {
+        Fault::new(
+            Target::KeyVault,
+            Answer::KeyVault {
+                status: 403,
+                code: "Forbidden".to_owned(),
+                inner: Some(inner.to_owned()),
+            },
+        )
+    };
+    emulators.fault(refused("ForbiddenByFirewall").times(2));
+    let said = operator.run(&emulators, &both).await?;
+    assert_eq!(
+        (said.code, emulators.faults_left()),
+        (Some(1), 0),
+        "{said:?}"
+    );
+    assert!(
+        failed(&said)?.iter().all(|code| code == "firewall"),
+        "{said:?}"
+    );
+    assert!(said.log.contains("firewall"), "{said:?}");
+
+    emulators.permit(&emulators.options().managed_identity_id, &["get", "list"]);
+    let said = operator.run(&emulators, &both).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(failed(&said)?, ["forbidden"; 2]);
+    assert!(said.log.contains("secrets/setSecret/action"), "{said:?}");
+    assert_eq!(said.json()?["left"], json!([TENANT, OTHER_TENANT]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_told_before_anything_is_done() -> Result {
+    let emulators = emulators().await?;
+    let operator = Operator::new(&emulators)?;
+    for (words, told) in [
+        (
+            &["key", "rotate", "contoso.com"][..],
+            "a GUID of 36 characters",
+        ),
+        (
+            &["key", "rotate", "9188040d-6c67-4c5b-b112-36a304b66dad"],
+            "personal accounts",
+        ),
+        (
+            &["key", "rotate", NEW_TENANT],
+            "is not among the setting `tenants` (SPIN_VARIABLE_TENANTS)",
+        ),
+        (&["key", "rotate"], "TENANT"),
+        (
+            &["key", "rotate", TENANT, "--expires-in", "1m"],
+            "an hour at least",
+        ),
+        (
+            &["key", "rotate", TENANT, "--variable", "grants=[]"],
+            "goes by no such setting",
+        ),
+        (
+            &["key", "rotate", TENANT, "--vault", "http://vault.example"],
+            "SPIN_VARIABLE_KEY_VAULT_URL",
+        ),
+    ] {
+        let said = operator.run(&emulators, words).await?;
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(said.log.contains(told), "{told}: {said:?}");
+    }
+    assert!(emulators.journal().is_empty());
+    // Nobody listens there.
+    let closed = [
+        "key",
+        "rotate",
+        TENANT,
+        "--vault",
+        "http://127.0.0.1:9",
+        "--json",
+    ];
+    let said = operator.run(&emulators, &closed).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert_eq!(said.json()?["failed"][0]["code"], "no_answer");
+    assert!(said.log.contains("Key Vault"), "{said:?}");
+    Ok(())
+}
+
+/// Set cannot see what is there, and takes nothing of it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_no_key_keeps_its_versions() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    let other = emulators.put_secret(&key_name(TENANT), "a password, by mistake")?;
+    let said = operator.run(&emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_ne!(newest(&emulators, TENANT).unwrap(), other);
+    let kept = emulators.secret(&key_name(TENANT), &other);
+    assert_eq!(kept.as_deref(), Some("a password, by mistake"));
+    Ok(())
+}
+
+/// What was under way is ended, and the rest is named; then the rest alone is left to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_is_interrupted_goes_on_where_it_was() -> Result {
+    let tenants: Vec<_> = (0..9)
+        .map(|it| format!("dddddddd-dddd-4ddd-8ddd-00000000000{it}"))
+        .collect();
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    // Four are under way when it is told to stop.
+    let mut slow = Fault::new(Target::KeyVault, Answer::Pass).times(4);
+    slow.delay_ms = 2000;
+    emulators.fault(slow);
+    let mut words = vec!["key", "rotate", "--json"];
+    words.extend(tenants.iter().map(String::as_str));
+    let child = operator.begin(&words)?;
+    while emulators.faults_left() > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let pid = i32::try_from(child.id().context("it runs")?)?;
+    kill_process(Pid::from_raw(pid).context("a process")?, Signal::INT)?;
+    let said = operator.end(&emulators, child).await?;
+    assert_eq!(said.code, Some(130), "{said:?}");
+    assert_eq!(rotated(&said)?.len(), 4, "{said:?}");
+    let left = said.json()?["left"].clone();
+    let left: Vec<String> = serde_json::from_value(left)?;
+    assert_eq!(left, tenants[4..], "{said:?}");
+    let before = newest(&emulators, &tenants[0]);
+    let mut words = vec!["key", "rotate", "--json"];
+    words.extend(left.iter().map(String::as_str));
+    let said = operator.run(&emulators, &words).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(rotated(&said)?, left);
+    assert!(tenants.iter().all(|it| newest(&emulators, it).is_some()));
+    assert_eq!(
+        newest(&emulators, &tenants[0]),
+        before,
+        "it was done already"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_costs_a_version_and_no_more() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    emulators.fault(Fault::new(Target::KeyVault, Answer::Close));
+    let said = operator.run(&emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out.contains(&newest(&emulators, TENANT).unwrap()),
+        "{said:?}"
+    );
+    Ok(())
+}
+
+/// What a pipeline runs: it finds out where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_asks_as_the_job_that_runs_it() -> Result {
+    let emulators = emulators().await?;
+    let client_id = emulators.options().client_id.clone();
+    let behalf = behalf()?.display().to_string();
+    let job = || -> anyhow::Result<Operator> {
+        let settings = vec![
+            ("authority".to_owned(), emulators.authority()),
+            ("key_vault_url".to_owned(), emulators.key_vault_url()),
+            ("client_id".to_owned(), client_id.clone()),
+        ];
+        Ok(Operator::with(settings)?.environment("BEHALF_BIN", &behalf))
+    };
+    let secret = emulators.options().client_secret.clone();
+    for (operator, proof) in [
+        (job()?.environments(&emulators.github_job()), "RS256"),
+        (job()?.environments(&emulators.azure_job()), "RS256"),
+        (job()?.set("client_secret", &secret), "secret"),
+        (
+            job()?
+                .environments(&emulators.github_job())
+                .set("credential", "client-secret")
+                .set("client_secret", &secret),
+            "secret",
+        ),
+    ] {
+        emulators.clear_journal();
+        let before = newest(&emulators, TENANT);
+        let mut script = Command::new(root().join("scripts/rotate-key"));
+        let child = operator.spawn(script.arg(TENANT))?;
+        let said = operator.end(&emulators, child).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert_ne!(newest(&emulators, TENANT), before);
+        let proofs: Vec<_> = emulators
+            .journal()
+            .into_iter()
+            .filter_map(|it| it.proof)
+            .collect();
+        assert_eq!(proofs, [proof]);
+    }
+    Ok(())
+}
+
+/// Each makes its own version, and one of them is the newest: that one the app seals under, and both open.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rotations_at_once_do_no_harm() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?;
+    let words = ["key", "rotate", "--json", TENANT, OTHER_TENANT];
+    let (one, other) = (operator.begin(&words)?, operator.begin(&words)?);
+    let (one, other) = (
+        operator.end(&emulators, one),
+        operator.end(&emulators, other),
+    );
+    let (one, other) = tokio::try_join!(one, other)?;
+    for tenant in [TENANT, OTHER_TENANT] {
+        let version = |said: &Said| -> anyhow::Result<String> {
+            let json = said.json()?;
+            let all = json["rotated"].as_array().context("a list")?;
+            let of = all.iter().find(|it| it["tenant"] == tenant).context("it")?;
+            Ok(of["version"].as_str().unwrap().to_owned())
+        };
+        let made = [version(&one)?, version(&other)?];
+        assert_ne!(made[0], made[1]);
+        assert!(made.contains(&newest(&emulators, tenant).unwrap()));
+        let values = made.map(|it| emulators.secret(&key_name(tenant), &it).unwrap());
+        assert_ne!(values[0], values[1]);
+    }
+    assert_eq!((one.code, other.code), (Some(0), Some(0)));
+    Ok(())
+}

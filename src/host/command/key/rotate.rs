@@ -1,0 +1,164 @@
+//! `behalf key rotate`.
+
+use crate::command::Failure;
+use crate::command::custody::{Custody, check_tenants, tenant};
+use crate::command::round::{Round, distinct};
+use crate::command::screen::day;
+use crate::command::values::duration;
+use crate::console::Console;
+use crate::log::{self, Format, Verbosity};
+use behalf_core::Clock as _;
+use behalf_core::identity::TenantId;
+use behalf_core::vault::custodian::{Custodian, Marks};
+use clap::Args;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  behalf key rotate 11111111-1111-4111-8111-111111111111            as the app of the settings
+  behalf key rotate --credential azure-cli --vault https://my-vault.vault.azure.net 11111111-1111-4111-8111-111111111111
+  AZURE_CLIENT_ID=… behalf key rotate --credential github --vault https://my-vault.vault.azure.net --expires-in 90d <TENANT>…
+
+Exit codes: 0 every key has a new version, 1 some have not (which, and why, is told), 2 the command line or a setting is wrong,
+130 it was interrupted.";
+
+/// The options of `behalf key rotate`.
+#[derive(Debug, Args)]
+pub(in crate::command) struct Rotate {
+    /// Tenants whose keys are rotated.
+    #[arg(value_name = "TENANT", value_parser = tenant, required = true)]
+    tenants: Vec<TenantId>,
+
+    /// When the new version ends; `never` is possible. From then on nothing opens that is sealed under it, so rotate well before.
+    #[arg(long, value_name = "TIME", default_value = "730d", value_parser = lifetime)]
+    expires_in: Lifetime,
+
+    /// A tag of the new version, besides `made-by` and `tenant`; others can read it. May be given again.
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+    tags: Vec<(String, String)>,
+
+    #[command(flatten)]
+    custody: Custody,
+
+    /// Show what would be made, and whether there is a token for Key Vault; make nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Write one JSON object to standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lifetime(Option<Duration>);
+
+/// A time from an hour on, or none.
+fn lifetime(text: &str) -> Result<Lifetime, String> {
+    const LEAST: Duration = Duration::from_hours(1);
+    if text == "never" {
+        return Ok(Lifetime(None));
+    }
+    let time = duration(text)?;
+    if time < LEAST {
+        return Err("write a time of an hour at least, such as 90d, or never".to_owned());
+    }
+    Ok(Lifetime(Some(time)))
+}
+
+/// As Key Vault takes them: 512 characters at most each.
+fn tag(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    if name.is_empty() || name.len() > 512 || value.len() > 512 {
+        return Err(
+            "a tag's name and value may have 512 characters each, and its name one at least",
+        );
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Rotate {
+    /// Does it.
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        log::begin(Format::Text, Verbosity::Info);
+        // Of Key Vault's fifteen, two are ours.
+        if self.tags.len() > 13 {
+            return Err(Failure::Usage(
+                "--tag: Key Vault takes thirteen besides ours".to_owned(),
+            ));
+        }
+        let custodian = self.custody.open().await?;
+        let tenants = distinct(&self.tenants);
+        check_tenants(custodian.settings(), &tenants)?;
+        if self.dry_run {
+            return self.rehearse(&custodian, &tenants).await;
+        }
+        let round = Round {
+            done: "rotated",
+            again: "behalf key rotate",
+            json: self.json,
+        };
+        round
+            .go(&tenants, async |tenant| {
+                let marks = self.marks(custodian.clock().now(), tenant);
+                let version = custodian.make_version(tenant, &marks).await?;
+                let secret = custodian.secret_name(tenant);
+                let (secret, id) = (secret.as_str(), version.version.as_str());
+                let ends = version.expires_at;
+                let text = format!("{tenant}  {secret}  {id}  ends {}", day(ends, "never"));
+                let json = json!({"tenant": tenant.as_str(), "secret": secret, "version": id,
+                    "created_at": version.created_at, "expires_at": ends});
+                Ok((text, json))
+            })
+            .await
+    }
+
+    async fn rehearse(
+        &self,
+        custodian: &Custodian<Console>,
+        tenants: &[TenantId],
+    ) -> Result<(), Failure> {
+        custodian.check_credential().await?;
+        let vault = &custodian.settings().key_vault_url;
+        let shown = tenants.iter().map(|tenant| {
+            let marks = self.marks(custodian.clock().now(), tenant);
+            let secret = custodian.secret_name(tenant);
+            let (secret, ends) = (secret.as_str(), marks.expires_at);
+            let text = format!("{tenant}  {secret}  would end {}", day(ends, "never"));
+            let json = json!({"tenant": tenant.as_str(), "secret": secret, "expires_at": ends});
+            (text, json)
+        });
+        Round::rehearsed("would_rotate", shown, self.json)?;
+        tracing::info!("{vault} was asked for nothing; there is a token for it");
+        Ok(())
+    }
+
+    fn marks(&self, now: u64, tenant: &TenantId) -> Marks {
+        let Lifetime(lifetime) = self.expires_in;
+        let mut tags: BTreeMap<_, _> = self.tags.iter().cloned().collect();
+        let made_by = concat!("behalf ", env!("CARGO_PKG_VERSION"));
+        tags.insert("made-by".to_owned(), made_by.to_owned());
+        tags.insert("tenant".to_owned(), tenant.as_str().to_owned());
+        Marks {
+            expires_at: lifetime.map(|time| now.saturating_add(time.as_secs())),
+            tags,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_an_hour_at_least_or_has_no_end() {
+        assert_eq!(lifetime("never").unwrap().0, None);
+        let ninety = Duration::from_hours(90 * 24);
+        assert_eq!(lifetime("90d").unwrap().0, Some(ninety));
+        for text in ["59m", "0", "soon", "-1d"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+}
