@@ -1,11 +1,12 @@
-//! A downstream API that looks like Microsoft Graph: `/me`, its calendar, its mail, and files, which it hands out by redirects.
+//! A downstream API that looks like Microsoft Graph: `/me`, its calendar, its mail, and files, which it hands out by redirects; and for
+//! apps, the revocation of a user's sessions.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -22,6 +23,10 @@ pub(crate) fn router(entra: Arc<Entra>) -> Router {
         .route("/v1.0/me/calendar/events", get(events).post(new_event))
         .route("/v1.0/me/messages", get(messages))
         .route("/v1.0/me/drive/items/{id}/content", get(content))
+        .route(
+            "/v1.0/users/{id}/revokeSignInSessions",
+            post(revoke_sign_in_sessions),
+        )
         .with_state(entra)
 }
 
@@ -79,8 +84,65 @@ async fn content(State(entra): Shared, headers: HeaderMap, Path(id): Path<String
     })
 }
 
-/// The claims of a valid Graph token with one of these permissions.
+/// Revokes the sessions of a user of the token's tenant, for an app. The page says 204, and lists as a known issue that it is 200 with
+/// a body (<https://learn.microsoft.com/graph/api/user-revokesigninsessions>,
+/// <https://learn.microsoft.com/graph/known-issues>).
+async fn revoke_sign_in_sessions(
+    State(entra): Shared,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Response {
+    let permissions = [
+        "User.RevokeSessions.All",
+        "User.ReadWrite.All",
+        "Directory.ReadWrite.All",
+    ];
+    answer(admit_app(&entra, &headers, &permissions), |claims| {
+        let tenant = claims["tid"].as_str().unwrap_or_default();
+        if !entra.knows(tenant, &id) {
+            let message = format!(
+                "Resource '{id}' does not exist or one of its queried reference-property objects are not present."
+            );
+            let error = json!({"error": {"code": "Request_ResourceNotFound", "message": message}});
+            return (StatusCode::NOT_FOUND, axum::Json(error)).into_response();
+        }
+        entra.revoke(tenant, &id);
+        let context = format!("{GRAPH}/v1.0/$metadata#Edm.Boolean");
+        axum::Json(json!({"@odata.context": context, "value": true})).into_response()
+    })
+}
+
+/// The claims of a valid Graph token with one of these delegated permissions.
 fn admit(entra: &Entra, headers: &HeaderMap, permissions: &[&str]) -> Result<Value, Refusal> {
+    let claims = valid(entra, headers)?;
+    let scopes = claims["scp"].as_str().unwrap_or_default();
+    if scopes.split(' ').any(|scope| permissions.contains(&scope)) {
+        return Ok(claims);
+    }
+    Err(DENIED)
+}
+
+/// The same with one of these application permissions.
+fn admit_app(entra: &Entra, headers: &HeaderMap, permissions: &[&str]) -> Result<Value, Refusal> {
+    let claims = valid(entra, headers)?;
+    let roles = claims["roles"].as_array().into_iter().flatten();
+    if roles
+        .filter_map(Value::as_str)
+        .any(|role| permissions.contains(&role))
+    {
+        return Ok(claims);
+    }
+    Err(DENIED)
+}
+
+const DENIED: Refusal = Refusal(
+    StatusCode::FORBIDDEN,
+    Some("insufficient_scope"),
+    "Insufficient privileges to complete the operation.",
+);
+
+/// The claims of a valid Graph token.
+fn valid(entra: &Entra, headers: &HeaderMap) -> Result<Value, Refusal> {
     let unauthorized = |error, message| Refusal(StatusCode::UNAUTHORIZED, error, message);
     let invalid = |message| unauthorized(Some("invalid_token"), message);
     let token = bearer(headers).ok_or(unauthorized(None, "Access token is empty."))?;
@@ -96,15 +158,6 @@ fn admit(entra: &Entra, headers: &HeaderMap, permissions: &[&str]) -> Result<Val
     let time = |name: &str| claims[name].as_i64();
     if time("exp").is_none_or(|exp| exp <= now) || time("nbf").is_some_and(|nbf| nbf > now) {
         return Err(invalid("Lifetime validation failed, the token is expired."));
-    }
-    let scopes = claims["scp"].as_str().unwrap_or_default();
-    if !scopes.split(' ').any(|scope| permissions.contains(&scope)) {
-        let message = "Insufficient privileges to complete the operation.";
-        return Err(Refusal(
-            StatusCode::FORBIDDEN,
-            Some("insufficient_scope"),
-            message,
-        ));
     }
     Ok(claims)
 }

@@ -13,7 +13,7 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::entra::{Entra, FEDERATION, KEY_VAULT};
+use super::entra::{Entra, FEDERATION, GRAPH, KEY_VAULT};
 use super::options::Options;
 
 /// Path of the metadata service of virtual machines.
@@ -51,7 +51,7 @@ async fn imds(State(state): Shared, query: Parameters, headers: HeaderMap) -> Re
     {
         return refuse("bad_request", "Invalid api-version");
     }
-    let Some(resource) = resource(&query) else {
+    let Some(resource) = resource(options, &query) else {
         return refuse(
             "invalid_resource",
             "The resource principal was not found in the tenant.",
@@ -83,9 +83,11 @@ async fn app_service(State(state): Shared, query: Parameters, headers: HeaderMap
         return refuse(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
     let version = query.get("api-version").map(String::as_str);
-    let (Some("2019-08-01"), Some(resource), false) =
-        (version, resource(&query), is_stranger(options, &query))
-    else {
+    let (Some("2019-08-01"), Some(resource), false) = (
+        version,
+        resource(options, &query),
+        is_stranger(options, &query),
+    ) else {
         return refuse(
             StatusCode::INTERNAL_SERVER_ERROR,
             "An unexpected error occured.",
@@ -99,11 +101,11 @@ async fn app_service(State(state): Shared, query: Parameters, headers: HeaderMap
     .into_response()
 }
 
-fn resource(query: &HashMap<String, String>) -> Option<String> {
+fn resource(options: &Options, query: &HashMap<String, String>) -> Option<String> {
     let resource = query.get("resource")?;
-    [KEY_VAULT, FEDERATION, POSTGRES]
-        .contains(&resource.as_str())
-        .then(|| resource.clone())
+    let is_the_app = resource.strip_prefix("api://") == Some(&options.client_id);
+    let is_known = [KEY_VAULT, FEDERATION, POSTGRES, GRAPH].contains(&resource.as_str());
+    (is_known || is_the_app).then(|| resource.clone())
 }
 
 /// Asks for an identity that is not assigned.

@@ -32,6 +32,10 @@ pub struct Options {
     pub client_id: String,
     /// The app's client secret.
     pub client_secret: String,
+    /// App roles at the app itself that its own service principal has, and the platform's managed identity.
+    pub app_roles: Vec<String>,
+    /// Application permissions at Microsoft Graph that both have.
+    pub graph_roles: Vec<String>,
     /// Object id of the app's service principal.
     pub service_principal_id: String,
     /// Client id and object id of the platform's managed identity, which the app trusts as a federated credential.
@@ -78,6 +82,8 @@ impl Default for Options {
             client_id: "33333333-3333-4333-8333-333333333333".to_owned(),
             // Random, so that a search for it finds nothing by chance.
             client_secret: random::text(30),
+            app_roles: ["Behalf.Read", "Behalf.Admin"].map(str::to_owned).to_vec(),
+            graph_roles: vec!["User.RevokeSessions.All".to_owned()],
             service_principal_id: "66666666-6666-4666-8666-666666666666".to_owned(),
             managed_identity_id: "88888888-8888-4888-8888-888888888888".to_owned(),
             identity_header: random::text(24),

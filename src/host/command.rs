@@ -14,8 +14,10 @@ mod status;
 mod stores;
 mod tenant;
 mod up;
+mod user;
 mod values;
 
+use crate::graph::GraphError;
 use crate::loading::LoadError;
 use crate::log;
 use crate::manifest::ManifestError;
@@ -39,6 +41,7 @@ use std::io;
 use std::process::ExitCode;
 use tenant::Tenant;
 use up::Up;
+use user::User;
 
 /// Runs the program with this process's command line, and returns its exit code: 0 after a clean stop (or `--help`), 1
 /// if it cannot run, 2 if the command line, the manifest or a setting is wrong.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Key(key) => runtime.block_on(key.run()),
         Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::User(user) => runtime.block_on(interruptible(user.run())),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -147,6 +151,10 @@ enum Command {
     /// It asks for `GET /v1/status`, as an app with the role Behalf.Read: what a sweep has summed up last.
     #[command(after_help = status::EXAMPLES)]
     Status(Box<Status>),
+
+    /// Revoke a user's sessions.
+    #[command(subcommand)]
+    User(User),
 }
 
 /// Does what only asks, and can be broken off at any point.
@@ -201,6 +209,8 @@ enum Failure {
     #[error(transparent)]
     Operation(#[from] OperationError),
     #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
     Vault(#[from] VaultError),
     #[error("the key can still be recovered, see above")]
     Recoverable,
@@ -247,6 +257,7 @@ impl Failure {
             | Self::Unknown(_)
             | Self::Unfinished
             | Self::Operation(_)
+            | Self::Graph(_)
             | Self::Vault(_)
             | Self::Needed
             | Self::Recoverable
@@ -262,7 +273,6 @@ impl Failure {
             | Self::RuntimeConfig(_)
             | Self::App(_)
             | Self::Tls(_)
-            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
             | Self::Operation(OperationError::NoToken)
             | Self::Load(
                 LoadError::Variable(_)
@@ -273,6 +283,7 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
+            Self::Vault(VaultError::Operator(OperatorError::Setting(_))) => ExitCode::from(2),
             Self::Needed | Self::Recoverable => ExitCode::from(3),
             // As a shell has it of what SIGINT has ended.
             Self::Interrupted => ExitCode::from(130),
@@ -288,6 +299,7 @@ impl Failure {
             | Self::Unknown(_)
             | Self::Unfinished
             | Self::Operation(_)
+            | Self::Graph(_)
             | Self::Vault(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }

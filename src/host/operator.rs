@@ -1,83 +1,25 @@
 //! Asking a running app as its operator: the routes for apps with a role (README, "API").
 
+use crate::remote::{Origin, Remote};
 use behalf_core::identity::{Guid, TenantId};
 use behalf_core::keeper::status::{Removal, Report};
-use behalf_core::port::{Http, HttpError, Limits, SecretBody};
+use behalf_core::port::{Http, HttpError, SecretBody};
 use behalf_core::secret::AccessToken;
-use http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
-use url::{Host, Url};
-use zeroize::Zeroizing;
-
-/// How long an answer may take: longer than the app takes for one at most.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest answer read, in bytes: of 5,000 tenants, some with many key versions.
-const LONGEST_ANSWER: usize = 32 * 1024 * 1024;
-/// How often something is asked again that the app has no time for, and how long is waited for that.
-const ATTEMPTS: u32 = 3;
-const LONGEST_WAIT: u64 = 10;
-
-/// Where a running app is.
-#[derive(Debug, Clone)]
-pub(crate) struct AppAddress(Url);
-
-impl AppAddress {
-    /// Reads an address: of https, or of http on this machine, since a token goes there.
-    ///
-    /// # Errors
-    /// What it has to be.
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        let is_local = |url: &Url| match url.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        let is_plain = |url: &Url| {
-            url.path() == "/"
-                && url.query().is_none()
-                && url.fragment().is_none()
-                && url.username().is_empty()
-                && url.password().is_none()
-        };
-        Url::parse(text)
-            .ok()
-            .filter(|url| url.scheme() == "https" || url.scheme() == "http" && is_local(url))
-            .filter(is_plain)
-            .map(Self)
-            .ok_or("write the app's origin, like https://behalf.example (http:// on this machine alone)")
-    }
-}
 
 /// An operator of a running app.
-pub(crate) struct Operator<H> {
-    http: H,
-    app: AppAddress,
-    authorization: HeaderValue,
-}
+pub(crate) struct Operator<H>(Remote<H>);
 
 impl<H: Http> Operator<H> {
     /// One with this token.
     ///
     /// # Errors
     /// It cannot be one.
-    pub(crate) fn new(
-        http: H,
-        app: AppAddress,
-        token: &AccessToken,
-    ) -> Result<Self, OperationError> {
-        let bearer = Zeroizing::new(format!("Bearer {}", token.expose()));
-        let mut authorization =
-            HeaderValue::try_from(bearer.as_str()).map_err(|_| OperationError::NoToken)?;
-        authorization.set_sensitive(true);
-        Ok(Self {
-            http,
-            app,
-            authorization,
-        })
+    pub(crate) fn new(http: H, app: Origin, token: &AccessToken) -> Result<Self, OperationError> {
+        let remote = Remote::new(http, app, token);
+        remote.map(Self).ok_or(OperationError::NoToken)
     }
 
     /// What is stored: of all tenants that the caller may see, or of one. Role `Behalf.Read`.
@@ -86,11 +28,10 @@ impl<H: Http> Operator<H> {
     /// [`OperationError`]; likewise of those below.
     pub(crate) async fn status(&self, tenant: Option<&TenantId>) -> Result<Report, OperationError> {
         let query = tenant.map(|tenant| format!("?tenant={}", tenant.as_str()));
-        let path = format!("v1/status{}", query.unwrap_or_default());
+        let path = format!("/v1/status{}", query.unwrap_or_default());
         read(&self.ask(&Method::GET, &path).await?)
     }
 
-    #[allow(dead_code, reason = "for `behalf user`")]
     /// What is stored of a user; none: nothing. Role `Behalf.Admin`.
     pub(crate) async fn user(
         &self,
@@ -104,7 +45,6 @@ impl<H: Http> Operator<H> {
         }
     }
 
-    #[allow(dead_code, reason = "for `behalf user`")]
     /// Removes a user. Role `Behalf.Admin`.
     pub(crate) async fn remove_user(
         &self,
@@ -117,66 +57,31 @@ impl<H: Http> Operator<H> {
 
     /// Removes users of a tenant, as many as the app has time for. Role `Behalf.Admin`.
     pub(crate) async fn remove_tenant(&self, tenant: &TenantId) -> Result<Removal, OperationError> {
-        let path = format!("v1/tenants/{}", tenant.as_str());
+        let path = format!("/v1/tenants/{}", tenant.as_str());
         read(&self.ask(&Method::DELETE, &path).await?)
     }
 
-    /// Asks, again if the app has no time right now: every one of these can be repeated.
     async fn ask(
         &self,
         method: &Method,
         path: &str,
     ) -> Result<Response<SecretBody>, OperationError> {
-        let mut attempts = 1;
-        loop {
-            let answer = self.send(method, path).await?;
-            let status = answer.status();
-            if status.is_success() {
-                return Ok(answer);
-            }
-            let wait = answer.headers().get(RETRY_AFTER);
-            let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
-            let wait = wait.filter(|wait| *wait <= LONGEST_WAIT);
-            match wait {
-                Some(wait) if status == StatusCode::SERVICE_UNAVAILABLE && attempts < ATTEMPTS => {
-                    tokio::time::sleep(Duration::from_secs(wait)).await;
-                    attempts = attempts.saturating_add(1);
-                }
-                _ => return Err(refusal(&answer)),
-            }
-        }
-    }
-
-    async fn send(
-        &self,
-        method: &Method,
-        path: &str,
-    ) -> Result<Response<SecretBody>, OperationError> {
-        let AppAddress(app) = &self.app;
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{app}{path}"))
-            .header(AUTHORIZATION, &self.authorization)
-            .header(ACCEPT, "application/json")
-            .body(Zeroizing::default())
-            .map_err(|_| OperationError::NotBehalf(StatusCode::OK))?;
-        let limits = Limits {
-            connect: PATIENCE,
-            first_byte: PATIENCE,
-            between_bytes: PATIENCE,
-            body: LONGEST_ANSWER,
-        };
-        let sent = self.http.send(request, limits).await;
-        sent.map_err(|reason| OperationError::NoAnswer {
-            app: app.to_string(),
+        let Self(remote) = self;
+        let answer = remote.ask(method, path).await;
+        let answer = answer.map_err(|reason| OperationError::NoAnswer {
+            app: remote.origin().to_owned(),
             reason,
-        })
+        })?;
+        if answer.status().is_success() {
+            Ok(answer)
+        } else {
+            Err(refusal(&answer))
+        }
     }
 }
 
-#[allow(dead_code, reason = "for `behalf user`")]
 fn user_path(tenant: &TenantId, object: &Guid) -> String {
-    format!("v1/users/{}/{}", tenant.as_str(), object.as_str())
+    format!("/v1/users/{}/{}", tenant.as_str(), object.as_str())
 }
 
 fn read<T: DeserializeOwned>(answer: &Response<SecretBody>) -> Result<T, OperationError> {
@@ -227,7 +132,6 @@ struct Problem {
 
 /// What the app shows of a user's enrolment. Times are in Unix seconds.
 #[derive(Debug, Serialize, Deserialize)]
-#[allow(dead_code, reason = "for `behalf user`")]
 pub(crate) struct Enrolment {
     pub(crate) status: String,
     /// Whoever has to act: `nobody`, `user` or `organisation`.
@@ -278,32 +182,7 @@ pub(crate) enum OperationError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_goes_over_tls_or_nowhere_but_this_machine() {
-        for good in [
-            "https://behalf.example",
-            "https://behalf.example:8443/",
-            "http://127.0.0.1:3000",
-            "http://[::1]:3000",
-            "http://localhost",
-        ] {
-            assert!(AppAddress::parse(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "behalf.example",
-            "http://behalf.example",
-            "http://10.0.0.1",
-            "http://127.0.0.1.example",
-            "https://user:word@behalf.example",
-            "https://behalf.example/v1/status",
-            "https://behalf.example/?a",
-            "ftp://behalf.example",
-        ] {
-            assert!(AppAddress::parse(bad).is_err(), "{bad}");
-        }
-    }
+    use zeroize::Zeroizing;
 
     #[test]
     fn what_the_app_says_is_told_with_what_to_do() {

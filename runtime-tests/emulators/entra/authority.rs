@@ -80,6 +80,13 @@ impl Entra {
         self.directory.lock().unwrap().revoke(tenant, user);
     }
 
+    /// Whether a user of this object id is in the tenant: the demo user, or one who has signed in.
+    pub(crate) fn knows(&self, tenant: &str, user: &str) -> bool {
+        let first = self.options.tenants.first().map(String::as_str);
+        let is_demo = Some(tenant) == first && user.eq_ignore_ascii_case(&self.options.demo_user);
+        is_demo || self.directory.lock().unwrap().knows(tenant, user)
+    }
+
     /// Disables or enables an account.
     pub(crate) fn set_enabled(&self, tenant: &str, user: &str, enabled: bool) {
         let mut directory = self.directory.lock().unwrap();
@@ -165,6 +172,7 @@ impl Entra {
         claims["sub"] = json!(id);
         claims["idtyp"] = json!("app");
         claims["exp"] = json!(Timestamp::now().as_second() + 86_400);
+        self.add_roles(&mut claims);
         self.tokens.sign(Signature::Good, version, &claims)
     }
 
@@ -264,6 +272,24 @@ impl Entra {
         }
     }
 
+    fn is_the_app(&self, audience: &str) -> bool {
+        let id = &self.options.client_id;
+        audience == id || audience.strip_prefix("api://") == Some(id)
+    }
+
+    /// The app roles that are assigned at the audience; without one there is no such claim.
+    fn add_roles(&self, claims: &mut Value) {
+        let audience = claims["aud"].as_str().unwrap_or_default();
+        let roles = match audience.trim_end_matches('/') {
+            GRAPH => &self.options.graph_roles,
+            audience if self.is_the_app(audience) => &self.options.app_roles,
+            _ => return,
+        };
+        if !roles.is_empty() {
+            claims["roles"] = json!(roles);
+        }
+    }
+
     fn client_credentials(&self, tenant: &str, scope: &str) -> Result<Grant, TokenError> {
         let mut scopes = scope.split_ascii_whitespace();
         let (Some(scope), None) = (scopes.next(), scopes.next()) else {
@@ -273,16 +299,22 @@ impl Entra {
         let audience = scope
             .strip_suffix("/.default")
             .ok_or_else(|| TokenError::new(70_011))?;
-        if ![KEY_VAULT, GRAPH].contains(&audience.trim_end_matches('/')) {
-            return Err(TokenError::new(500_011));
-        }
-        // Issued whatever roles the app has; the resource decides.
         let client_id = &self.options.client_id;
-        let mut claims = self.tokens.claims(1, tenant, client_id, audience);
+        // The app's own tokens are v2, with its client id for audience whatever it was asked by.
+        let (version, audience) = if self.is_the_app(audience) {
+            (2, client_id.as_str())
+        } else if [KEY_VAULT, GRAPH].contains(&audience.trim_end_matches('/')) {
+            (1, audience)
+        } else {
+            return Err(TokenError::new(500_011));
+        };
+        // Issued whatever roles the app has; the resource decides.
+        let mut claims = self.tokens.claims(version, tenant, client_id, audience);
         claims["oid"] = json!(self.options.service_principal_id);
         claims["sub"] = claims["oid"].clone();
         claims["idtyp"] = json!("app");
-        let access_token = self.tokens.sign(Signature::Good, 1, &claims);
+        self.add_roles(&mut claims);
+        let access_token = self.tokens.sign(Signature::Good, version, &claims);
         let seconds = self.tokens.seconds;
         let body = json!({
             "token_type": "Bearer", "expires_in": seconds, "ext_expires_in": seconds, "access_token": access_token,

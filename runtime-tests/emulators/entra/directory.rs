@@ -116,6 +116,13 @@ impl Directory {
         self.revocations.insert(key(tenant, user), revocation);
     }
 
+    /// Whether a user has ever signed in.
+    pub(super) fn knows(&self, tenant: &str, user: &str) -> bool {
+        let user = key(tenant, user);
+        let mut sign_ins = self.sign_ins.values();
+        sign_ins.any(|it| key(&it.tenant, &it.user) == user)
+    }
+
     /// Disables or enables an account.
     pub(super) fn set_enabled(&mut self, tenant: &str, user: &str, enabled: bool) {
         if enabled {

@@ -33,11 +33,6 @@ impl<E: Environment> OwnTokens<E> {
         }
     }
 
-    /// The world that it asks in.
-    pub fn env(&self) -> &E {
-        &self.env
-    }
-
     /// A token of the app itself in a tenant, for all that it may do at one resource: `scope` ends with `/.default`.
     ///
     /// # Errors

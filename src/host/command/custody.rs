@@ -1,54 +1,25 @@
-//! Who a command is, at Key Vault and to the app: options that the commands about keys have in common.
+//! Who a command is at Key Vault: options that the commands about keys have in common, and what a pipeline or a person at a terminal
+//! shows.
 
 use super::Failure;
-use super::operator::{guid, read_token};
-use super::values::assignment;
+use super::operator::Asking;
 use crate::console::{CommandSettings, Console};
-use crate::loading;
-use crate::operator::{AppAddress, Operator};
+use crate::operator::Operator;
 use crate::outbound::OutboundClient;
-use crate::variables::{Environment, Given, environment_name};
+use crate::variables::environment_name;
 use behalf_core::identity::{Guid, PERSONAL_ACCOUNTS, TenantId};
 use behalf_core::port::{Config as _, Limits, SecretBody};
 use behalf_core::secret::AccessToken;
 use behalf_core::vault::custodian::Custodian;
-use behalf_core::vault::own_tokens::OwnTokens;
 use behalf_core::vault::settings::Settings;
 use clap::{Args, ValueEnum};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use url::Url;
 use zeroize::Zeroizing;
-
-/// The settings that decide who asks which Key Vault for which secret. No other setting concerns these commands.
-const SETTINGS: &[&str] = &[
-    "authority",
-    "certificate_pem",
-    "client_id",
-    "client_secret",
-    "credential",
-    "federated_token",
-    "federation_audience",
-    "identity_endpoint",
-    "identity_header",
-    "identity_origin",
-    "key_vault_credential",
-    "key_vault_scope",
-    "key_vault_tenant",
-    "key_vault_url",
-    "managed_identity_client_id",
-    "operator_tenant",
-    "private_key_pem",
-    "secret_id_template",
-    "tenants",
-];
-
-/// For whoever asks for nothing in the name of an app.
-const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Longest answer of a pipeline's token endpoint, in bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -60,26 +31,13 @@ pub(super) struct Custody {
     #[arg(long, value_name = "URL")]
     vault: Option<String>,
 
-    /// Who asks it.
-    #[arg(long, value_name = "WHO", default_value = "settings")]
-    credential: Who,
-
-    /// The value of a setting, before the environment; others on this machine can see it. May be given again.
-    #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = assignment)]
-    variables: Vec<(String, String)>,
-
-    /// A file that holds the value of a setting. May be given again.
-    #[arg(long = "variable-file", value_name = "NAME=PATH", value_parser = assignment)]
-    variable_files: Vec<(String, String)>,
-
-    /// Certificate authorities in PEM to trust besides the platform's.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    asking: Asking,
 }
 
-/// Who asks Key Vault.
+/// Who asks Key Vault, and a running app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Who {
+pub(super) enum Who {
     /// The app or managed identity of the settings `key_vault_credential`, `client_id`, `credential` and theirs: README, "Settings"
     Settings,
     /// Whoever is logged in with `az login`, as in the task `AzureCLI` of Azure Pipelines
@@ -90,179 +48,66 @@ enum Who {
     AzurePipelines,
 }
 
-/// The running app, which tells what there is.
-#[derive(Debug, Args)]
-pub(super) struct AppOptions {
-    /// The running app.
-    #[arg(long, value_name = "URL", env = "BEHALF_APP", default_value = "http://127.0.0.1:3000", value_parser = AppAddress::parse)]
-    app: AppAddress,
-
-    /// What tokens for the app are for [default: api:// and the setting `client_id`, if it is the app itself that asks].
-    #[arg(long, value_name = "URI", env = "BEHALF_AUDIENCE")]
-    audience: Option<String>,
-
-    /// The tenant in which the token for the app is asked for [default: the setting `operator_tenant`, else `key_vault_tenant`, else
-    /// the tenant in question].
-    #[arg(long, value_name = "TENANT", value_parser = guid)]
-    in_tenant: Option<Guid>,
-
-    /// A file that holds an access token for the app, `-` for standard input; no other is asked for then.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-}
-
-/// Whoever a command is, to Key Vault and to the app.
-pub(super) struct Somebody {
-    client: OutboundClient,
-    settings: CommandSettings,
-    who: Who,
-    /// Whether it is no app that asks, but the platform's managed identity.
-    is_identity: bool,
-}
-
-impl Custody {
-    /// Gets what this needs to be somebody.
-    pub(super) async fn open(&self) -> Result<Somebody, Failure> {
-        let client = loading::client(loading::roots(self.ca.as_deref())?)?;
-        let mut settings = self.settings()?;
-        let pipeline = match self.credential {
-            Who::Github => Some((Pipeline::github(&settings)?, &["AZURE_CLIENT_ID"][..])),
-            Who::AzurePipelines => Some((
-                Pipeline::azure()?,
-                &["AZURESUBSCRIPTION_CLIENT_ID", "AZURE_CLIENT_ID"][..],
-            )),
-            Who::Settings | Who::AzureCli => None,
+impl Who {
+    /// Puts a pipeline's credential in the settings; nothing if it is none.
+    pub(super) async fn adopt(
+        self,
+        settings: &mut CommandSettings,
+        client: &OutboundClient,
+    ) -> Result<(), Failure> {
+        let (pipeline, names): (_, &[_]) = match self {
+            Self::Settings | Self::AzureCli => return Ok(()),
+            Self::Github => (Pipeline::github(settings)?, &["AZURE_CLIENT_ID"]),
+            Self::AzurePipelines => {
+                let names = &["AZURESUBSCRIPTION_CLIENT_ID", "AZURE_CLIENT_ID"];
+                (Pipeline::azure()?, names)
+            }
         };
-        if let Some((pipeline, names)) = pipeline {
-            let token = pipeline.token(&client).await?;
-            settings.set("credential", "federated-token".to_owned());
-            settings.set("key_vault_credential", "app".to_owned());
-            settings.set("federated_token", token);
-            let known = names.iter().find_map(|name| variable(name));
-            if let Some(known) = known.filter(|_| !settings.has("client_id")) {
-                settings.set("client_id", known);
-            }
+        let token = pipeline.token(client).await?;
+        settings.set("credential", "federated-token".to_owned());
+        settings.set("key_vault_credential", "app".to_owned());
+        settings.set("federated_token", token);
+        let known = names.iter().find_map(|name| variable(name));
+        if let Some(known) = known.filter(|_| !settings.has("client_id")) {
+            settings.set("client_id", known);
         }
-        let word = settings.get("key_vault_credential");
-        let is_identity = matches!(word, Ok(Some(word)) if word.trim() == "managed-identity");
-        if is_identity || self.credential == Who::AzureCli {
-            // No app is asked for anything: it need not be known.
-            settings.set("credential", "managed-identity".to_owned());
-            if !settings.has("client_id") {
-                settings.set("client_id", NOBODY.to_owned());
-            }
-        }
-        Ok(Somebody {
-            client,
-            settings,
-            who: self.credential,
-            is_identity,
-        })
+        Ok(())
     }
 }
 
-impl Somebody {
-    /// To Key Vault.
+impl Custody {
+    /// Gets what this needs to be somebody at Key Vault.
     pub(super) async fn custodian(&self) -> Result<Custodian<Console>, Failure> {
-        let settings = Settings::read(&self.settings)?;
-        let given = match self.who {
-            Who::AzureCli => {
-                let (scope, tenant) = (&settings.key_vault_scope, &settings.key_vault_tenant);
-                Some(azure_cli(scope, tenant.as_ref()).await?)
-            }
-            Who::Settings | Who::Github | Who::AzurePipelines => None,
-        };
-        let custodian = Custodian::new(self.console(), settings);
-        if let Some(token) = given {
-            custodian.use_token(token);
-        }
-        Ok(custodian)
-    }
-
-    /// To the running app. `about` is the tenant in question, if it is one.
-    pub(super) async fn operator(
-        &self,
-        options: &AppOptions,
-        about: Option<&TenantId>,
-    ) -> Result<Operator<OutboundClient>, Failure> {
-        let token = match &options.token_file {
-            Some(file) => read_token(file)?,
-            None => self.app_token(options, about).await?,
-        };
-        Ok(Operator::new(
-            self.client.clone(),
-            options.app.clone(),
-            &token,
-        )?)
-    }
-
-    async fn app_token(
-        &self,
-        options: &AppOptions,
-        about: Option<&TenantId>,
-    ) -> Result<AccessToken, Failure> {
-        let settings = Settings::read(&self.settings)?;
-        let is_the_app = self.who == Who::Settings && !self.is_identity;
-        let audience = match &options.audience {
-            Some(audience) => audience.trim_end_matches('/').to_owned(),
-            None if is_the_app => format!("api://{}", settings.client_id),
-            None => {
-                return Err(Failure::Usage(
-                    "for which app is the token? Set --audience, like api://CLIENT-ID, or --token-file".to_owned(),
-                ));
-            }
-        };
-        let scope = format!("{audience}/.default");
-        let set = [
-            &options.in_tenant,
-            &settings.operator_tenant,
-            &settings.key_vault_tenant,
-        ];
-        let tenant = set.into_iter().find_map(Option::as_ref).or(about).cloned();
-        if self.who == Who::AzureCli {
-            return azure_cli(&scope, options.in_tenant.as_ref()).await;
-        }
-        let tokens = OwnTokens::new(self.console(), settings);
-        if self.is_identity {
-            return Ok(tokens.of_identity(&audience).await?);
-        }
-        let tenant = tenant.ok_or_else(|| {
-            let name = environment_name("operator_tenant");
-            Failure::Usage(format!(
-                "in which tenant is the token for the app asked for? Set {name} or --in-tenant"
-            ))
-        })?;
-        Ok(tokens.of_app(&tenant, &scope).await?)
-    }
-
-    fn console(&self) -> Console {
-        Console::new(self.client.clone(), self.settings.clone())
-    }
-}
-
-impl Custody {
-    fn settings(&self) -> Result<CommandSettings, Failure> {
-        let values = self.variables.iter().cloned();
-        let files = self.variable_files.iter().cloned();
-        let given = values
-            .map(|(name, value)| (name, Given::Value(value)))
-            .chain(files.map(|(name, path)| (name, Given::File(path.into()))));
-        let given: Vec<_> = given.collect();
-        if let Some((name, _)) = given.iter().find(|(name, _)| !SETTINGS.contains(&&**name)) {
-            let known = SETTINGS.join(", ");
-            return Err(Failure::Usage(format!(
-                "--variable {name}: this command goes by no such setting, but by {known}"
-            )));
-        }
-        let environment = Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?;
-        let mut settings = CommandSettings::only(environment.with(given), SETTINGS);
+        let identity = &self.asking.identity;
+        let client = identity.client()?;
+        let (mut settings, _) = identity.adopted(&client).await?;
         if let Some(vault) = &self.vault {
             settings.set("key_vault_url", vault.clone());
         }
         if !settings.has("tenants") {
             settings.set("tenants", "*".to_owned());
         }
-        Ok(settings)
+        let read = Settings::read(&settings)?;
+        let given = match identity.credential {
+            Who::AzureCli => {
+                let scope = &read.key_vault_scope;
+                Some(azure_cli(scope, read.key_vault_tenant.as_ref()).await?)
+            }
+            Who::Settings | Who::Github | Who::AzurePipelines => None,
+        };
+        let custodian = Custodian::new(Console::new(client, settings), read);
+        if let Some(token) = given {
+            custodian.use_token(token);
+        }
+        Ok(custodian)
+    }
+
+    /// The same one to the running app. `about` is the tenant in question, if it is one.
+    pub(super) async fn operator(
+        &self,
+        about: Option<&TenantId>,
+    ) -> Result<Operator<OutboundClient>, Failure> {
+        self.asking.open(about).await
     }
 }
 
@@ -425,7 +270,10 @@ fn needed(name: &str, hint: &str) -> Result<Zeroizing<String>, Failure> {
 
 /// The access token of whoever is logged in with the Azure CLI
 /// (<https://learn.microsoft.com/cli/azure/account#az-account-get-access-token>). What it says goes where it goes by itself.
-async fn azure_cli(scope: &str, tenant: Option<&TenantId>) -> Result<AccessToken, Failure> {
+pub(super) async fn azure_cli(
+    scope: &str,
+    tenant: Option<&TenantId>,
+) -> Result<AccessToken, Failure> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {
@@ -449,9 +297,8 @@ async fn azure_cli(scope: &str, tenant: Option<&TenantId>) -> Result<AccessToken
     let answer: Option<Answer> = serde_json::from_slice(&said).ok();
     match answer.filter(|_| is_good) {
         Some(answer) => Ok(AccessToken::new(answer.access_token)),
-        None => Err(Failure::Credential(
-            "the Azure CLI gives no token: run `az login`, with --tenant for the tenant that it is of"
-                .to_owned(),
-        )),
+        None => Err(Failure::Credential(format!(
+            "the Azure CLI gives no token for {scope}: run `az login`, with --tenant for the tenant in question"
+        ))),
     }
 }

@@ -1,23 +1,25 @@
 //! Who a command is to a running app: options that the commands for operators have in common.
 
 use super::Failure;
+use super::custody::{Who, azure_cli};
 use super::values::assignment;
 use crate::console::{CommandSettings, Console};
 use crate::loading;
-use crate::operator::{AppAddress, Operator};
+use crate::operator::Operator;
 use crate::outbound::OutboundClient;
+use crate::remote::Origin;
 use crate::variables::{Environment, Given, environment_name};
 use behalf_core::identity::{Guid, TenantId};
 use behalf_core::port::Config as _;
 use behalf_core::secret::AccessToken;
 use behalf_core::vault::own_tokens::OwnTokens;
 use behalf_core::vault::settings::Settings;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// The settings that tell who asks, at Entra ID. No other concerns these commands.
+/// The settings that tell who asks, and which Key Vault for which secret. No other concerns these commands.
 const SETTINGS: &[&str] = &[
     "authority",
     "certificate_pem",
@@ -29,9 +31,15 @@ const SETTINGS: &[&str] = &[
     "identity_endpoint",
     "identity_header",
     "identity_origin",
+    "key_vault_credential",
+    "key_vault_scope",
+    "key_vault_tenant",
+    "key_vault_url",
     "managed_identity_client_id",
     "operator_tenant",
     "private_key_pem",
+    "secret_id_template",
+    "tenants",
 ];
 
 /// For whoever asks for nothing in the name of an app.
@@ -41,8 +49,8 @@ const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 #[derive(Debug, Args)]
 pub(super) struct Asking {
     /// The running app.
-    #[arg(long, value_name = "URL", env = "BEHALF_APP", default_value = "http://127.0.0.1:3000", value_parser = AppAddress::parse)]
-    app: AppAddress,
+    #[arg(long, value_name = "URL", env = "BEHALF_APP", default_value = "http://127.0.0.1:3000", value_parser = Origin::parse)]
+    app: Origin,
 
     #[command(flatten)]
     pub(super) identity: Identity,
@@ -51,9 +59,9 @@ pub(super) struct Asking {
 /// Who asks.
 #[derive(Debug, Args)]
 pub(super) struct Identity {
-    /// Who asks: by the settings `client_id`, `credential` and theirs, or as the platform's managed identity.
+    /// Who asks. `key_vault_credential` = managed-identity makes that of the settings the platform's managed identity.
     #[arg(long, value_name = "WHO", default_value = "settings")]
-    credential: Who,
+    pub(super) credential: Who,
 
     /// What tokens for the app are for [default: api:// and the setting `client_id`, as where the app itself asks].
     #[arg(long, value_name = "URI", env = "BEHALF_AUDIENCE")]
@@ -63,8 +71,7 @@ pub(super) struct Identity {
     #[arg(long = "in-tenant", value_name = "TENANT", value_parser = guid)]
     tenant: Option<Guid>,
 
-    /// A file that holds an access token for the app, `-` for standard input; no other is asked for then. The Azure CLI
-    /// prints one: az account get-access-token --scope AUDIENCE/.default --query accessToken --output tsv
+    /// A file that holds an access token for the app, `-` for standard input; no other is asked for then.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -81,15 +88,6 @@ pub(super) struct Identity {
     ca: Option<PathBuf>,
 }
 
-/// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Who {
-    /// The app that the settings tell of (README, "Settings").
-    Settings,
-    /// The platform's managed identity, to which the role is assigned.
-    ManagedIdentity,
-}
-
 impl Asking {
     /// Gets a token, and is somebody to the app then. `about` is the tenant in question.
     pub(super) async fn open(
@@ -101,12 +99,13 @@ impl Asking {
         let token = if let Some(file) = &identity.token_file {
             read_token(file)?
         } else {
-            let tokens = identity.tokens(client.clone())?;
             let audience = match &identity.audience {
                 Some(audience) => audience.trim_end_matches('/').to_owned(),
                 None => format!("api://{}", identity.app_id()?),
             };
-            identity.token(&tokens, about, &audience).await?
+            identity
+                .token(&client, identity.tenant(about), &audience)
+                .await?
         };
         Ok(Operator::new(client, self.app.clone(), &token)?)
     }
@@ -118,39 +117,49 @@ impl Identity {
         Ok(loading::client(loading::roots(self.ca.as_deref())?)?)
     }
 
-    /// A token for a resource.
+    /// A token for a resource, asked for in a tenant, if it takes one.
     pub(super) async fn token(
         &self,
-        tokens: &OwnTokens<Console>,
-        about: Option<&TenantId>,
+        client: &OutboundClient,
+        tenant: Result<TenantId, Failure>,
         resource: &str,
     ) -> Result<AccessToken, Failure> {
-        let token = match self.credential {
-            Who::ManagedIdentity => tokens.of_identity(resource).await,
-            Who::Settings => {
-                let tenant = self.tenant(about)?;
-                tokens
-                    .of_app(&tenant, &format!("{resource}/.default"))
-                    .await
-            }
+        let scope = format!("{resource}/.default");
+        if self.credential == Who::AzureCli {
+            return azure_cli(&scope, tenant.ok().as_ref()).await;
+        }
+        let (mut settings, by_identity) = self.adopted(client).await?;
+        // Nobody is asked for what these are about.
+        settings.set("key_vault_url", "https://unused.vault.azure.net".to_owned());
+        settings.set("tenants", "*".to_owned());
+        let read = Settings::read(&settings)?;
+        let tokens = OwnTokens::new(Console::new(client.clone(), settings), read);
+        let token = if by_identity {
+            tokens.of_identity(resource).await
+        } else {
+            tokens.of_app(&tenant?, &scope).await
         };
         Ok(token?)
     }
 
-    /// What gets tokens.
-    pub(super) fn tokens(&self, client: OutboundClient) -> Result<OwnTokens<Console>, Failure> {
+    /// The settings, with what a pipeline shows if it is one; and whether it is no app that asks, but the platform's managed identity.
+    pub(super) async fn adopted(
+        &self,
+        client: &OutboundClient,
+    ) -> Result<(CommandSettings, bool), Failure> {
         let mut settings = self.settings()?;
-        if self.credential == Who::ManagedIdentity {
+        self.credential.adopt(&mut settings, client).await?;
+        let by_identity = settings.get("key_vault_credential");
+        let by_identity =
+            matches!(by_identity, Ok(Some(word)) if word.trim() == "managed-identity");
+        if by_identity || self.credential == Who::AzureCli {
+            // No app is asked for anything: it need not be known.
             settings.set("credential", "managed-identity".to_owned());
             if !settings.has("client_id") {
                 settings.set("client_id", NOBODY.to_owned());
             }
         }
-        // Nobody asks it for anything.
-        settings.set("key_vault_url", "https://unused.vault.azure.net".to_owned());
-        settings.set("tenants", "*".to_owned());
-        let read = Settings::read(&settings)?;
-        Ok(OwnTokens::new(Console::new(client, settings), read))
+        Ok((settings, by_identity))
     }
 
     fn settings(&self) -> Result<CommandSettings, Failure> {
@@ -172,14 +181,20 @@ impl Identity {
 
     fn app_id(&self) -> Result<Guid, Failure> {
         let id = self.settings()?.get("client_id").ok().flatten();
-        id.and_then(|id| Guid::parse(id.trim())).ok_or_else(|| {
+        let id = id.unwrap_or_default();
+        Guid::parse(id.trim()).ok_or_else(|| {
             let name = environment_name("client_id");
-            Failure::Usage(format!(
-                "which app is it? Set {name}, or --audience to what tokens for it are for, like api://CLIENT-ID"
-            ))
+            Failure::Usage(if id.trim().is_empty() {
+                format!(
+                    "which app is it? Set {name}, or --audience to what tokens for it are for, like api://CLIENT-ID"
+                )
+            } else {
+                format!("`client_id` ({name}) must be a client id: a GUID of 36 characters")
+            })
         })
     }
 
+    /// The tenant of the options, of the settings, or in question.
     fn tenant(&self, about: Option<&TenantId>) -> Result<TenantId, Failure> {
         if let Some(tenant) = &self.tenant {
             return Ok(tenant.clone());

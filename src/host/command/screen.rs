@@ -13,12 +13,11 @@ pub(super) fn say(text: &str) -> Result<(), Failure> {
         .map_err(Failure::Io)
 }
 
-/// A Unix time as a day in UTC.
-pub(super) fn day(time: u64) -> String {
-    let time = i64::try_from(time).ok();
-    let time = time.and_then(|time| DateTime::from_timestamp(time, 0));
+/// A Unix time as a day in UTC, or what stands for none.
+pub(super) fn day(time: Option<u64>, none: &str) -> String {
+    let time = time.and_then(|time| DateTime::from_timestamp(i64::try_from(time).ok()?, 0));
     time.map_or_else(
-        || "-".to_owned(),
+        || none.to_owned(),
         |time| time.format("%Y-%m-%d").to_string(),
     )
 }
@@ -75,7 +74,8 @@ mod tests {
             assert_eq!(ago(1_000_000, 1_000_000 + seconds), text);
         }
         assert_eq!(ago(5, 1), "0s ago", "another clock");
-        assert_eq!((day(0), day(u64::MAX)), ("1970-01-01".into(), "-".into()));
+        assert_eq!(day(Some(0), "-"), "1970-01-01");
+        assert_eq!([day(Some(u64::MAX), "-"), day(None, "-")], ["-", "-"]);
     }
 
     #[test]

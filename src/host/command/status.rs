@@ -15,8 +15,7 @@ Examples:
   behalf status                                    the app on this machine, by the settings of its environment
   behalf status --app https://behalf.example --tenant 11111111-1111-4111-8111-111111111111
   behalf status --json | jq '.needs'
-  az account get-access-token --scope api://CLIENT-ID/.default --query accessToken --output tsv |
-    behalf status --app https://behalf.example --token-file -
+  behalf status --credential azure-cli --audience api://CLIENT-ID --app https://behalf.example
 
 Who asks needs the app role Behalf.Read, and sees its own tenant; all of them from the operator tenant.
 
@@ -140,7 +139,7 @@ fn needs(report: &Report, now: u64) -> Vec<Need> {
         } else if let Some(expires_at) = of.newest_key_version.as_ref().and_then(|it| it.expires_at)
             && expires_at <= now.saturating_add(BEFORE_EXPIRY)
         {
-            let end = day(expires_at);
+            let end = day(Some(expires_at), "-");
             let what = format!("its key seals no more from {end} on: behalf key rotate {tenant}");
             need(Who::Operator, what);
         }
@@ -291,8 +290,8 @@ fn tenants(report: &Report) -> String {
             of.summary.numbers.users.to_string(),
             of.rotated()
                 .map_or_else(dash, |percent| format!("{percent} %")),
-            newest.and_then(|it| it.created_at).map_or_else(dash, day),
-            newest.and_then(|it| it.expires_at).map_or_else(dash, day),
+            day(newest.and_then(|it| it.created_at), "-"),
+            day(newest.and_then(|it| it.expires_at), "-"),
             of.summary.unused_key_versions.len().to_string(),
             if retirable.is_empty() {
                 dash()

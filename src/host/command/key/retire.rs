@@ -2,7 +2,7 @@
 
 use super::known::KnownKeys;
 use crate::command::Failure;
-use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
+use crate::command::custody::{Custody, check_tenants, tenant};
 use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
@@ -47,9 +47,6 @@ pub(in crate::command) struct Retire {
     custody: Custody,
 
     #[command(flatten)]
-    app: AppOptions,
-
-    #[command(flatten)]
     manner: Manner,
 }
 
@@ -77,12 +74,11 @@ impl Retire {
                 "--version: name the one tenant that it is of".to_owned(),
             ));
         }
-        let somebody = self.custody.open().await?;
-        let custodian = somebody.custodian().await?;
+        let custodian = self.custody.custodian().await?;
         check_tenants(custodian.settings(), &self.tenants)?;
         let chosen: Vec<(Item, Option<u64>)> = if self.versions.is_empty() {
             let about = self.tenants.first();
-            let operator = somebody.operator(&self.app, about).await?;
+            let operator = self.custody.operator(about).await?;
             let one = about.filter(|_| self.tenants.len() == 1);
             let known = KnownKeys::of(operator.status(one).await?)?;
             if known.hidden() > 0 && one.is_none() {
@@ -109,7 +105,7 @@ impl Retire {
             let secret = secret.as_str();
             let version = item.version.as_ref().map_or("", KeyVersion::as_str);
             let since_day = since.map_or_else(String::new, |since| {
-                format!("  unused since {}", day(since))
+                format!("  unused since {}", day(Some(since), ""))
             });
             let text = format!("{}  {secret}  {version}{since_day}", item.tenant);
             (

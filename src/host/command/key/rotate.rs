@@ -2,7 +2,7 @@
 
 use super::known::KnownKeys;
 use crate::command::Failure;
-use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
+use crate::command::custody::{Custody, check_tenants, tenant};
 use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
@@ -54,9 +54,6 @@ pub(in crate::command) struct Rotate {
     custody: Custody,
 
     #[command(flatten)]
-    app: AppOptions,
-
-    #[command(flatten)]
     manner: Manner,
 }
 
@@ -97,11 +94,10 @@ impl Rotate {
                 "--tag: Key Vault takes thirteen besides ours".to_owned(),
             ));
         }
-        let somebody = self.custody.open().await?;
-        let custodian = somebody.custodian().await?;
+        let custodian = self.custody.custodian().await?;
         check_tenants(custodian.settings(), &self.tenants)?;
         let (items, is_whole) = if self.tenants.is_empty() {
-            let operator = somebody.operator(&self.app, None).await?;
+            let operator = self.custody.operator(None).await?;
             let known = KnownKeys::of(operator.status(None).await?)?;
             self.choose(&known, custodian.clock().now())
         } else {
@@ -154,7 +150,7 @@ impl Rotate {
                 let secret = custodian.secret_name(tenant);
                 let (secret, id) = (secret.as_str(), version.version.as_str());
                 let ends = version.expires_at;
-                let text = format!("{tenant}  {secret}  {id}  ends {}", ending(ends));
+                let text = format!("{tenant}  {secret}  {id}  ends {}", day(ends, "never"));
                 let json = json!({"secret": secret, "version": id, "created_at": version.created_at, "expires_at": ends});
                 Ok((text, item.json(json)))
             })
@@ -173,7 +169,7 @@ impl Rotate {
             let marks = self.marks(custodian.clock().now(), tenant);
             let secret = custodian.secret_name(tenant);
             let (secret, ends) = (secret.as_str(), marks.expires_at);
-            let text = format!("{tenant}  {secret}  would end {}", ending(ends));
+            let text = format!("{tenant}  {secret}  would end {}", day(ends, "never"));
             (
                 text,
                 item.json(json!({"secret": secret, "expires_at": ends})),
@@ -195,10 +191,6 @@ impl Rotate {
             tags,
         }
     }
-}
-
-fn ending(time: Option<u64>) -> String {
-    time.map_or_else(|| "never".to_owned(), day)
 }
 
 #[cfg(test)]

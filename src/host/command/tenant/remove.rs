@@ -1,7 +1,7 @@
 //! `behalf tenant remove`.
 
 use crate::command::Failure;
-use crate::command::custody::{AppOptions, Custody, check_tenants, tenant};
+use crate::command::custody::{Custody, check_tenants, tenant};
 use crate::command::round::Manner;
 use crate::command::screen::{day, say};
 use crate::console::Console;
@@ -53,9 +53,6 @@ pub(in crate::command) struct Remove {
     custody: Custody,
 
     #[command(flatten)]
-    app: AppOptions,
-
-    #[command(flatten)]
     manner: Manner,
 }
 
@@ -94,9 +91,7 @@ impl Key {
     }
 
     fn told(&self, secret: &str) -> String {
-        let until = self
-            .until()
-            .map_or_else(|| "a date that Key Vault does not tell".to_owned(), day);
+        let until = day(self.until(), "a date that Key Vault does not tell");
         match self {
             Self::None => format!("key    {secret}: there is none"),
             Self::Purged => format!("key    {secret}: purged, and gone for good"),
@@ -114,10 +109,9 @@ impl Remove {
     /// Does it.
     pub(super) async fn run(self) -> Result<(), Failure> {
         log::begin(Format::Text, Verbosity::Info);
-        let somebody = self.custody.open().await?;
-        let custodian = somebody.custodian().await?;
+        let custodian = self.custody.custodian().await?;
         check_tenants(custodian.settings(), [&self.tenant])?;
-        let operator = somebody.operator(&self.app, Some(&self.tenant)).await?;
+        let operator = self.custody.operator(Some(&self.tenant)).await?;
         let secret = custodian.secret_name(&self.tenant);
         let secret = secret.as_str();
         if self.manner.dry_run {
@@ -163,7 +157,7 @@ impl Remove {
         }
         let seen = seen.map_or_else(
             || "no sweep has looked yet".to_owned(),
-            |at| format!("as of {}", day(at)),
+            |at| format!("as of {}", day(Some(at), "")),
         );
         say(&format!("users  {users} would be removed ({seen})"))?;
         say(&format!(

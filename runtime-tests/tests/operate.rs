@@ -1,0 +1,338 @@
+//! `behalf status` and `behalf user`, of an app that runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic is a failed test"
+)]
+
+use reqwest::Method;
+use runtime_tests::emulators::{Answer, Fault, Options, TENANT, Target, USER, key_name};
+use runtime_tests::operator::{Operator, Said};
+use runtime_tests::scene::Scene;
+use serde_json::json;
+
+type Result = anyhow::Result<()>;
+
+async fn scene(options: Options) -> anyhow::Result<Scene> {
+    Scene::with(options, |app| app.set("operator_tenant", TENANT)).await
+}
+
+/// The app's operator, who asks as the app itself.
+fn operator(scene: &Scene) -> anyhow::Result<Operator> {
+    Ok(Operator::new(&scene.emulators)?
+        .set("operator_tenant", TENANT)
+        .environment("BEHALF_APP", &format!("http://{}", scene.app.address())))
+}
+
+async fn status(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
+    let words = [&["status"], words].concat();
+    operator(scene)?.run(&scene.emulators, &words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_follows_a_rotation() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    let said = status(&scene, &[]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out
+            .contains("no sweep has looked at what is stored yet"),
+        "{said:?}"
+    );
+    let said = status(&scene, &["--check"]).await?;
+    assert_eq!(said.code, Some(3), "{said:?}");
+
+    scene.sweep().await?;
+    let said = status(&scene, &["--check"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out.starts_with("1 users of 1 tenants, as seen "),
+        "{said:?}"
+    );
+    assert!(said.out.ends_with("\n\nnobody has to act\n"), "{said:?}");
+    let row = said
+        .out
+        .lines()
+        .find(|line| line.starts_with(TENANT))
+        .unwrap();
+    assert!(row.contains("100 %"), "{row}");
+
+    let old = scene.emulators.newest_version(&key_name(TENANT)).unwrap();
+    let new = scene.emulators.rotate_key(TENANT)?;
+    for percent in [0, 100, 100] {
+        // What a sweep sees when it begins; the next one sees what this one did, and notes it.
+        scene.sweep().await?;
+        let said = status(&scene, &["--json"]).await?;
+        let told = said.json()?;
+        assert_eq!(
+            told["rotation"][TENANT]["rotated_percent"], percent,
+            "{told}"
+        );
+        let newest = &told["status"]["tenants"][TENANT]["newest_key_version"];
+        assert_eq!(newest["version"], *new);
+        let made_at = scene.emulators.newest_version(&key_name(TENANT)).unwrap();
+        assert_eq!(newest["created_at"], made_at["attributes"]["created"]);
+        // Not before a day.
+        assert_eq!(told["rotation"][TENANT]["safe_to_disable"], json!([]));
+        assert_eq!(told["needs"], json!([]));
+    }
+    let said = status(&scene, &["--json", "--tenant", TENANT]).await?;
+    let told = said.json()?;
+    let old = old["id"].as_str().unwrap().rsplit('/').next().unwrap();
+    let unused = &told["status"]["tenants"][TENANT]["unused_key_versions"];
+    assert!(unused[old].is_u64(), "{told}");
+
+    // It cannot be read any more: the operator's turn.
+    scene
+        .emulators
+        .set_secret_enabled(&key_name(TENANT), None, false)?;
+    scene.sweep().await?;
+    let said = status(&scene, &["--check"]).await?;
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(
+        said.out
+            .contains("no key to seal under (key_disabled): enable its newest version"),
+        "{said:?}"
+    );
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_ask_for_a_status() -> Result {
+    let scene = scene(Options::default()).await?;
+    let emulators = &scene.emulators;
+    let app = format!("http://{}", scene.app.address());
+
+    // The platform's managed identity, which knows what the app is called and has no setting of it.
+    let identity = emulators.app_service().into_iter().chain([
+        ("authority", emulators.authority()),
+        ("key_vault_credential", "managed-identity".to_owned()),
+    ]);
+    let identity = identity.map(|(name, value)| (name.to_owned(), value));
+    let identity = Operator::with(identity.collect())?;
+    let audience = format!("api://{}", emulators.options().client_id);
+    let words = ["status", "--app", &app, "--audience", &audience];
+    let said = identity.run(emulators, &words).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let said = identity.run(emulators, &words[..3]).await?;
+    assert!(
+        said.code == Some(2) && said.log.contains("--audience"),
+        "{said:?}"
+    );
+
+    // A pipeline's job, whose token the app registration trusts.
+    let job = Operator::with(vec![
+        (
+            "client_id".to_owned(),
+            emulators.options().client_id.clone(),
+        ),
+        ("authority".to_owned(), emulators.authority()),
+    ])?
+    .environments(&emulators.github_job());
+    let words = ["status", "--app", &app, "--credential", "github"];
+    let said = job.run(emulators, &words).await?;
+    assert!(
+        said.code == Some(2) && said.log.contains("--in-tenant"),
+        "{said:?}"
+    );
+    let words = [&words[..], &["--in-tenant", TENANT]].concat();
+    let said = job.run(emulators, &words).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    // A token that somebody else got.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("token");
+    for (roles, code) in [(["Behalf.Read"], Some(0)), (["Behalf.Act"], Some(1))] {
+        let token = emulators.caller().app(&roles).mint();
+        std::fs::write(&file, format!("{token}\n"))?;
+        let words = [
+            "status",
+            "--app",
+            &app,
+            "--token-file",
+            file.to_str().unwrap(),
+        ];
+        let said = Operator::with(Vec::new())?.run(emulators, &words).await?;
+        assert_eq!(said.code, code, "{said:?}");
+        if code == Some(1) {
+            assert!(said.log.contains("assign the app role"), "{said:?}");
+        }
+    }
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_way_of_a_status_is_named() -> Result {
+    let scene = scene(Options {
+        app_roles: Vec::new(),
+        ..Options::default()
+    })
+    .await?;
+    let said = status(&scene, &[]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.log.contains("Behalf.Read") && said.log.contains("assign the app role"),
+        "{said:?}"
+    );
+
+    for (words, code, says) in [
+        (
+            &["--app", "http://behalf.example"][..],
+            2,
+            "https://behalf.example",
+        ),
+        (
+            &["--app", "http://127.0.0.1:1"],
+            1,
+            "is the app running there (--app)",
+        ),
+        (&["--tenant", "contoso"], 2, "GUID"),
+        (&["--variable", "scope=x"], 2, "no such setting"),
+        (&["--variable", "client_id=x"], 2, "client_id"),
+        (&["--variable", "client_secret=wrong"], 1, "client_secret"),
+        (&["--token-file", "/nothing/there"], 2, "--token-file"),
+    ] {
+        let said = status(&scene, words).await?;
+        assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+        assert!(said.log.contains(says), "{words:?}: {said:?}");
+    }
+    // Another program.
+    let elsewhere = scene.emulators.downstream_url();
+    let said = status(&scene, &["--app", &elsewhere]).await?;
+    assert!(
+        said.code == Some(1) && said.log.contains("no behalf"),
+        "{said:?}"
+    );
+    scene.end().await.map(drop)
+}
+
+/// Microsoft Graph by its real name, behind the emulators' proxy.
+async fn revoke(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
+    let proxy = scene.emulators.proxy().await?;
+    let folder = tempfile::tempdir()?;
+    let authority = folder.path().join("authority.pem");
+    proxy.write_authority(&authority)?;
+    let operator = operator(scene)?.environment("HTTPS_PROXY", &proxy.url());
+    let begin = ["user", "revoke", TENANT, USER, "--ca"];
+    let words = [&begin[..], &[authority.to_str().unwrap()], words].concat();
+    operator.run(&scene.emulators, &words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_user_is_shown_as_one_who_has_to_act() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+
+    let said = revoke(&scene, &["--dry-run"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  would be revoked\nthe app   active, turn: nobody"),
+        "{said:?}"
+    );
+    scene.draw().await?;
+
+    let said = revoke(&scene, &[]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  revoked\nthe app   active, turn: nobody"),
+        "{said:?}"
+    );
+    assert!(
+        said.out.contains("finds out when it next asks Entra ID"),
+        "{said:?}"
+    );
+
+    scene.store().make_due()?;
+    let swept = scene.sweep().await?;
+    assert_eq!(swept["refreshed"], 0, "{swept}");
+    let said = revoke(&scene, &["--dry-run", "--json"]).await?;
+    let told = said.json()?;
+    assert_eq!(told["enrolment"]["turn"], "user", "{told}");
+    assert_eq!(told["enrolment"]["aadsts"], 50_173, "{told}");
+
+    // Whoever signs in after that is as good as before.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(scene.call(Method::PUT, "/v1/me").await?.status, 200);
+    let said = revoke(&scene, &["--dry-run", "--json"]).await?;
+    assert_eq!(said.json()?["enrolment"]["turn"], "nobody", "{said:?}");
+
+    let said = revoke(&scene, &["--remove", "--json"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = said.json()?;
+    assert_eq!([&told["revoked"], &told["removed"]], [true, true]);
+    assert!(told["enrolment"].is_null(), "{told}");
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 404);
+    // Once more: nothing is left to be done, which is no error.
+    let said = revoke(&scene, &["--remove"]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.ends_with("has nothing of the user\n"), "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_refused_says_why_and_does_the_rest() -> Result {
+    let scene = scene(Options {
+        graph_roles: Vec::new(),
+        ..Options::default()
+    })
+    .await?;
+    scene.enrol().await?;
+    let said = revoke(&scene, &[]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.log.contains("User.RevokeSessions.All"), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  NOT revoked\nthe app   active"),
+        "{said:?}"
+    );
+
+    let said = revoke(&scene, &["--remove"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.out
+            .contains("sessions  NOT revoked\nrecord    removed\n"),
+        "{said:?}"
+    );
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 404);
+
+    // Nobody of that id; and no Microsoft Graph there.
+    let operator = operator(&scene)?;
+    let nobody = "eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee";
+    let said = operator
+        .run(&scene.emulators, &["user", "revoke", TENANT, "me"])
+        .await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let dead = [
+        "user",
+        "revoke",
+        TENANT,
+        nobody,
+        "--graph",
+        "http://127.0.0.1:1",
+    ];
+    let said = operator.run(&scene.emulators, &dead).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_waits_as_long_as_graph_asks_for() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    let busy = Answer::Status {
+        status: 429,
+        body: "{}".to_owned(),
+        content_type: "application/json".to_owned(),
+    };
+    scene.emulators.fault(Fault {
+        retry_after: Some("1".to_owned()),
+        ..Fault::new(Target::Downstream, busy)
+    });
+    let said = revoke(&scene, &[]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(scene.emulators.faults_left(), 0);
+    scene.end().await.map(drop)
+}
