@@ -124,6 +124,10 @@ async fn what_the_pages_serve_and_ask_works() -> Result {
             let served = place.serve(written, &another).await;
             served.with_context(context)?;
         } else {
+            // What a sweep has not seen, nobody knows.
+            let key = &place.emulators.options().sweep_key;
+            let swept = app.send(Method::POST, "/v1/sweep", Some(key), None).await?;
+            ensure!(swept.status == StatusCode::OK, "{swept:?}");
             let said = place.run(written).await.with_context(context)?;
             place.is_as_shown(written, &said).with_context(context)?;
         }
@@ -256,6 +260,7 @@ impl Place {
             .env("JOB_TOKEN", job)
             .env("TENANT_ID", TENANT)
             .env("USER_ID", USER)
+            .env("BEHALF_APP", &self.url)
             .env_remove("RUNTIME_CONFIG_FILE")
             .env("SPIN_HTTP_LISTEN_ADDR", url.trim_start_matches("http://"))
             .env("SPIN_VARIABLE_SWEEP_ORIGIN", url)
@@ -272,6 +277,7 @@ impl Place {
             for (name, value) in self.emulators.settings() {
                 command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
             }
+            command.env("SPIN_VARIABLE_OPERATOR_TENANT", TENANT);
         }
         Ok(command)
     }
@@ -303,12 +309,20 @@ impl Place {
                 "the page shows {shown:?}, and there are {said:?}"
             );
         }
-        if written.text.contains("key rotate") {
+        if written.text.contains("key rotate <tid>") {
             let newest = self.emulators.newest_version(&key_name(TENANT));
             let id = newest.context("a key")?["id"].clone();
             let version = id.as_str().and_then(|id| id.rsplit('/').next());
             let version = version.context("a version")?;
             ensure!(said.contains(version), "{version} is not in {said}");
+        }
+        let words: Vec<_> = written.text.split(' ').collect();
+        let is = |command: &[&str]| words.get(1..).is_some_and(|it| it.starts_with(command));
+        let name = key_name(TENANT);
+        if is(&["tenant", "remove"]) {
+            let is_meant = words.contains(&"--yes");
+            ensure!(said.contains(&name), "{said}");
+            ensure!(self.emulators.newest_version(&name).is_none() == is_meant);
         }
         Ok(())
     }

@@ -274,6 +274,7 @@ impl Failure {
             | Self::App(_)
             | Self::Tls(_)
             | Self::Operation(OperationError::NoToken)
+            | Self::Vault(VaultError::Operator(OperatorError::Setting(_)))
             | Self::Load(
                 LoadError::Variable(_)
                 | LoadError::UnknownVariable(_)
@@ -283,7 +284,6 @@ impl Failure {
                 | LoadError::Compose { .. }
                 | LoadError::Component { .. },
             ) => ExitCode::from(2),
-            Self::Vault(VaultError::Operator(OperatorError::Setting(_))) => ExitCode::from(2),
             Self::Needed | Self::Recoverable => ExitCode::from(3),
             // As a shell has it of what SIGINT has ended.
             Self::Interrupted => ExitCode::from(130),

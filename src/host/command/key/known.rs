@@ -126,7 +126,7 @@ mod tests {
         digit.to_string().repeat(32)
     }
 
-    fn known(tenants: Value) -> Result<KnownKeys, Failure> {
+    fn known(tenants: &Value) -> Result<KnownKeys, Failure> {
         let report =
             json!({"observed_at": NOW, "age_seconds": 60, "tenant_count": 2, "tenants": tenants});
         KnownKeys::of(serde_json::from_value(report).unwrap())
@@ -151,7 +151,7 @@ mod tests {
         ] {
             let newest = newest.map(|version| json!({"version": version, "created_at": 1}));
             let tenant = json!({"newest_key_version": newest, "key_versions": used, "unused_key_versions": unused});
-            let known = known(json!({ONE: tenant})).unwrap();
+            let known = known(&json!({ONE: tenant})).unwrap();
             let unused = known.unused(&[], day);
             assert_eq!(!unused.is_empty(), retired, "{tenant}");
             assert!(unused.iter().all(|(_, version, _)| version.as_str() == old));
@@ -174,7 +174,7 @@ mod tests {
             ),
             (json!({"being_removed": true}), (0, 0)),
         ] {
-            let known = known(json!({ONE: tenant})).unwrap();
+            let known = known(&json!({ONE: tenant})).unwrap();
             let (old, unknown) = known.older_than(month, NOW);
             assert_eq!((old.len(), unknown.len()), expected, "{tenant}");
             assert_eq!(known.hidden(), 1);
