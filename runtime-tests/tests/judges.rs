@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use runtime_tests::app::root;
-use runtime_tests::emulators::{Emulators, Options, TENANT, Target};
+use runtime_tests::emulators::{Emulators, Options, TENANT, Target, key_name};
+use runtime_tests::operator::Operator;
 
 type Result = anyhow::Result<()>;
 
@@ -123,6 +124,56 @@ async fn azure_key_vault_secrets() -> Result {
     Ok(())
 }
 
+/// Under the real names, over TLS and through the proxy of a company, as a pipeline there would.
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_key_vault_secrets_takes_what_behalf_key_makes() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let proxy = emulators.proxy().await?;
+    let options = emulators.options();
+    let settings = [
+        ("client_id", &*options.client_id),
+        ("client_secret", &options.client_secret),
+        ("key_vault_url", "https://demo.vault.azure.net"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let operator = Operator::with(settings.to_vec())?.environment("HTTPS_PROXY", &proxy.url());
+    proxy.write_authority(&operator.folder().join("authority.pem"))?;
+    let rotate = [
+        "key",
+        "rotate",
+        "--ca",
+        "authority.pem",
+        "--expires-in",
+        "90d",
+        "--tag",
+        "team=identity",
+        TENANT,
+    ];
+    for _ in 0..2 {
+        let said = operator.run(&emulators, &rotate).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    let script = root().join("runtime-tests/peers/azure_key_vault_keys.py");
+    let disabled = judge(&emulators, &python(), &script).await?;
+    let disabled = disabled.trim();
+    let is_enabled = || emulators.is_secret_enabled(&key_name(TENANT), disabled);
+    assert_eq!(is_enabled(), Some(false));
+    let enable = [
+        "key",
+        "retire",
+        "--ca",
+        "authority.pem",
+        "--enable",
+        TENANT,
+        "--version",
+        disabled,
+    ];
+    let said = operator.run(&emulators, &enable).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(is_enabled(), Some(true));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn msal_for_node() -> Result {
     let emulators = Emulators::start(Options::default()).await?;
@@ -152,8 +203,8 @@ async fn msal_for_node() -> Result {
     Ok(())
 }
 
-/// Runs a script, which has to end well, behind a proxy of its own.
-async fn judge(emulators: &Emulators, program: &Path, script: &Path) -> Result {
+/// Runs a script, which has to end well, behind a proxy of its own; what it wrote.
+async fn judge(emulators: &Emulators, program: &Path, script: &Path) -> anyhow::Result<String> {
     runtime_tests::peers::installed()?;
     let proxy = emulators.proxy().await?;
     let directory = tempfile::tempdir()?;
@@ -202,7 +253,7 @@ async fn judge(emulators: &Emulators, program: &Path, script: &Path) -> Result {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Grants of the token endpoint, by grant and proof.
