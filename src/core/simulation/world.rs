@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) identity_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Answers that come for the signing keys before they come again.
     pub(crate) signing_keys_answers: RefCell<VecDeque<(u16, Value)>>,
+    /// What Key Vault was sent, in order, if it was anything.
+    pub(crate) key_vault_bodies: RefCell<Vec<Vec<u8>>>,
     /// Answers that Key Vault gives before it behaves again.
     pub(crate) key_vault_answers: RefCell<VecDeque<(u16, Value)>>,
     /// Systems that do not answer.
@@ -131,6 +133,7 @@ impl World {
             claims: RefCell::default(),
             identity_answers: RefCell::default(),
             signing_keys_answers: RefCell::default(),
+            key_vault_bodies: RefCell::default(),
             key_vault_answers: RefCell::default(),
             down: RefCell::default(),
             keys: vec![[7; 32]].into(),
@@ -349,6 +352,10 @@ impl World {
             return (401, json!({}));
         };
         self.calls.borrow_mut().push(format!("key vault {version}"));
+        if !request.body().is_empty() {
+            let body = request.body().to_vec();
+            self.key_vault_bodies.borrow_mut().push(body);
+        }
         let authorization = authorization.to_str().unwrap();
         let is_ours = authorization.starts_with("Bearer key-vault-at");
         if is_ours && !authorization.ends_with(self.key_vault_in.borrow().as_str()) {

@@ -295,3 +295,133 @@ fn written(body: &impl Serialize) -> SecretBody {
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use pollster::block_on;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::simulation::world::{Shared, World};
+    use crate::vault::samples::TENANT;
+
+    const VERSION: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
+
+    fn custodian(world: &Shared) -> (Custodian<Shared>, TenantId) {
+        let settings = Settings::read(world).unwrap();
+        let custodian = Custodian::new(Rc::clone(world), settings);
+        (custodian, TenantId::parse(TENANT).unwrap())
+    }
+
+    fn answers(world: &World, answers: impl IntoIterator<Item = (u16, Value)>) {
+        world.key_vault_answers.borrow_mut().extend(answers);
+    }
+
+    fn made() -> (u16, Value) {
+        let id = format!("https://demo.vault.azure.net/secrets/obo-{TENANT}/{VERSION}");
+        (
+            200,
+            json!({"id": id, "attributes": {"created": 7, "exp": 9, "enabled": true}}),
+        )
+    }
+
+    fn being_changed() -> (u16, Value) {
+        (
+            409,
+            json!({"error": {"code": "Conflict", "innererror": {"code": "ObjectIsBeingDeleted"}}}),
+        )
+    }
+
+    fn questions(world: &World) -> usize {
+        let calls = world.take_calls().into_iter();
+        calls.filter(|call| call.starts_with("key vault")).count()
+    }
+
+    #[test]
+    fn a_change_under_way_is_waited_for_but_not_for_ever() {
+        let world = World::new();
+        let (custodian, tenant) = custodian(&world);
+        answers(&world, [being_changed(), being_changed(), made()]);
+        let version = block_on(custodian.make_version(&tenant, &Marks::default())).unwrap();
+        assert_eq!(
+            (version.version.as_str(), version.created_at),
+            (VERSION, Some(7))
+        );
+        assert_eq!(questions(&world), 3);
+        assert_eq!(world.lines("waiting"), 2);
+
+        answers(&world, std::iter::repeat_with(being_changed).take(100));
+        let began = world.elapsed.get();
+        let error = block_on(custodian.make_version(&tenant, &Marks::default())).unwrap_err();
+        assert_eq!(error, CustodyError::BeingChanged(format!("obo-{TENANT}")));
+        assert_eq!(world.elapsed.get() - began, PATIENCE_WITH_CHANGES);
+    }
+
+    #[test]
+    fn an_outage_is_asked_once_more_and_a_refusal_not_at_all() {
+        let world = World::new();
+        let (custodian, tenant) = custodian(&world);
+        answers(&world, [(503, json!({})), made()]);
+        block_on(custodian.make_version(&tenant, &Marks::default())).unwrap();
+        assert_eq!(questions(&world), 2);
+        let refused =
+            json!({"error": {"code": "Forbidden", "innererror": {"code": "ForbiddenByRbac"}}});
+        answers(&world, [(403, refused)]);
+        let error = block_on(custodian.make_version(&tenant, &Marks::default())).unwrap_err();
+        assert_eq!(error, CustodyError::Forbidden(Right::Set));
+        assert_eq!(questions(&world), 1);
+    }
+
+    #[test]
+    fn a_token_that_is_given_is_used_and_no_other_is_asked_for() {
+        let world = World::new();
+        let (custodian, tenant) = custodian(&world);
+        custodian.use_token(AccessToken::new("given".into()));
+        block_on(custodian.check_credential()).unwrap();
+        answers(&world, [made(), (401, json!({}))]);
+        let version = KeyVersion::parse(VERSION).unwrap();
+        block_on(custodian.set_enabled(&tenant, &version, false)).unwrap();
+        let error = block_on(custodian.set_enabled(&tenant, &version, false)).unwrap_err();
+        assert_eq!(
+            error,
+            VaultError::from(OperatorError::KeyVaultRefused).into()
+        );
+        let calls = world.take_calls();
+        assert!(
+            calls.iter().all(|call| call.starts_with("key vault")),
+            "{calls:?}"
+        );
+    }
+
+    /// No line, no error and no limit of a request has any of a key.
+    #[test]
+    fn every_key_is_another_and_none_is_in_a_line() {
+        let world = World::new();
+        let (custodian, tenant) = custodian(&world);
+        let marks = Marks::default();
+        for _ in 0..3 {
+            answers(&world, [being_changed(), made()]);
+            block_on(custodian.make_version(&tenant, &marks)).unwrap();
+        }
+        let bodies = world.key_vault_bodies.borrow();
+        let values: std::collections::BTreeSet<_> = bodies
+            .iter()
+            .map(|body| {
+                let body: Value = serde_json::from_slice(body).unwrap();
+                body["value"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(
+            (bodies.len(), values.len()),
+            (6, 3),
+            "the same key again, if it has to be sent again"
+        );
+        let log = world.log.borrow().concat();
+        for value in &values {
+            assert_eq!(STANDARD.decode(value).unwrap().len(), 32);
+            assert!(!log.contains(value.as_str()));
+        }
+    }
+}
