@@ -117,7 +117,7 @@ impl Remove {
         if self.manner.dry_run {
             return self.rehearse(&operator, &custodian, secret).await;
         }
-        self.ask(secret)?;
+        self.ask(secret).await?;
         let mut removed = self.users(&operator).await?;
         let key = self.key(&custodian).await.inspect_err(|_| {
             tracing::warn!("{removed} users were removed, and the key was not: run it again");
@@ -167,7 +167,7 @@ impl Remove {
     }
 
     /// Whether it is meant.
-    fn ask(&self, secret: &str) -> Result<(), Failure> {
+    async fn ask(&self, secret: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());
         }
@@ -183,8 +183,13 @@ impl Remove {
             "All users of {tenant} and its key {secret} are removed. Write the tenant id if that is meant: "
         );
         asked.and_then(|()| stderr.flush()).map_err(Failure::Io)?;
-        let mut written = String::new();
-        io::stdin().read_line(&mut written).map_err(Failure::Io)?;
+        // In a thread of its own, so that an interruption need not wait for a line.
+        let read = tokio::task::spawn_blocking(|| {
+            let mut written = String::new();
+            io::stdin().read_line(&mut written).map(|_| written)
+        });
+        let written = read.await.map_err(|error| Failure::Io(error.into()))?;
+        let written = written.map_err(Failure::Io)?;
         if written.trim().eq_ignore_ascii_case(tenant.as_str()) {
             Ok(())
         } else {
