@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod custody;
+mod doctor;
 mod healthcheck;
 mod key;
 mod operator;
@@ -32,6 +33,7 @@ use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::vault::custodian::CustodyError;
 use check::Check;
 use clap::{Parser, Subcommand};
+use doctor::Doctor;
 use healthcheck::{Healthcheck, Unhealthy};
 use key::Key;
 use schema::Schema;
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Restore(restore) => restore.run(),
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
         Command::User(user) => runtime.block_on(interruptible(user.run())),
         Command::Key(key) => runtime.block_on(key.run()),
     };
@@ -141,6 +144,13 @@ enum Command {
     #[command(after_help = status::EXAMPLES)]
     Status(Box<Status>),
 
+    /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
+    ///
+    /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
+    /// shows no secret, and writes nothing: neither in the store nor anywhere else.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Box<Doctor>),
+
     /// Revoke a user's sessions.
     #[command(subcommand)]
     User(User),
@@ -195,6 +205,8 @@ enum Failure {
     /// It was said what.
     #[error("the operator has to act, see above")]
     Needed,
+    #[error("something is wrong, see above")]
+    Unwell,
     #[error(transparent)]
     Custody(CustodyError),
     /// No token of a pipeline's or a person's.
@@ -244,6 +256,7 @@ impl Failure {
             | Self::Operation(_)
             | Self::Graph(_)
             | Self::Needed
+            | Self::Unwell
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unfinished
@@ -284,6 +297,7 @@ impl Failure {
             | Self::Database(_)
             | Self::Operation(_)
             | Self::Graph(_)
+            | Self::Unwell
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unfinished
