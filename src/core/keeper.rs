@@ -4,7 +4,7 @@
 pub(crate) mod audit;
 pub mod calls;
 pub(crate) mod course;
-mod fingerprint;
+pub mod fingerprint;
 pub(crate) mod holds;
 pub mod report;
 pub(crate) mod rules;
@@ -399,11 +399,9 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             Some(known) if known == *current => {}
             None => ledger.keep_fingerprint(current).await?,
             Some(known) => {
-                let changed = ChangedSettings::between(&known, current);
-                if policy.confirmed_settings.as_ref() != Some(&changed.confirmation) {
-                    return Err(changed.into());
-                }
+                fingerprint::check(&known, policy)?;
                 ledger.keep_fingerprint(current).await?;
+                let changed = ChangedSettings::between(&known, current);
                 let settings = json!({"settings": changed.settings});
                 self.env.event("changed_settings_confirmed", settings);
             }

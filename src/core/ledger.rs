@@ -29,7 +29,7 @@ pub(crate) mod memory;
 pub mod postgres;
 pub mod record;
 pub mod schedule;
-pub(crate) mod seen;
+pub mod seen;
 pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};

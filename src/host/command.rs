@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod custody;
+mod doctor;
 mod healthcheck;
 mod key;
 mod operator;
@@ -33,6 +34,7 @@ use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::vault::custodian::CustodyError;
 use check::Check;
 use clap::{Parser, Subcommand};
+use doctor::Doctor;
 use healthcheck::{Healthcheck, Unhealthy};
 use key::Key;
 use schema::Schema;
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Key(key) => runtime.block_on(key.run()),
         Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
         Command::User(user) => runtime.block_on(interruptible(user.run())),
     };
     // A compilation that nobody waits for any more need not end.
@@ -152,6 +155,13 @@ enum Command {
     #[command(after_help = status::EXAMPLES)]
     Status(Box<Status>),
 
+    /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
+    ///
+    /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
+    /// shows no secret, and writes nothing: neither in the store nor anywhere else.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Box<Doctor>),
+
     /// Revoke a user's sessions.
     #[command(subcommand)]
     User(User),
@@ -195,6 +205,8 @@ enum Failure {
     Unhealthy(#[from] Unhealthy),
     #[error(transparent)]
     Database(#[from] OwnerError),
+    #[error("something is wrong, see above")]
+    Unwell,
     #[error(transparent)]
     Custody(CustodyError),
     /// No token of a pipeline's or a person's.
@@ -252,6 +264,7 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Unwell
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unknown(_)
@@ -294,6 +307,7 @@ impl Failure {
             | Self::Bind(_)
             | Self::Unhealthy(_)
             | Self::Database(_)
+            | Self::Unwell
             | Self::Custody(_)
             | Self::Credential(_)
             | Self::Unknown(_)

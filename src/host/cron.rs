@@ -41,7 +41,7 @@ impl Schedule {
     }
 
     /// The next time after `now`; none if there is none any more.
-    fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.0.find_next_occurrence(&now, false).ok()
     }
 }

@@ -53,6 +53,7 @@ mod manifest;
 mod operator;
 mod orders;
 mod outbound;
+mod patient;
 mod places;
 mod postgres;
 mod rehearsal;

@@ -1,6 +1,7 @@
 //! Key-value stores: what components read and write, whatever is behind it.
 
 mod backup;
+mod glance;
 mod place;
 mod readers;
 mod redis;
@@ -8,6 +9,7 @@ mod sqlite;
 mod writer;
 
 pub(crate) use backup::{BackupError, back_up, restore};
+pub(crate) use glance::Glance;
 pub(crate) use place::OpenError;
 pub(crate) use redis::RedisUrlError;
 

@@ -171,7 +171,12 @@ impl ComponentVariables {
         }
     }
 
-    fn get(&self, name: &str) -> Result<String, LookupError> {
+    /// The value of one of them.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub(crate) fn get(&self, name: &str) -> Result<String, LookupError> {
         check_name(name)
             .map_err(|reason| LookupError::InvalidName(format!("{name:?} {reason}")))?;
         let template = self

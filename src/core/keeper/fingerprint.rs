@@ -73,6 +73,22 @@ impl ChangedSettings {
     }
 }
 
+/// Whether what is stored was made with these settings, or somebody has confirmed that it was not.
+///
+/// # Errors
+/// [`ChangedSettings`].
+pub fn check(known: &Fingerprint, policy: &Policy) -> Result<(), ChangedSettings> {
+    if *known == policy.fingerprint {
+        return Ok(());
+    }
+    let changed = ChangedSettings::between(known, &policy.fingerprint);
+    if policy.confirmed_settings.as_ref() == Some(&changed.confirmation) {
+        Ok(())
+    } else {
+        Err(changed)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::keeper::Request;

@@ -13,7 +13,7 @@ use crate::deadline::{Deadline, LONGEST};
 use crate::identity::{TenantId, User};
 use crate::keeper::audit::{Action, Entry};
 use crate::keeper::report::SweepReport;
-use crate::keeper::sweep::Newest;
+use crate::keeper::sweep::{Newest, SweepState};
 use crate::keeper::{Keeper, KeeperError, Request};
 use crate::ledger::schedule::DAILY;
 use crate::ledger::summary::{Due, Numbers, States, Summary, TenantSummary, increase};
@@ -123,6 +123,17 @@ pub struct LastSweep {
     pub ended_at: u64,
     /// What it did.
     pub report: SweepReport,
+}
+
+impl LastSweep {
+    /// The last sweep, by what it left for the next ([`Ledger::sweep_state`]); none: none ended yet, or that is lost.
+    #[must_use]
+    pub fn of_state(state: &[u8]) -> Option<Self> {
+        let SweepState {
+            ended_at, report, ..
+        } = serde_json::from_slice(state).ok()?;
+        (ended_at > 0).then_some(Self { ended_at, report })
+    }
 }
 
 /// How far the removal of a tenant came.

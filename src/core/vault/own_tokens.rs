@@ -10,6 +10,7 @@ use crate::identity::TenantId;
 use crate::secret::AccessToken;
 use crate::vault::clock_check::ClockCheck;
 use crate::vault::context::{Context, Environment};
+use crate::vault::key_ring::KeyRing;
 use crate::vault::settings::Settings;
 use crate::vault::token_client::TokenClient;
 use crate::vault::token_client::identity::identity_token;
@@ -52,6 +53,17 @@ impl<E: Environment> OwnTokens<E> {
         Ok(token.0)
     }
 
+    /// The token that the app asks Key Vault with.
+    ///
+    /// # Errors
+    /// As [`Self::of_app`].
+    pub async fn for_key_vault(&self) -> Result<(), VaultError> {
+        let key_ring = KeyRing::new();
+        let context = self.context();
+        let token = key_ring.token(&context, &self.token_client, None);
+        token.await.map(drop)
+    }
+
     fn context(&self) -> Context<'_, E> {
         let settings = Rc::clone(&self.settings);
         Context::new(&self.env, &self.clock_check, settings, LONGEST.into())
@@ -75,8 +87,11 @@ mod tests {
         let scope = "api://33333333-3333-3333-3333-333333333333/.default";
         block_on(tokens.of_app(&tenant, scope)).unwrap();
         block_on(tokens.of_identity("https://graph.microsoft.com")).unwrap();
+        let own = world.take_calls();
+        block_on(tokens.for_key_vault()).unwrap();
+        assert_eq!(world.take_calls(), ["entra client_credentials"]);
         assert_eq!(
-            world.take_calls(),
+            own,
             [
                 "entra client_credentials",
                 "identity https://graph.microsoft.com"

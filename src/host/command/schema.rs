@@ -123,7 +123,7 @@ impl Apply {
             }
             None => std::env::var(PASSWORD).ok(),
         };
-        let owner = Owner::connect(&self.database, password.as_deref(), &roots).await?;
+        let owner = Owner::connect(&self.database, password.as_deref(), &roots, None).await?;
         let before = owner.number(FOUND).await?;
         owner.run(&script).await?;
         match before.and_then(|it| u64::try_from(it).ok()) {

@@ -1,5 +1,6 @@
 //! A connection of whoever owns a database, for making and upgrading its tables.
 
+use super::authorities::Authorities;
 use super::pool::reason;
 use rustls::RootCertStore;
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// Connects to what a connection string or URL names, by this password if it has none itself. A certificate is verified
-    /// whenever there is TLS.
+    /// whenever there is TLS, by the authorities in `ca`, in PEM, besides.
     ///
     /// # Errors
     ///
@@ -32,6 +33,7 @@ impl Owner {
         database: &str,
         password: Option<&str>,
         roots: &RootCertStore,
+        ca: Option<&str>,
     ) -> Result<Self, OwnerError> {
         // What the client says may hold a part of a password that was not quoted.
         let mut config: Config = database.parse().map_err(|_| OwnerError::Database)?;
@@ -43,7 +45,9 @@ impl Owner {
         }
         let limit = config.get_connect_timeout().copied();
         let limit = limit.unwrap_or(CONNECT_TIMEOUT);
-        let tls = super::authorities::tls(roots, None);
+        let besides = ca.map(Authorities::parse).transpose();
+        let besides = besides.map_err(OwnerError::Connect)?;
+        let tls = super::authorities::tls(roots, besides.as_ref());
         let tls = tls.map_err(|error| OwnerError::Connect(error.to_string()))?;
         let connected = timeout(limit, config.connect(tls)).await;
         let connected = connected.map_err(|_| OwnerError::Late(limit))?;
@@ -71,6 +75,23 @@ impl Owner {
                 _ => Err(OwnerError::of(&error)),
             },
         }
+    }
+
+    /// The texts of bytes that a query for a text has for its first answer, each of which may be null.
+    ///
+    /// # Errors
+    ///
+    /// The server refuses.
+    pub(crate) async fn bytes<const N: usize>(
+        &self,
+        query: &str,
+        of: &str,
+    ) -> Result<[Option<Vec<u8>>; N], OwnerError> {
+        let row = self.client.query_opt(query, &[&of]).await;
+        let row = row.map_err(|error| OwnerError::of(&error))?;
+        Ok(std::array::from_fn(|column| {
+            row.as_ref()?.try_get(column).ok().flatten()
+        }))
     }
 
     /// Runs statements, all or none.

@@ -7,6 +7,9 @@ use crate::ledger::StoreError;
 
 /// The version that [`script`] makes, and this version of behalf works with.
 pub const VERSION: u64 = 1;
+
+/// What is kept of an app besides its records, by its `store_prefix`: `sweep_state, fingerprint`, which may be null.
+pub const KEPT: &str = super::statement::APP;
 /// The oldest one that it works with, too.
 const OLDEST: u64 = 1;
 
