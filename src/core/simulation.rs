@@ -42,7 +42,7 @@ use crate::simulation::port::Port;
 use crate::simulation::run::Run;
 
 /// How many seeds are run unless the environment says otherwise.
-const SEEDS: u64 = 6_000;
+const SEEDS: u64 = 4_000;
 
 /// The violations of one seed.
 fn simulate<L: Kept>(seed: u64, mutation: Option<Mutation>) -> Vec<String> {

@@ -32,7 +32,11 @@ use crate::codes::every_code_has_a_case;
 use crate::step::Step;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // As of other tests.
+    let threads = std::env::var("RUST_TEST_THREADS").ok();
+    let threads = threads.and_then(|it| it.parse().ok());
+    arguments.test_threads = arguments.test_threads.or(threads);
     let plugin = std::env::var_os("SPIN_BIN").is_none_or(|spin| {
         let help = Command::new(spin).args(["trigger-cron", "--help"]).output();
         help.is_ok_and(|help| help.status.success())
