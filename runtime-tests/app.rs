@@ -46,6 +46,17 @@ pub fn is_on_spin() -> bool {
     std::env::var_os("SPIN_BIN").is_some()
 }
 
+/// Writes the manifest of the app on PostgreSQL into a folder, and returns where it is.
+pub fn postgres_manifest(folder: &Path) -> anyhow::Result<PathBuf> {
+    let printed = std::process::Command::new(root().join("scripts/manifest"))
+        .args(["--ledger", "postgres"])
+        .output()?;
+    anyhow::ensure!(printed.status.success(), "scripts/manifest: {printed:?}");
+    let file = folder.join("spin.toml");
+    std::fs::write(&file, printed.stdout)?;
+    Ok(file)
+}
+
 /// How the app is started.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::ensure;
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{App, Options, behalf, is_on_spin, root};
+use runtime_tests::app::{App, Options, behalf, is_on_spin, postgres_manifest, root};
 use runtime_tests::emulators::{self, Emulators};
 use runtime_tests::store::tables::Tables;
 
@@ -35,14 +35,9 @@ async fn users_move_to_a_database_and_back() -> anyhow::Result<()> {
     let said = copy("postgres", &tables, folder.path(), &[])?;
     ensure!(said.contains("enrolments: 1,"), "{said}");
 
-    let manifest = folder.path().join("postgres.toml");
-    let print = Command::new(root().join("scripts/manifest"))
-        .args(["--ledger", "postgres"])
-        .output()?;
-    std::fs::write(&manifest, print.stdout)?;
     let app = App::start(Options {
         tables: Some(tables.clone()),
-        manifest: Some(manifest),
+        manifest: Some(postgres_manifest(folder.path())?),
         ..Options::for_emulators(&emulators)
     })
     .await?;

@@ -5,11 +5,14 @@
     reason = "a panic is a failed test"
 )]
 
+use futures_util::future::try_join_all;
 use reqwest::Method;
+use runtime_tests::app::{App, Options, postgres_manifest};
 use runtime_tests::emulators::{
-    Answer, Fault, OTHER_TENANT, OTHER_USER, TENANT, Target, USER, key_name,
+    self, Answer, Emulators, Fault, OTHER_TENANT, OTHER_USER, TENANT, Target, USER, key_name,
 };
 use runtime_tests::scene::Scene;
+use runtime_tests::store::tables::Tables;
 use serde_json::json;
 
 type Result = anyhow::Result<()>;
@@ -415,5 +418,54 @@ async fn a_batch_that_fails_stops_no_record_but_its_own() -> Result {
             .all(|it| it["key_version"] == json!(newest))
     );
     scene.end().await?;
+    Ok(())
+}
+
+/// Each does a part, also where each of the tenants has little to do, and where one of them begins first.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_sweep_at_once_share_what_is_due() -> Result {
+    let folder = tempfile::tempdir()?;
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let tables = Tables::create()?;
+    let options = Options {
+        tables: Some(tables),
+        manifest: Some(postgres_manifest(folder.path())?),
+        ..Options::for_emulators(&emulators)
+    }
+    .set("sweep_concurrency", "2");
+    let mut apps = Vec::new();
+    for _ in 0..3 {
+        apps.push(App::start(options.clone()).await?);
+    }
+    for tenant in [TENANT, OTHER_TENANT] {
+        for user in 0..12 {
+            let user = format!("{user:08}-0000-4000-8000-000000000000");
+            let token = emulators.caller().tenant(tenant).user(&user).mint();
+            let enrolled = apps[0].send(Method::PUT, "/v1/me", Some(&token), None);
+            assert_eq!(enrolled.await?.status, 201);
+        }
+    }
+    apps[0].store().make_due()?;
+    emulators.fault(Fault {
+        delay_ms: 500,
+        ..Fault::new(Target::EntraToken, Answer::Pass)
+            .grant("refresh_token")
+            .times(u32::MAX)
+    });
+    let key = &emulators.options().sweep_key;
+    let sweeps = apps
+        .iter()
+        .map(|app| app.send(Method::POST, "/v1/sweep", Some(key), None));
+    let reports = try_join_all(sweeps).await?;
+    let done = reports
+        .iter()
+        .map(|it| it.json["refreshed"].as_u64().unwrap());
+    let done: Vec<_> = done.collect();
+    assert_eq!(done.iter().sum::<u64>(), 24, "{reports:?}");
+    assert!(done.iter().all(|done| *done >= 4), "{done:?}");
+    for app in apps {
+        app.stop().await?;
+    }
+    emulators.stop().await;
     Ok(())
 }

@@ -265,31 +265,7 @@ impl Failure {
             Self::Vault(VaultError::Operator(OperatorError::Setting(faults))) => {
                 faults.iter().for_each(log::fail);
             }
-            Self::Usage(_)
-            | Self::Manifest(_)
-            | Self::RuntimeConfig(_)
-            | Self::Load(_)
-            | Self::App(_)
-            | Self::Store(_)
-            | Self::Backup(_)
-            | Self::Tls(_)
-            | Self::Bind(_)
-            | Self::Unhealthy(_)
-            | Self::Database(_)
-            | Self::Sole(_)
-            | Self::Copy(_)
-            | Self::Unwell
-            | Self::Custody(_)
-            | Self::Credential(_)
-            | Self::Unknown(_)
-            | Self::Unfinished
-            | Self::Operation(_)
-            | Self::Graph(_)
-            | Self::Vault(_)
-            | Self::Needed
-            | Self::Recoverable
-            | Self::Interrupted
-            | Self::Io(_) => log::fail(self),
+            other => log::fail(other),
         }
     }
 

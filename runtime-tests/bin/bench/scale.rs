@@ -232,10 +232,7 @@ impl<'a> Ledger<'a> {
     ) -> anyhow::Result<Self> {
         let folder = folder.path().join(&database);
         fs::create_dir(&folder)?;
-        let manifest = folder.join("spin.toml");
-        let printed =
-            said(Command::new(root().join("scripts/manifest")).args(["--ledger", "postgres"]))?;
-        fs::write(&manifest, printed)?;
+        let manifest = app::postgres_manifest(&folder)?;
         let schema = said(Command::new(app::behalf()?).args(["schema", "print", "--role", ROLE]))?;
         postgres.create_database(&database)?;
         postgres.sql(&database, &schema)?;

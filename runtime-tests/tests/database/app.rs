@@ -54,12 +54,7 @@ impl Scene {
     /// Starts both, with these settings besides those of the database.
     pub(crate) async fn start(postgres: &Postgres, settings: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let manifest = Command::new(app::root().join("scripts/manifest"))
-            .args(["--ledger", "postgres"])
-            .output()?;
-        ensure!(manifest.status.success(), "{manifest:?}");
-        let file = folder.path().join("spin.toml");
-        std::fs::write(&file, manifest.stdout)?;
+        let file = app::postgres_manifest(folder.path())?;
         let emulators = Emulators::start(emulators::Options::default()).await?;
         // The same is asked again and again here.
         emulators.refuse_loops(false);

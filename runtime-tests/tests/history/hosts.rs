@@ -58,11 +58,7 @@ impl Hosts {
     /// Starts everything. `plant` is run by the superuser of the database, once the tables are there.
     pub(crate) async fn start(plant: &str) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let manifest = Command::new(app::root().join("scripts/manifest"))
-            .args(["--ledger", "postgres"])
-            .output()?;
-        ensure!(manifest.status.success(), "{manifest:?}");
-        std::fs::write(folder.path().join("spin.toml"), manifest.stdout)?;
+        app::postgres_manifest(folder.path())?;
         let plant = plant.to_owned();
         let postgres = spawn_blocking(move || database(&plant)).await??;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, postgres.port()));

@@ -86,22 +86,29 @@ impl Tenant {
         moved.saturating_mul(100).checked_div(all)
     }
 
-    /// Versions of the tenant's key that can be disabled, by what was observed at this Unix time: two looks, a day apart, have
-    /// found nothing under them (README, "Rotation"). The newest is none of them, and while it is not known, none is.
+    /// Versions of the tenant's key that can be disabled, and the Unix time in seconds since which nothing is under them, by what
+    /// was observed at such a time: two looks, so long apart, have found nothing (README, "Rotation"). The newest is none of
+    /// them, and while it is not known, none is.
     #[must_use]
-    pub fn retirable(&self, observed_at: u64) -> Vec<&str> {
+    pub fn retirable(&self, observed_at: u64, unused_for: Duration) -> Vec<(&str, u64)> {
         let Some(newest) = &self.newest_key_version else {
             return Vec::new();
         };
+        let until = observed_at.saturating_sub(unused_for.as_secs());
         let unused = self.summary.unused_key_versions.iter();
         unused
             .filter(|(version, since)| {
-                **version != newest.version && since.saturating_add(DAILY) <= observed_at
+                **version != newest.version
+                    && **since <= until
+                    && !self.summary.key_versions.contains_key(*version)
             })
-            .map(|(version, _)| version.as_str())
+            .map(|(version, since)| (version.as_str(), *since))
             .collect()
     }
 }
+
+/// For how long nothing has to be under a key version before it is safe to disable.
+pub const A_DAY: Duration = Duration::from_secs(DAILY);
 
 /// The newest version of a tenant's key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -580,8 +587,14 @@ mod tests {
         ] {
             let tenant = tenant(newest);
             assert_eq!(tenant.rotated(), rotated);
-            assert_eq!(tenant.retirable(at), retirable, "{newest:?} at {at}");
+            let found = tenant.retirable(at, A_DAY);
+            let found: Vec<_> = found.iter().map(|(version, _)| *version).collect();
+            assert_eq!(found, retirable, "{newest:?} at {at}");
         }
+        let mut used_again = tenant(Some(2));
+        used_again.summary.key_versions.insert(version(0), 1);
+        let found = used_again.retirable(1000 + DAILY, A_DAY);
+        assert_eq!(found, [(version(4).as_str(), 1000)]);
         let nothing = Tenant {
             summary: TenantSummary::default(),
             ..tenant(Some(0))

@@ -21,10 +21,11 @@ use crate::ledger::{Claimed, Visit};
 const EXPECTED: Duration = Duration::from_secs(1);
 
 /// Records of a tenant that are claimed at first. Whoever is through with them claims twice as many, so that what a sweep has
-/// claimed is never much more than what it has done: it goes back if there is no time for it.
-pub(crate) const FIRST_CLAIMS: usize = 32;
-/// The most that are claimed at once.
-const MOST_CLAIMS: usize = 500;
+/// claimed is never much more than what it has done: the rest is there for other replicas, and it goes back if there is no
+/// time for it.
+pub(crate) const FIRST_CLAIMS: usize = 2;
+/// The most that are claimed at once: what a replica still does when the others find nothing left.
+const MOST_CLAIMS: usize = 64;
 
 /// What time is shared among.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

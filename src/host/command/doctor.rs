@@ -52,8 +52,6 @@ const TOLERANCE: u64 = 300;
 const SUSPICIOUS: u64 = 30;
 /// Sweeps come once a minute or so.
 const STALE: u64 = 2 * 3600;
-/// Which version of the tables there is.
-const FOUND: &str = "SELECT version FROM behalf.schema_version";
 
 /// The options of `behalf doctor`.
 #[derive(Debug, Args)]
@@ -394,7 +392,7 @@ async fn database(
     let (address, ca) = (&connection.address, connection.ca_root.as_deref());
     let found = async {
         let owner = Owner::connect(address.expose(), None, roots, Limits::Minute, ca).await?;
-        let version = owner.number(FOUND).await?;
+        let version = owner.number(schema::FOUND).await?;
         let kept = match version {
             Some(_) => owner.bytes(schema::KEPT, &settings.store_prefix).await?,
             None => [None, None],

@@ -4,7 +4,7 @@ use super::Failure;
 use super::database::DatabasePlace;
 use crate::log::{self, Format, Verbosity};
 use crate::postgres::{Limits, OwnerError};
-use behalf_core::ledger::postgres::schema::{VERSION, script};
+use behalf_core::ledger::postgres::schema::{FOUND, VERSION, script};
 use clap::{Args, Subcommand};
 use std::io::{self, Write as _};
 
@@ -15,9 +15,6 @@ Examples:
   behalf schema apply --database postgres://owner@db.example/behalf?sslmode=require --password-file /run/secrets/owner
 
 Exit codes: 0 the tables are as this version has them, 1 they are not, 2 the command line is wrong.";
-
-/// Which version of the tables there is.
-const FOUND: &str = "SELECT version FROM behalf.schema_version";
 
 /// What to do with the tables.
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use super::Failure;
 use super::operator::{Asking, guid};
 use super::screen::{ago, day, say, table};
 use behalf_core::identity::TenantId;
-use behalf_core::keeper::status::{Report, Tenant};
+use behalf_core::keeper::status::{A_DAY, Report, Tenant};
 use behalf_core::ledger::summary::{Due, States};
 use clap::Args;
 use serde_json::{Value, json};
@@ -184,10 +184,15 @@ fn key_advice(code: &str) -> &'static str {
     }
 }
 
+fn retirable(of: &Tenant, observed_at: u64) -> Vec<&str> {
+    let versions = of.retirable(observed_at, A_DAY).into_iter();
+    versions.map(|(version, _)| version).collect()
+}
+
 fn to_json(report: &Report, needs: &[Need]) -> Value {
     let observed_at = report.observed_at.unwrap_or(0);
     let rotation = |of: &Tenant| {
-        let retirable = of.retirable(observed_at);
+        let retirable = retirable(of, observed_at);
         json!({"rotated_percent": of.rotated(), "safe_to_disable": retirable})
     };
     let rotation: serde_json::Map<_, _> = (report.tenants.iter())
@@ -284,7 +289,7 @@ fn tenants(report: &Report) -> String {
     let rows = all.into_iter().take(SHOWN).map(|(tenant, of)| {
         let dash = || "-".to_owned();
         let newest = of.newest_key_version.as_ref();
-        let retirable = of.retirable(observed_at);
+        let retirable = retirable(of, observed_at);
         vec![
             tenant.clone(),
             of.summary.numbers.users.to_string(),

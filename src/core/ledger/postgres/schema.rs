@@ -7,11 +7,13 @@ use crate::ledger::StoreError;
 
 /// The version that [`script`] makes, and this version of behalf works with.
 pub const VERSION: u64 = 1;
-
-/// What is kept of an app besides its records, by its `store_prefix`: `sweep_state, fingerprint`, which may be null.
-pub const KEPT: &str = super::statement::APP;
 /// The oldest one that it works with, too.
 const OLDEST: u64 = 1;
+
+/// Which version of the tables there is.
+pub const FOUND: &str = "SELECT version FROM behalf.schema_version";
+/// What is kept of an app besides its records, by its `store_prefix`: `sweep_state, fingerprint`, which may be null.
+pub const KEPT: &str = super::statement::APP;
 
 /// Makes version 1. `sealed` records do not compress, and stand apart, so that what sweeps go through stays small.
 const VERSION_1: &str = r#"

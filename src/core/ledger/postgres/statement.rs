@@ -197,7 +197,7 @@ WITH near AS MATERIALIZED (
       AND e.due_at >= span.low AND e.due_at <= span.high
       AND (e.key_version = $6::text OR e.state = 4)
       AND e.leased_until <= floor(extract(epoch from now()))::int8
-    ORDER BY e.due_at LIMIT 4 * $7::int8
+    ORDER BY e.due_at LIMIT greatest(4 * $7::int8, 128)
   ) AS first
 ), picked AS (
   SELECT e.usr FROM near JOIN behalf.enrolment e
@@ -227,13 +227,13 @@ WITH near AS MATERIALIZED (
    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
      AND e.key_version < $6::text AND e.state < 4
      AND e.leased_until <= floor(extract(epoch from now()))::int8
-   ORDER BY e.key_version LIMIT 4 * $7::int8)
+   ORDER BY e.key_version LIMIT greatest(4 * $7::int8, 128))
   UNION ALL
   (SELECT e.usr, e.state, e.due_at FROM behalf.enrolment e
    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text
      AND e.key_version > $6::text AND e.state < 4
      AND e.leased_until <= floor(extract(epoch from now()))::int8
-   ORDER BY e.key_version LIMIT 4 * $7::int8)
+   ORDER BY e.key_version LIMIT greatest(4 * $7::int8, 128))
 ), picked AS (
   SELECT e.usr FROM near JOIN behalf.enrolment e
     ON e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = $3::text AND e.usr = near.usr

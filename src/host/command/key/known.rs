@@ -75,25 +75,15 @@ impl KnownKeys {
         of: &[TenantId],
         time: Duration,
     ) -> Vec<(TenantId, KeyVersion, u64)> {
-        let until = self.observed_at.saturating_sub(time.as_secs());
         let asked = |id: &TenantId| of.is_empty() || of.contains(id);
-        let mut unused = Vec::new();
-        for (id, tenant) in self.tenants.iter().filter(|(id, _)| asked(id)) {
-            // Without knowing which is the newest, nothing says that it is not this one.
-            let Some(newest) = &tenant.newest_key_version else {
-                continue;
-            };
-            for (version, since) in &tenant.summary.unused_key_versions {
-                if *version != newest.version
-                    && *since <= until
-                    && !tenant.summary.key_versions.contains_key(version)
-                    && let Some(version) = KeyVersion::parse(version)
-                {
-                    unused.push((id.clone(), version, *since));
-                }
-            }
-        }
-        unused
+        let asked = self.tenants.iter().filter(|(id, _)| asked(id));
+        let unused = asked.flat_map(|(id, tenant)| {
+            let unused = tenant.retirable(self.observed_at, time).into_iter();
+            unused.filter_map(|(version, since)| {
+                Some((id.clone(), KeyVersion::parse(version)?, since))
+            })
+        });
+        unused.collect()
     }
 
     /// Every key version of these tenants that the status names, used or not.
