@@ -26,7 +26,7 @@ const CONNECTIONS: u32 = 16;
 /// Users who draw in turn.
 const DRAWING: u32 = 64;
 /// How long Entra ID takes where replicas are compared, and who has time for it.
-pub(crate) const ENTRA_TAKES: Duration = Duration::from_millis(100);
+pub(crate) const ENTRA_TAKES: Duration = Duration::from_millis(400);
 /// Replicas of the app that sweep at once.
 pub(crate) const REPLICAS: usize = 3;
 
@@ -72,7 +72,7 @@ pub(crate) async fn measure(
     let settings = [
         "shared_buffers=1GB",
         "max_wal_size=4GB",
-        "max_connections=100",
+        "max_connections=200",
     ];
     let postgres = Postgres::start_with(&settings)?;
     postgres.create_role(ROLE, PASSWORD)?;
