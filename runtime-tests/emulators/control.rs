@@ -8,6 +8,9 @@
 //! | `GET /demo/admin-authorization` | the same with the role `Behalf.Admin` |
 //! | `GET /demo/sweep-authorization` | the same with the sweep key |
 //! | `POST /tokens` | mints a caller's token: `{"tenant", "user", "version", "roles", "claims", "signature"}`, all optional → `{"token"}` |
+//! | `GET /credentials` | the app's client secrets and certificates, without the secrets → `[{"id", "kind"}]`, oldest first |
+//! | `POST /credentials` | `{}`: a new client secret → `{"id", "secret"}`; `{"certificate"}`: that one, in PEM → `{"id"}` |
+//! | `DELETE /credentials/{id}` | |
 //! | `POST /tenants/{tenant}/rotate-key` | a new version of the tenant's encryption key → `{"version"}` |
 //! | `PUT /secrets/{name}` | `{"value"}` → `{"version"}` |
 //! | `PATCH /secrets/{name}` | `{"enabled", "version"?}` |
@@ -25,7 +28,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -48,6 +51,8 @@ pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Ro
         .route("/demo/admin-authorization", get(admin_authorization))
         .route("/demo/sweep-authorization", get(sweep_authorization))
         .route("/tokens", post(mint))
+        .route("/credentials", get(credentials).post(add_credential))
+        .route("/credentials/{id}", delete(remove_credential))
         .route("/tenants/{tenant}/rotate-key", post(rotate_key))
         .route(
             "/secrets/{name}",
@@ -138,6 +143,35 @@ async fn mint(State(world): Shared, Json(request): Json<MintRequest>) -> Respons
         Json(json!({ "token": world.entra.mint(&mint) })),
     )
         .into_response()
+}
+
+async fn credentials(State(world): Shared) -> Json<Value> {
+    Json(world.entra.credentials())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCredential {
+    certificate: Option<String>,
+}
+
+async fn add_credential(State(world): Shared, Json(new): Json<NewCredential>) -> Response {
+    let Some(certificate) = new.certificate else {
+        let (id, secret) = world.entra.add_secret();
+        return Json(json!({ "id": id, "secret": secret })).into_response();
+    };
+    match world.entra.add_certificate(&certificate) {
+        Some(id) => Json(json!({ "id": id })).into_response(),
+        None => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn remove_credential(State(world): Shared, Path(id): Path<String>) -> StatusCode {
+    if world.entra.remove_credential(&id) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }
 
 async fn rotate_key(

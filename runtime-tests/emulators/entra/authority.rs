@@ -13,6 +13,7 @@ use super::client::{Client, FEDERATION, external_token};
 use super::directory::{Directory, SignIn, User};
 use super::error::TokenError;
 use super::loops::{Loops, Same};
+use super::registered::Registered;
 use super::scope::{Asked, GRAPH};
 use super::tokens::{Tokens, issuers, pairwise};
 use crate::emulators::options::Options;
@@ -40,6 +41,7 @@ pub(crate) struct Entra {
     options: Options,
     /// Where it listens; known when it does.
     origin: OnceLock<String>,
+    registered: Registered,
     tokens: Tokens,
     directory: Mutex<Directory>,
     loops: Loops,
@@ -57,6 +59,7 @@ pub(super) type Form = HashMap<String, String>;
 impl Entra {
     pub(crate) fn new(options: Options) -> Self {
         Self {
+            registered: Registered::new(&options),
             tokens: Tokens::new(options.access_token_seconds),
             options,
             origin: OnceLock::new(),
@@ -119,6 +122,28 @@ impl Entra {
 
     pub(super) fn jwks(&self, tenant: Option<&str>) -> Value {
         self.tokens.jwks(tenant)
+    }
+
+    /// A new client secret of the app, beside those that there are; its id, and it.
+    pub(crate) fn add_secret(&self) -> (String, String) {
+        let (id, secret) = self.registered.add_secret();
+        self.tokens.remember(&secret);
+        (id, secret)
+    }
+
+    /// A certificate, in PEM, with which the app may sign from now on, too; its id, if it is one of an RSA key.
+    pub(crate) fn add_certificate(&self, pem: &str) -> Option<String> {
+        self.registered.add_certificate(pem)
+    }
+
+    /// Whether there was a credential of the app of this id, which is no good any more.
+    pub(crate) fn remove_credential(&self, id: &str) -> bool {
+        self.registered.remove(id)
+    }
+
+    /// The credentials of the app, oldest first.
+    pub(crate) fn credentials(&self) -> Value {
+        self.registered.list()
     }
 
     /// Every token issued, minted or shown so far, whole: for a search that must find none of them.
@@ -223,6 +248,7 @@ impl Entra {
         let origin = self.origin.get().map_or("", String::as_str);
         let client = Client {
             options: &self.options,
+            registered: &self.registered,
             tokens: &self.tokens,
             endpoints: [origin, LOGIN].map(|origin| format!("{origin}/{tenant}/oauth2/v2.0/token")),
         };
