@@ -61,6 +61,13 @@ impl Drill {
         let emulators = Emulators::start(emulators::Options::default()).await?;
         // A drill does the same again and again.
         emulators.refuse_loops(false);
+        // A registration has no secret until one is made.
+        let credentials = format!("{}/credentials", emulators.control_url());
+        let client = reqwest::Client::new();
+        let all: Value = client.get(&credentials).send().await?.json().await?;
+        let first = all[0]["id"].as_str().context("a credential")?;
+        let removed = client.delete(format!("{credentials}/{first}")).send().await?;
+        ensure!(removed.status() == StatusCode::NO_CONTENT, "{removed:?}");
         let drill = Self {
             url: free_url()?,
             emulators,
@@ -429,4 +436,18 @@ pub(crate) fn link(drill: &Drill, name: &str, program: &Path) -> anyhow::Result<
 fn free_url() -> anyhow::Result<String> {
     let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
     Ok(format!("http://{}", listener.local_addr()?))
+}
+
+/// The first of five ports in a row that nobody listens on.
+pub(crate) fn free_ports() -> anyhow::Result<u16> {
+    let listen = |port| std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).ok();
+    for _ in 0..10_000 {
+        let first = listen(0).context("a port")?;
+        let port = first.local_addr()?.port();
+        let others = (1..5).map(|it| listen(port.checked_add(it)?));
+        if others.collect::<Vec<_>>().iter().all(Option::is_some) {
+            return Ok(port);
+        }
+    }
+    bail!("there are no five free ports in a row")
 }

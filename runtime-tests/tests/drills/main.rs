@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Method, StatusCode};
+use runtime_tests::app::{App, root};
 use runtime_tests::debian;
 use runtime_tests::emulators::{OTHER_TENANT, OTHER_USER, TENANT, USER, key_name};
 use runtime_tests::postgres::Postgres;
@@ -307,7 +308,7 @@ async fn what_was_backed_up_under_a_retired_version_does_not_come_back() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_is_removed() -> Result {
-    let mut drill = Drill::prepared().await?;
+    let drill = Drill::prepared().await?;
     let both = format!("{TENANT},{OTHER_TENANT}");
     drill.set("SPIN_VARIABLE_TENANTS", &both).await?;
     let mut drill = drill.served().await?;
@@ -376,6 +377,31 @@ async fn an_upgrade_and_a_rollback_keep_everybody() -> Result {
     assert_eq!(of(&drill).as_deref(), Some("release old"));
     assert_eq!(drill.draw().await?, (200, String::new()));
     drill.end().await
+}
+
+/// On emulators alone: the page from its step 6 on, in a terminal where the lines that `scripts/up` prints were pasted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_can_be_walked_beside_scripts_up() -> Result {
+    let folder = tempfile::tempdir()?;
+    let mut up = tokio::process::Command::new(env!("CARGO_BIN_EXE_up"));
+    up.args(["--emulators", "--port", &drill::free_ports()?.to_string()]);
+    let app = App::run(up, folder.path()).await?;
+    app.wait_for_output_after(0, &format!("curl -X DELETE {}/v1/me ", app.url())).await?;
+    let printed = app.output();
+    let exports: Vec<_> = printed.iter().filter(|it| it.starts_with("  export ")).cloned().collect();
+    let mut script = vec!["set -euo pipefail".to_owned(), exports.join("\n")];
+    let walk = ["6. Check", "8. The first user", "9. Sweep", "The encryption key", "Make one", "The client secret", "Remove a tenant", "Remove a user"];
+    for heading in walk {
+        script.extend(commands(heading)?);
+    }
+    let mut bash = tokio::process::Command::new("bash");
+    bash.arg("-c").arg(script.join("\n")).current_dir(root());
+    let output = bash.output().await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("\"status\":\"active\"") && said.contains("purged") && said.contains("record    removed"), "{said}");
+    app.stop().await?;
+    Ok(())
 }
 
 /// A drill with a database of its own, whose tables are made as the page says.
