@@ -139,9 +139,7 @@ fn named(file: &str, rest: &str) -> anyhow::Result<Vec<String>> {
     if (file, expression) == OF_THE_AUDIT {
         return Ok(Vec::new());
     }
-    let chosen = CHOSEN
-        .iter()
-        .find(|it| (it.0, it.1) == (file, expression));
+    let chosen = CHOSEN.iter().find(|it| (it.0, it.1) == (file, expression));
     let Some((_, _, source, [before, begin, end])) = chosen else {
         bail!("{file}: which events can `{expression}` be? Write a text, or say it in CHOSEN");
     };

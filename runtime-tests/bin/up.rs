@@ -112,16 +112,23 @@ struct World {
 impl World {
     /// The options by which the app reads its secrets from files.
     fn files(&self) -> Vec<String> {
-        let names = ["client_secret", "pseudonym_key", "sweep_key", "sweep_key_previous"];
+        let names = [
+            "client_secret",
+            "pseudonym_key",
+            "sweep_key",
+            "sweep_key_previous",
+        ];
         let secrets = self.folder.path().join("secrets");
-        let option = |name| ["--variable-file".to_owned(), format!("{name}={}", secrets.join(name).display())];
+        let option = |name| {
+            [
+                "--variable-file".to_owned(),
+                format!("{name}={}", secrets.join(name).display()),
+            ]
+        };
         names.into_iter().flat_map(option).collect()
     }
 
-    async fn of(
-        emulators: Emulators,
-        state_dir: Option<&Path>,
-    ) -> anyhow::Result<Self> {
+    async fn of(emulators: Emulators, state_dir: Option<&Path>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("behalf-").tempdir()?;
         let inside = |name: &str| folder.path().join(name);
         for name in ["secrets", "state", "backups"] {
@@ -238,7 +245,10 @@ fn explain(app: &App, world: Option<&World>) -> anyhow::Result<()> {
     };
     let emulators = &world.emulators;
     let control = emulators.control_url();
-    writeln!(out, "\nFor OPERATIONS.md, in a terminal of its own, from its step 6 on (step 7 is done):")?;
+    writeln!(
+        out,
+        "\nFor OPERATIONS.md, in a terminal of its own, from its step 6 on (step 7 is done):"
+    )?;
     for export in exports(app, world)? {
         writeln!(out, "  export {export}")?;
     }
@@ -303,12 +313,10 @@ fn exports(app: &App, world: &World) -> anyhow::Result<Vec<String>> {
         inside("secrets/operator_secret"),
         inside("authority.pem"),
     );
-    let mut exports = vec![
-        format!(
-            "PATH='{}':'{programs}':\"$PATH\"",
-            root().join("runtime-tests/emulators").display()
-        ),
-    ];
+    let mut exports = vec![format!(
+        "PATH='{}':'{programs}':\"$PATH\"",
+        root().join("runtime-tests/emulators").display()
+    )];
     let variables = [
         ("BEHALF_EMULATORS", emulators.control_url()),
         ("BEHALF_APP", app.url()),
@@ -324,9 +332,13 @@ fn exports(app: &App, world: &World) -> anyhow::Result<Vec<String>> {
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
     let settings = world.settings.iter().map(|(name, value)| {
-        (format!("SPIN_VARIABLE_{}", name.to_uppercase()), value.clone())
+        (
+            format!("SPIN_VARIABLE_{}", name.to_uppercase()),
+            value.clone(),
+        )
     });
-    let line = |(name, value): (String, String)| format!("{name}='{}'", value.replace('\'', r"'\''"));
+    let line =
+        |(name, value): (String, String)| format!("{name}='{}'", value.replace('\'', r"'\''"));
     exports.extend(variables.into_iter().chain(settings).map(line));
     Ok(exports)
 }

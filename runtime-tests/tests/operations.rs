@@ -13,7 +13,9 @@ const PAGE: &str = include_str!("../../OPERATIONS.md");
 
 /// The words in the first column of the table under a heading.
 fn told(page: &str, heading: &str) -> anyhow::Result<BTreeSet<String>> {
-    let (_, part) = page.split_once(&format!("\n### {heading}\n")).context("the heading")?;
+    let (_, part) = page
+        .split_once(&format!("\n### {heading}\n"))
+        .context("the heading")?;
     let part = part.split("\n#").next().unwrap_or_default();
     let mut words = BTreeSet::new();
     for row in part.lines().filter(|line| line.starts_with("| `")) {
@@ -62,7 +64,10 @@ fn one_that_is_missing_or_too_many_is_noticed() -> Result {
             assert_ne!(page, PAGE, "{word}");
             let error = check(&page).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
-            assert!(other.is_empty() || error.contains("no_such_word"), "{error}");
+            assert!(
+                other.is_empty() || error.contains("no_such_word"),
+                "{error}"
+            );
         }
     }
     Ok(())
@@ -102,11 +107,24 @@ fn every_way_to_write_a_line_is_seen() -> Result {
         context.log(json!({
             "event": "five", "tenant": tenant,
         }));
-        #[cfg(test)]
-mod tests { env.event("six", line); }"#;
+#[cfg(test)]
+mod tests {
+    env.event("six", line);
+}"#;
     let found: BTreeSet<_> = words::of("src/core/any.rs", source)?.into_iter().collect();
-    let expected = [("one", false), ("two", true), ("three", true), ("four", true), ("five", false)];
-    assert_eq!(found, expected.map(|(word, alarm)| (word.to_owned(), alarm)).into());
+    let expected = [
+        ("one", false),
+        ("two", true),
+        ("three", true),
+        ("four", true),
+        ("five", false),
+    ];
+    assert_eq!(
+        found,
+        expected
+            .map(|(word, alarm)| (word.to_owned(), alarm))
+            .into()
+    );
     // What cannot be read is told, and not left out.
     let error = words::of("src/core/any.rs", "env.event(name, line)").unwrap_err();
     assert!(error.to_string().contains("`name`"), "{error}");

@@ -128,9 +128,8 @@ impl Certificate {
         let PublicKey::RSA(key) = certificate.public_key().parsed().ok()? else {
             return None;
         };
-        let thumbprint = |algorithm| {
-            BASE64_URL_SAFE_NO_PAD.encode(digest::digest(algorithm, pem.contents()))
-        };
+        let thumbprint =
+            |algorithm| BASE64_URL_SAFE_NO_PAD.encode(digest::digest(algorithm, pem.contents()));
         // DER puts a zero before a number whose first bit is set.
         let number = |bytes: &[u8]| {
             let zeros = bytes.iter().take_while(|it| **it == 0).count();

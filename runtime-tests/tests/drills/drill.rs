@@ -66,7 +66,10 @@ impl Drill {
         let client = reqwest::Client::new();
         let all: Value = client.get(&credentials).send().await?.json().await?;
         let first = all[0]["id"].as_str().context("a credential")?;
-        let removed = client.delete(format!("{credentials}/{first}")).send().await?;
+        let removed = client
+            .delete(format!("{credentials}/{first}"))
+            .send()
+            .await?;
         ensure!(removed.status() == StatusCode::NO_CONTENT, "{removed:?}");
         let drill = Self {
             url: free_url()?,
@@ -192,7 +195,10 @@ impl Drill {
         }
         let script = format!(". ./environment\nexec {text}");
         let mut bash = self.bash(&script);
-        bash.env("SPIN_HTTP_LISTEN_ADDR", self.url.trim_start_matches("http://"));
+        bash.env(
+            "SPIN_HTTP_LISTEN_ADDR",
+            self.url.trim_start_matches("http://"),
+        );
         App::run(bash, &self.folder.path().join("behalf/state")).await
     }
 
@@ -265,10 +271,16 @@ impl Drill {
         &self,
         work: impl AsyncFnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let users: Vec<_> = (0..4).map(|at| format!("ffffffff-ffff-4fff-8fff-{at:012}")).collect();
+        let users: Vec<_> = (0..4)
+            .map(|at| format!("ffffffff-ffff-4fff-8fff-{at:012}"))
+            .collect();
         let served = async |user: &str, method: Method, path: &str| -> anyhow::Result<()> {
             let answer = self.call(user, method, path).await?;
-            ensure!(answer.status.is_success(), "{answer:?}\n{}", self.output().join("\n"));
+            ensure!(
+                answer.status.is_success(),
+                "{answer:?}\n{}",
+                self.output().join("\n")
+            );
             Ok(())
         };
         for user in &users {
@@ -315,7 +327,10 @@ impl Drill {
     /// Lets the status say that what is unused has been so for two days.
     pub(crate) async fn pass_two_days(&mut self) -> anyhow::Result<()> {
         let sweep = commands("9. Sweep")?;
-        let sweep = sweep.iter().find(|it| it.contains("/v1/sweep")).context("a sweep")?;
+        let sweep = sweep
+            .iter()
+            .find(|it| it.contains("/v1/sweep"))
+            .context("a sweep")?;
         let store = self.store();
         for _ in 0..2 {
             store.forget_sweeps()?;
@@ -424,7 +439,10 @@ impl Drill {
 pub(crate) fn program(drill: &Drill, name: &str, text: &str) -> anyhow::Result<()> {
     let file = drill.path("bin").join(name);
     fs::write(&file, text)?;
-    Ok(fs::set_permissions(file, fs::Permissions::from_mode(0o755))?)
+    Ok(fs::set_permissions(
+        file,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// The same, of a program that is somewhere else.

@@ -29,10 +29,16 @@ type Result = anyhow::Result<()>;
 fn every_procedure_has_a_drill() {
     let drills = concat!(include_str!("main.rs"), include_str!("drill.rs"));
     for heading in procedures() {
-        assert!(drills.contains(&format!("{heading:?}")), "nothing runs {heading}");
+        assert!(
+            drills.contains(&format!("{heading:?}")),
+            "nothing runs {heading}"
+        );
     }
     for (begin, _) in ELSEWHERE {
-        assert!(PAGE.contains(&format!("$ {begin}")), "the page has no {begin}");
+        assert!(
+            PAGE.contains(&format!("$ {begin}")),
+            "the page has no {begin}"
+        );
     }
 }
 
@@ -46,7 +52,10 @@ async fn from_nothing_to_the_first_user() -> Result {
     assert_eq!(shown["status"], "active");
     assert_eq!(shown["key_version"], drill.newest(TENANT)?);
     let said = drill.perform("9. Sweep").await?;
-    assert!(said.last().unwrap().starts_with("1 users of 1 tenants"), "{said:?}");
+    assert!(
+        said.last().unwrap().starts_with("1 users of 1 tenants"),
+        "{said:?}"
+    );
     assert_eq!(drill.draw().await?, (200, String::new()));
     drill.end().await
 }
@@ -64,11 +73,17 @@ async fn rotate_and_retire(drill: &mut Drill, commands: &[String]) -> Result {
         let mut lines = said.lines().filter(|line| line.starts_with(TENANT));
         lines.next().is_some_and(|line| line.contains("100 %"))
     };
-    drill.repeat_until(&[sweep.clone(), status.clone()], moved).await?;
+    drill
+        .repeat_until(&[sweep.clone(), status.clone()], moved)
+        .await?;
     assert_eq!(drill.store().record()?.1["key_version"], new);
     // Not before a day.
     drill.run(retire).await?;
-    let is_enabled = |drill: &Drill, version: &str| drill.emulators.is_secret_enabled(&key_name(TENANT), version);
+    let is_enabled = |drill: &Drill, version: &str| {
+        drill
+            .emulators
+            .is_secret_enabled(&key_name(TENANT), version)
+    };
     assert_eq!(is_enabled(drill, &old), Some(true));
     drill.pass_two_days().await?;
     drill.run(retire).await?;
@@ -109,9 +124,14 @@ async fn a_leaked_encryption_key_opens_nothing_any_more() -> Result {
     let proxy = drill.emulators.proxy().await?;
     proxy.write_authority(&drill.path("authority.pem"))?;
     drill.set("HTTPS_PROXY", &proxy.url()).await?;
-    drill.run("export OPERATOR=\"$OPERATOR --ca authority.pem\"").await?;
+    drill
+        .run("export OPERATOR=\"$OPERATOR --ca authority.pem\"")
+        .await?;
     drill.run(revoke).await?;
-    assert_eq!(drill.draw().await?, (409, "reenrolment_required".to_owned()));
+    assert_eq!(
+        drill.draw().await?,
+        (409, "reenrolment_required".to_owned())
+    );
     drill.end().await
 }
 
@@ -170,8 +190,17 @@ async fn a_leaked_client_secret_is_good_for_nothing() -> Result {
 async fn a_certificate_is_rotated_and_no_request_fails() -> Result {
     let drill = Drill::prepared().await?;
     let settings = drill.emulators.credential("certificate");
-    let pem = |name: &str| settings.iter().find(|it| it.0 == name).map(|it| it.1.clone());
-    let both = [pem("private_key_pem").unwrap(), pem("certificate_pem").unwrap()].concat();
+    let pem = |name: &str| {
+        settings
+            .iter()
+            .find(|it| it.0 == name)
+            .map(|it| it.1.clone())
+    };
+    let both = [
+        pem("private_key_pem").unwrap(),
+        pem("certificate_pem").unwrap(),
+    ]
+    .concat();
     let file = drill.path("behalf/secrets/certificate.pem");
     std::fs::write(&file, &both)?;
     let file = file.display();
@@ -187,7 +216,10 @@ async fn a_certificate_is_rotated_and_no_request_fails() -> Result {
     };
     let proofs = || -> BTreeSet<_> {
         let journal = drill.emulators.journal().into_iter();
-        journal.filter(|it| it.client_id.as_ref() == Some(&drill.emulators.options().client_id)).filter_map(|it| it.proof).collect()
+        journal
+            .filter(|it| it.client_id.as_ref() == Some(&drill.emulators.options().client_id))
+            .filter_map(|it| it.proof)
+            .collect()
     };
     drill
         .under_load(async || {
@@ -209,7 +241,9 @@ async fn a_certificate_is_rotated_and_no_request_fails() -> Result {
 async fn a_sweep_key_is_rotated() -> Result {
     let drill = Drill::serving().await?;
     let sweep = async |key: &str| -> anyhow::Result<StatusCode> {
-        let answer = drill.app()?.send(Method::POST, "/v1/sweep", Some(key), None);
+        let answer = drill
+            .app()?
+            .send(Method::POST, "/v1/sweep", Some(key), None);
         Ok(answer.await?.status)
     };
     let old = drill.secret("sweep_key")?;
@@ -265,7 +299,10 @@ async fn a_restored_backup_brings_removed_users_back_until_they_are_removed_agai
     drill.perform("Make one").await?;
     let removed = drill.call(USER, Method::DELETE, "/v1/me").await?;
     assert_eq!(removed.status, 204, "{removed:?}");
-    drill.app()?.wait_for_output_after(0, "user_removed").await?;
+    drill
+        .app()?
+        .wait_for_output_after(0, "user_removed")
+        .await?;
     let log = drill.path("log");
     std::fs::write(&log, drill.output().join("\n"))?;
     drill.set("LOG", &log.display().to_string()).await?;
@@ -280,7 +317,10 @@ async fn a_restored_backup_brings_removed_users_back_until_they_are_removed_agai
         ensure!([200, 404].contains(&answer.status.as_u16()), "{answer:?}");
         Ok(answer.status == StatusCode::OK)
     };
-    assert!(is_there(USER).await?, "a restore brings back who was removed");
+    assert!(
+        is_there(USER).await?,
+        "a restore brings back who was removed"
+    );
     // Running hosts write nothing for half a minute.
     while drill.call(OTHER_USER, Method::PUT, "/v1/me").await?.status != 200 {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -291,7 +331,10 @@ async fn a_restored_backup_brings_removed_users_back_until_they_are_removed_agai
     let is_there = async |user: &str| -> anyhow::Result<StatusCode> {
         Ok(drill.call(user, Method::GET, "/v1/me").await?.status)
     };
-    assert_eq!([is_there(USER).await?, is_there(OTHER_USER).await?], [404, 200]);
+    assert_eq!(
+        [is_there(USER).await?, is_there(OTHER_USER).await?],
+        [404, 200]
+    );
     drill.end().await
 }
 
@@ -301,7 +344,9 @@ async fn what_was_backed_up_under_a_retired_version_does_not_come_back() -> Resu
     let mut drill = Drill::serving().await?;
     drill.perform("Make one").await?;
     rotate_and_retire(&mut drill, &commands("The encryption key")?).await?;
-    drill.run("behalf restore --state-dir \"$STATE\" \"$BACKUPS/today.db\"").await?;
+    drill
+        .run("behalf restore --state-dir \"$STATE\" \"$BACKUPS/today.db\"")
+        .await?;
     assert_eq!(drill.draw().await?, (500, "key_disabled".to_owned()));
     drill.end().await
 }
@@ -313,7 +358,10 @@ async fn a_tenant_is_removed() -> Result {
     drill.set("SPIN_VARIABLE_TENANTS", &both).await?;
     let mut drill = drill.served().await?;
     let user = drill.emulators.caller().tenant(OTHER_TENANT).mint();
-    let enrolled = drill.app()?.send(Method::PUT, "/v1/me", Some(&user), None).await?;
+    let enrolled = drill
+        .app()?
+        .send(Method::PUT, "/v1/me", Some(&user), None)
+        .await?;
     assert_eq!(enrolled.status, 201, "{enrolled:?}");
     drill.set("GONE", OTHER_TENANT).await?;
     let commands = commands("Remove a tenant")?;
@@ -324,9 +372,19 @@ async fn a_tenant_is_removed() -> Result {
     assert_eq!(drill.store().records()?.len(), 2);
     let said = drill.run(remove).await?;
     assert!(said.contains("purged"), "{said}");
-    let left: Vec<_> = drill.store().records()?.into_values().map(|it| it["tenant"].clone()).collect();
+    let left: Vec<_> = drill
+        .store()
+        .records()?
+        .into_values()
+        .map(|it| it["tenant"].clone())
+        .collect();
     assert_eq!(left, [json!(TENANT)]);
-    assert!(drill.emulators.newest_version(&key_name(OTHER_TENANT)).is_none());
+    assert!(
+        drill
+            .emulators
+            .newest_version(&key_name(OTHER_TENANT))
+            .is_none()
+    );
     assert_eq!(drill.draw().await?, (200, String::new()));
     drill.end().await
 }
@@ -337,7 +395,9 @@ async fn a_user_is_removed() -> Result {
     let proxy = drill.emulators.proxy().await?;
     proxy.write_authority(&drill.path("authority.pem"))?;
     drill.set("HTTPS_PROXY", &proxy.url()).await?;
-    drill.run("export OPERATOR=\"$OPERATOR --ca authority.pem\"").await?;
+    drill
+        .run("export OPERATOR=\"$OPERATOR --ca authority.pem\"")
+        .await?;
     drill.perform("Remove a user").await?;
     assert_eq!(drill.draw().await?, (404, "not_enrolled".to_owned()));
     drill.end().await
@@ -359,14 +419,23 @@ async fn an_upgrade_and_a_rollback_keep_everybody() -> Result {
     }
     symlink(drill.path("old"), drill.path("current"))?;
     for (name, path) in [("RELEASE", "current"), ("NEW", "new")] {
-        drill.set(name, &drill.path(path).display().to_string()).await?;
+        drill
+            .set(name, &drill.path(path).display().to_string())
+            .await?;
     }
     drill.run(r#""$RELEASE/behalf" up -f "$RELEASE/spin.toml" $FILES --state-dir "$STATE" --ready-path /readyz"#).await?;
     drill.perform("8. The first user").await?;
-    let of = |drill: &Drill| drill.output().iter().find(|it| it.starts_with("release ")).cloned();
+    let of = |drill: &Drill| {
+        drill
+            .output()
+            .iter()
+            .find(|it| it.starts_with("release "))
+            .cloned()
+    };
     assert_eq!(of(&drill).as_deref(), Some("release old"));
     let upgrade = commands("Upgrade")?;
-    let (schema, upgrade): (Vec<_>, Vec<_>) = upgrade.into_iter().partition(|it| it.contains(" schema "));
+    let (schema, upgrade): (Vec<_>, Vec<_>) =
+        upgrade.into_iter().partition(|it| it.contains(" schema "));
     assert_eq!(schema.len(), 1);
     for command in upgrade {
         drill.run(&command).await?;
@@ -386,11 +455,25 @@ async fn the_page_can_be_walked_beside_scripts_up() -> Result {
     let mut up = tokio::process::Command::new(env!("CARGO_BIN_EXE_up"));
     up.args(["--emulators", "--port", &drill::free_ports()?.to_string()]);
     let app = App::run(up, folder.path()).await?;
-    app.wait_for_output_after(0, &format!("curl -X DELETE {}/v1/me ", app.url())).await?;
+    app.wait_for_output_after(0, &format!("curl -X DELETE {}/v1/me ", app.url()))
+        .await?;
     let printed = app.output();
-    let exports: Vec<_> = printed.iter().filter(|it| it.starts_with("  export ")).cloned().collect();
+    let exports: Vec<_> = printed
+        .iter()
+        .filter(|it| it.starts_with("  export "))
+        .cloned()
+        .collect();
     let mut script = vec!["set -euo pipefail".to_owned(), exports.join("\n")];
-    let walk = ["6. Check", "8. The first user", "9. Sweep", "The encryption key", "Make one", "The client secret", "Remove a tenant", "Remove a user"];
+    let walk = [
+        "6. Check",
+        "8. The first user",
+        "9. Sweep",
+        "The encryption key",
+        "Make one",
+        "The client secret",
+        "Remove a tenant",
+        "Remove a user",
+    ];
     for heading in walk {
         script.extend(commands(heading)?);
     }
@@ -398,8 +481,17 @@ async fn the_page_can_be_walked_beside_scripts_up() -> Result {
     bash.arg("-c").arg(script.join("\n")).current_dir(root());
     let output = bash.output().await?;
     let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("\"status\":\"active\"") && said.contains("purged") && said.contains("record    removed"), "{said}");
+    ensure!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        said.contains("\"status\":\"active\"")
+            && said.contains("purged")
+            && said.contains("record    removed"),
+        "{said}"
+    );
     app.stop().await?;
     Ok(())
 }
@@ -433,7 +525,9 @@ async fn several_replicas_serve_from_one_database() -> Result {
     drill.perform("Run each").await?;
     drill.perform("8. The first user").await?;
     // The tables of a newer version are made while the older one runs.
-    let schema = commands("Upgrade")?.into_iter().find(|it| it.contains(" schema "));
+    let schema = commands("Upgrade")?
+        .into_iter()
+        .find(|it| it.contains(" schema "));
     drill.run(&schema.context("a schema")?).await?;
     drill.elsewhere()?;
     drill.perform("Run each").await?;
@@ -441,7 +535,9 @@ async fn several_replicas_serve_from_one_database() -> Result {
     assert_eq!(drill.draw().await?, (200, String::new()));
     let first = drill.apps.remove(0);
     let user = drill.emulators.caller().mint();
-    let removed = first.send(Method::DELETE, "/v1/me", Some(&user), None).await?;
+    let removed = first
+        .send(Method::DELETE, "/v1/me", Some(&user), None)
+        .await?;
     assert_eq!(removed.status, 204, "{removed:?}");
     assert_eq!(drill.draw().await?, (404, "not_enrolled".to_owned()));
     // One that is killed takes nobody along.
