@@ -79,7 +79,7 @@ impl Client<'_> {
     /// A JWT that the app's certificate signed, or a federated credential.
     fn assertion(&self, assertion: &str) -> Result<(), TokenError> {
         match self.registered.verify(assertion) {
-            Some(claims) => self.of_the_app(&claims.ok_or_else(|| TokenError::new(700_027))?),
+            Some(claims) => self.of_the_app(&claims),
             None => self.federated(assertion),
         }
     }

@@ -83,9 +83,9 @@ impl Registered {
         secrets.collect()
     }
 
-    /// The claims of an assertion that one of the certificates signed; within, none if the signature is not that one's. None if
-    /// its header names no certificate of these.
-    pub(super) fn verify(&self, assertion: &str) -> Option<Option<Value>> {
+    /// The claims of an assertion that one of the certificates signed; null if the signature is not that one's. None if its header
+    /// names no certificate of these.
+    pub(super) fn verify(&self, assertion: &str) -> Option<Value> {
         let header = jwt::header(assertion)?;
         // Padded or not: Microsoft's own libraries differ.
         let is = |member: &Option<String>, thumbprint: &str| {
@@ -105,7 +105,7 @@ impl Registered {
             } else {
                 return None;
             };
-            Some(jwt::verify(assertion, algorithm, &it.public))
+            Some(jwt::verify(assertion, algorithm, &it.public).unwrap_or_default())
         })
     }
 

@@ -21,14 +21,15 @@ use runtime_tests::postgres::Postgres;
 use serde_json::json;
 
 use drill::{Drill, ELSEWHERE, link, program};
-use page::{PAGE, commands, procedures};
+use page::{commands, page, procedures};
 
 type Result = anyhow::Result<()>;
 
 #[test]
-fn every_procedure_has_a_drill() {
+fn every_procedure_has_a_drill() -> Result {
+    let page = page()?;
     let drills = concat!(include_str!("main.rs"), include_str!("drill.rs"));
-    for heading in procedures() {
+    for heading in procedures(&page) {
         assert!(
             drills.contains(&format!("{heading:?}")),
             "nothing runs {heading}"
@@ -36,10 +37,11 @@ fn every_procedure_has_a_drill() {
     }
     for (begin, _) in ELSEWHERE {
         assert!(
-            PAGE.contains(&format!("$ {begin}")),
+            page.contains(&format!("$ {begin}")),
             "the page has no {begin}"
         );
     }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -524,7 +526,7 @@ async fn several_replicas_serve_from_one_database() -> Result {
     let (mut drill, _postgres) = with_a_database().await?;
     drill.perform("Run each").await?;
     drill.perform("8. The first user").await?;
-    // The tables of a newer version are made while the older one runs.
+    // The tables are brought up while it runs.
     let schema = commands("Upgrade")?
         .into_iter()
         .find(|it| it.contains(" schema "));
