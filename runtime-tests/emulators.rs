@@ -468,6 +468,7 @@ impl Emulators {
             options.sweep_key.clone(),
             options.identity_header.clone(),
             options.job_token.clone(),
+            options.operator_secret.clone(),
         ];
         secrets.extend(
             signing::app_certificate()

@@ -11,6 +11,7 @@
 //! - [`operator`]: whoever operates the app, with the commands of `behalf`.
 //! - [`peers`]: other implementations, in Python and Node, that judge what behalf writes.
 //! - [`peer`]: the service that people write today in Node for the same job, which the bench compares behalf with.
+//! - [`words`]: the codes and events that the app can say, as its source has them.
 //! - [`demo`]: one token's whole life, told step by step.
 //!
 //! The `up` program (`scripts/up`) puts these together for developers; `tests/` holds the cases.
@@ -36,5 +37,6 @@ pub mod peers;
 pub mod redis;
 pub mod scene;
 pub mod store;
+pub mod words;
 
 pub use behalf_test_postgres::{self as postgres, debian};

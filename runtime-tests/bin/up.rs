@@ -2,16 +2,17 @@
 
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Parser;
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{self, App, StartFailure, root};
+use runtime_tests::app::{self, App, StartFailure, behalf, is_on_spin, root};
 use runtime_tests::demo;
-use runtime_tests::emulators::{self, Emulators, TENANT};
+use runtime_tests::emulators::{self, Emulators, OTHER_TENANT, Proxy, TENANT};
 use runtime_tests::interrupt::interrupted;
+use tempfile::TempDir;
 
 /// Runs behalf on 127.0.0.1 with emulators of Entra ID, Azure Key Vault and a downstream API.
 ///
@@ -71,11 +72,11 @@ async fn tell() -> anyhow::Result<()> {
 }
 
 async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
-    let (mut app, emulators) = tokio::select! {
+    let (mut app, world) = tokio::select! {
         started = start(arguments) => started?,
         interrupted = interrupted() => return interrupted,
     };
-    explain(&app, emulators.as_ref())?;
+    explain(&app, world.as_ref())?;
     let ended = tokio::select! {
         status = app.ended() => Some(status?),
         interrupted = interrupted() => { interrupted?; None }
@@ -91,13 +92,80 @@ async fn serve(arguments: &Arguments) -> anyhow::Result<()> {
         );
     }
     app.stop().await?;
-    if let Some(emulators) = emulators {
-        emulators.stop().await;
+    if let Some(world) = world {
+        world.emulators.stop().await;
     }
     Ok(())
 }
 
-async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)> {
+/// What the app runs in, without Azure.
+struct World {
+    emulators: Emulators,
+    /// The emulators by their real names: Microsoft Graph has no setting.
+    proxy: Proxy,
+    /// With what OPERATIONS.md has in its folders `SECRETS`, `STATE` and `BACKUPS`.
+    folder: TempDir,
+    state_dir: PathBuf,
+    settings: Vec<(String, String)>,
+}
+
+impl World {
+    /// The options by which the app reads its secrets from files.
+    fn files(&self) -> Vec<String> {
+        let names = [
+            "client_secret",
+            "pseudonym_key",
+            "sweep_key",
+            "sweep_key_previous",
+        ];
+        let secrets = self.folder.path().join("secrets");
+        let option = |name| {
+            [
+                "--variable-file".to_owned(),
+                format!("{name}={}", secrets.join(name).display()),
+            ]
+        };
+        names.into_iter().flat_map(option).collect()
+    }
+
+    async fn of(emulators: Emulators, state_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("behalf-").tempdir()?;
+        let inside = |name: &str| folder.path().join(name);
+        for name in ["secrets", "state", "backups"] {
+            std::fs::create_dir(inside(name))?;
+        }
+        let options = emulators.options();
+        let pseudonym_key = emulators::Options::default().sweep_key;
+        let header = format!("Authorization: Bearer {}\n", options.sweep_key);
+        for (name, value) in [
+            ("client_secret", &options.client_secret),
+            ("operator_secret", &options.operator_secret),
+            ("pseudonym_key", &pseudonym_key),
+            ("sweep_key", &options.sweep_key),
+            ("sweep_key_previous", &String::new()),
+            ("sweep.header", &header),
+        ] {
+            std::fs::write(inside("secrets").join(name), value)?;
+        }
+        let proxy = emulators.proxy().await?;
+        proxy.write_authority(&inside("authority.pem"))?;
+        let mut settings = emulators.settings();
+        settings.push(("operator_tenant".to_owned(), TENANT.to_owned()));
+        if !is_on_spin() {
+            settings.retain(|(name, _)| !["client_secret", "sweep_key"].contains(&&**name));
+        }
+        let state_dir = state_dir.map_or_else(|| inside("state"), Path::to_owned);
+        Ok(Self {
+            state_dir: std::path::absolute(state_dir)?,
+            emulators,
+            proxy,
+            folder,
+            settings,
+        })
+    }
+}
+
+async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<World>)> {
     let real = !arguments.emulators && root().join(".env").is_file();
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, arguments.port));
     free(listen)?;
@@ -110,7 +178,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
         echo: true,
         ..app::Options::default()
     };
-    let mut emulators = None;
+    let mut world = None;
     if real {
         // Spin's own folder, so that enrolments outlive a restart.
         options
@@ -130,8 +198,14 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
         let started = Emulators::start(ports)
             .await
             .context("choose other ports with --port")?;
-        options.settings = started.settings();
-        emulators = Some(started);
+        let made = World::of(started, arguments.state_dir.as_deref()).await?;
+        options.settings.clone_from(&made.settings);
+        options.state_dir = Some(made.state_dir.clone());
+        // Spin has no such option.
+        if !is_on_spin() {
+            options.arguments = made.files();
+        }
+        world = Some(made);
     }
     let app = App::start(options).await.map_err(without_output)?;
     let healthy = app.send(Method::GET, "/healthz", None, None).await?;
@@ -140,7 +214,7 @@ async fn start(arguments: &Arguments) -> anyhow::Result<(App, Option<Emulators>)
         "GET /healthz: expected 200, seen {}",
         healthy.status
     );
-    Ok((app, emulators))
+    Ok((app, world))
 }
 
 fn free(address: SocketAddr) -> anyhow::Result<()> {
@@ -159,17 +233,25 @@ fn without_output(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-fn explain(app: &App, emulators: Option<&Emulators>) -> anyhow::Result<()> {
+fn explain(app: &App, world: Option<&World>) -> anyhow::Result<()> {
     let url = app.url();
     let mut out = io::stdout().lock();
-    let Some(emulators) = emulators else {
+    let Some(world) = world else {
         writeln!(
             out,
             "\nbehalf serves {url} with the settings in .env. Ctrl-C ends it.\n"
         )?;
         return Ok(());
     };
+    let emulators = &world.emulators;
     let control = emulators.control_url();
+    writeln!(
+        out,
+        "\nFor OPERATIONS.md, in a terminal of its own, from its step 6 on (step 7 is done):"
+    )?;
+    for export in exports(app, world)? {
+        writeln!(out, "  export {export}")?;
+    }
     let user = format!(r#"-H "$(curl -s {control}/demo/authorization)""#);
     let [job, admin] = ["job", "admin"]
         .map(|who| format!(r#"-H "$(curl -s {control}/demo/{who}-authorization)""#));
@@ -214,4 +296,49 @@ Remove the user, as the user:
         emulators.downstream_url(),
     )?;
     Ok(())
+}
+
+/// The variables of OPERATIONS.md, as its steps 1 to 5 would have set them.
+fn exports(app: &App, world: &World) -> anyhow::Result<Vec<String>> {
+    let World {
+        emulators, folder, ..
+    } = world;
+    let options = emulators.options();
+    let inside = |name: &str| folder.path().join(name).display().to_string();
+    let program = behalf()?;
+    let programs = program.parent().context("a folder")?.display();
+    let (client, operator) = (&options.client_id, &options.operator_id);
+    let operator = format!(
+        "--variable client_id={operator} --variable-file client_secret={} --audience api://{client} --ca {}",
+        inside("secrets/operator_secret"),
+        inside("authority.pem"),
+    );
+    let mut exports = vec![format!(
+        "PATH='{}':'{programs}':\"$PATH\"",
+        root().join("runtime-tests/emulators").display()
+    )];
+    let variables = [
+        ("BEHALF_EMULATORS", emulators.control_url()),
+        ("BEHALF_APP", app.url()),
+        ("TENANT_ID", TENANT.to_owned()),
+        ("CLIENT_ID", client.clone()),
+        ("GONE", OTHER_TENANT.to_owned()),
+        ("SECRETS", inside("secrets")),
+        ("BACKUPS", inside("backups")),
+        ("STATE", world.state_dir.display().to_string()),
+        ("FILES", world.files().join(" ")),
+        ("OPERATOR", operator),
+        ("HTTPS_PROXY", world.proxy.url()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let settings = world.settings.iter().map(|(name, value)| {
+        (
+            format!("SPIN_VARIABLE_{}", name.to_uppercase()),
+            value.clone(),
+        )
+    });
+    let line =
+        |(name, value): (String, String)| format!("{name}='{}'", value.replace('\'', r"'\''"));
+    exports.extend(variables.into_iter().chain(settings).map(line));
+    Ok(exports)
 }

@@ -7,7 +7,11 @@
 //! | `GET /demo/job-authorization` | the same of the background job: its own token, with the role `Behalf.Act` |
 //! | `GET /demo/admin-authorization` | the same with the role `Behalf.Admin` |
 //! | `GET /demo/sweep-authorization` | the same with the sweep key |
+//! | `GET /demo/operator-secret` | the client secret of the application that operators' commands are |
 //! | `POST /tokens` | mints a caller's token: `{"tenant", "user", "version", "roles", "claims", "signature"}`, all optional → `{"token"}` |
+//! | `GET /credentials` | the app's client secrets and certificates, without the secrets → `[{"id", "kind"}]`, oldest first |
+//! | `POST /credentials` | `{}`: a new client secret → `{"id", "secret"}`; `{"certificate"}`: that one, in PEM → `{"id"}` |
+//! | `DELETE /credentials/{id}` | |
 //! | `POST /tenants/{tenant}/rotate-key` | a new version of the tenant's encryption key → `{"version"}` |
 //! | `PUT /secrets/{name}` | `{"value"}` → `{"version"}` |
 //! | `PATCH /secrets/{name}` | `{"enabled", "version"?}` |
@@ -25,7 +29,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -47,7 +51,10 @@ pub(super) fn router(world: Arc<World>, urls: [(&'static str, String); 3]) -> Ro
         .route("/demo/job-authorization", get(job_authorization))
         .route("/demo/admin-authorization", get(admin_authorization))
         .route("/demo/sweep-authorization", get(sweep_authorization))
+        .route("/demo/operator-secret", get(operator_secret))
         .route("/tokens", post(mint))
+        .route("/credentials", get(credentials).post(add_credential))
+        .route("/credentials/{id}", delete(remove_credential))
         .route("/tenants/{tenant}/rotate-key", post(rotate_key))
         .route(
             "/secrets/{name}",
@@ -72,7 +79,7 @@ fn index(world: &World, urls: [(&str, String); 3]) -> Value {
         .map(|(name, url)| (name.to_owned(), json!(url)))
         .collect();
     let options = &world.options;
-    json!({ "urls": urls, "tenants": options.tenants, "client_id": options.client_id, "demo_user": options.demo_user })
+    json!({ "urls": urls, "tenants": options.tenants, "client_id": options.client_id, "operator_id": options.operator_id, "demo_user": options.demo_user })
 }
 
 async fn demo_authorization(State(world): Shared) -> String {
@@ -97,6 +104,10 @@ fn authorization(world: &World, role: Option<&str>) -> String {
 
 async fn sweep_authorization(State(world): Shared) -> String {
     format!("Authorization: Bearer {}\n", world.options.sweep_key)
+}
+
+async fn operator_secret(State(world): Shared) -> String {
+    format!("{}\n", world.options.operator_secret)
 }
 
 #[derive(Deserialize)]
@@ -138,6 +149,35 @@ async fn mint(State(world): Shared, Json(request): Json<MintRequest>) -> Respons
         Json(json!({ "token": world.entra.mint(&mint) })),
     )
         .into_response()
+}
+
+async fn credentials(State(world): Shared) -> Json<Value> {
+    Json(world.entra.credentials())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCredential {
+    certificate: Option<String>,
+}
+
+async fn add_credential(State(world): Shared, Json(new): Json<NewCredential>) -> Response {
+    let Some(certificate) = new.certificate else {
+        let (id, secret) = world.entra.add_secret();
+        return Json(json!({ "id": id, "secret": secret })).into_response();
+    };
+    match world.entra.add_certificate(&certificate) {
+        Some(id) => Json(json!({ "id": id })).into_response(),
+        None => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn remove_credential(State(world): Shared, Path(id): Path<String>) -> StatusCode {
+    if world.entra.remove_credential(&id) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }
 
 async fn rotate_key(

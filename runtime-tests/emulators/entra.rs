@@ -6,6 +6,7 @@ mod client;
 mod directory;
 pub(crate) mod error;
 mod loops;
+mod registered;
 mod scope;
 mod tokens;
 

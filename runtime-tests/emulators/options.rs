@@ -32,9 +32,13 @@ pub struct Options {
     pub client_id: String,
     /// The app's client secret.
     pub client_secret: String,
-    /// App roles at the app itself that its own service principal has, and the platform's managed identity.
+    /// Client id of the application that operators' commands are.
+    pub operator_id: String,
+    /// Its client secret.
+    pub operator_secret: String,
+    /// App roles at the app itself that its own service principal has, the operators', and the platform's managed identity.
     pub app_roles: Vec<String>,
-    /// Application permissions at Microsoft Graph that both have.
+    /// Application permissions at Microsoft Graph that they have.
     pub graph_roles: Vec<String>,
     /// Object id of the app's service principal.
     pub service_principal_id: String,
@@ -82,6 +86,8 @@ impl Default for Options {
             client_id: "33333333-3333-4333-8333-333333333333".to_owned(),
             // Random, so that a search for it finds nothing by chance.
             client_secret: random::text(30),
+            operator_id: "dddddddd-dddd-4ddd-8ddd-dddddddddddd".to_owned(),
+            operator_secret: random::text(30),
             app_roles: ["Behalf.Read", "Behalf.Admin"].map(str::to_owned).to_vec(),
             graph_roles: vec!["User.RevokeSessions.All".to_owned()],
             service_principal_id: "66666666-6666-4666-8666-666666666666".to_owned(),

@@ -182,16 +182,6 @@ impl Key {
         }
     }
 
-    /// `x5t`: SHA-1 of the certificate.
-    pub(crate) fn x5t(&self) -> &str {
-        &self.kid
-    }
-
-    /// `x5t#S256`: SHA-256 of the certificate.
-    pub(crate) fn x5t_s256(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, self.certificate))
-    }
-
     pub(crate) fn certificate_pem(&self) -> String {
         pem("CERTIFICATE", self.certificate)
     }

@@ -82,6 +82,7 @@ fn the_image_has_nothing_that_it_does_not_need() -> Result {
     let expected = [
         "./app/",
         "./app/LICENSE",
+        "./app/OPERATIONS.md",
         "./app/README.md",
         "./app/behalf",
         "./app/behalf_cron.wasm",
@@ -292,7 +293,7 @@ fn built(folder: &Path) -> anyhow::Result<PathBuf> {
         let from = root.join("target/wasm32-wasip2/release").join(&file);
         fs::copy(from, app.join(&file))?;
     }
-    for name in ["LICENSE", "README.md"] {
+    for name in ["LICENSE", "README.md", "OPERATIONS.md"] {
         fs::copy(root.join(name), app.join(name))?;
     }
     for (name, ledger) in [

@@ -13,6 +13,7 @@ use super::client::{Client, FEDERATION, external_token};
 use super::directory::{Directory, SignIn, User};
 use super::error::TokenError;
 use super::loops::{Loops, Same};
+use super::registered::Registered;
 use super::scope::{Asked, GRAPH};
 use super::tokens::{Tokens, issuers, pairwise};
 use crate::emulators::options::Options;
@@ -40,6 +41,7 @@ pub(crate) struct Entra {
     options: Options,
     /// Where it listens; known when it does.
     origin: OnceLock<String>,
+    registered: Registered,
     tokens: Tokens,
     directory: Mutex<Directory>,
     loops: Loops,
@@ -57,6 +59,7 @@ pub(super) type Form = HashMap<String, String>;
 impl Entra {
     pub(crate) fn new(options: Options) -> Self {
         Self {
+            registered: Registered::new(&options),
             tokens: Tokens::new(options.access_token_seconds),
             options,
             origin: OnceLock::new(),
@@ -119,6 +122,28 @@ impl Entra {
 
     pub(super) fn jwks(&self, tenant: Option<&str>) -> Value {
         self.tokens.jwks(tenant)
+    }
+
+    /// A new client secret of the app, beside those that there are; its id, and it.
+    pub(crate) fn add_secret(&self) -> (String, String) {
+        let (id, secret) = self.registered.add_secret();
+        self.tokens.remember(&secret);
+        (id, secret)
+    }
+
+    /// A certificate, in PEM, with which the app may sign from now on, too; its id, if it is one of an RSA key.
+    pub(crate) fn add_certificate(&self, pem: &str) -> Option<String> {
+        self.registered.add_certificate(pem)
+    }
+
+    /// Whether there was a credential of the app of this id, which is no good any more.
+    pub(crate) fn remove_credential(&self, id: &str) -> bool {
+        self.registered.remove(id)
+    }
+
+    /// The credentials of the app, oldest first.
+    pub(crate) fn credentials(&self) -> Value {
+        self.registered.list()
     }
 
     /// Every token issued, minted or shown so far, whole: for a search that must find none of them.
@@ -223,10 +248,14 @@ impl Entra {
         let origin = self.origin.get().map_or("", String::as_str);
         let client = Client {
             options: &self.options,
+            registered: &self.registered,
             tokens: &self.tokens,
             endpoints: [origin, LOGIN].map(|origin| format!("{origin}/{tenant}/oauth2/v2.0/token")),
         };
-        client.authenticate(form, headers)?;
+        let who = client.authenticate(form, headers)?;
+        if who != self.options.client_id && grant != "client_credentials" {
+            return Err(TokenError::new(700_016));
+        }
         if let Some((of, user)) = self.user_of(grant, form) {
             let text = |name| field(name).unwrap_or_default().to_owned();
             let request = Same {
@@ -242,7 +271,7 @@ impl Entra {
             }
         }
         match grant {
-            "client_credentials" => self.client_credentials(&tenant, required("scope")?),
+            "client_credentials" => self.client_credentials(&who, &tenant, required("scope")?),
             "refresh_token" => {
                 self.refresh(&tenant, required("refresh_token")?, field("scope"), form)
             }
@@ -290,7 +319,12 @@ impl Entra {
         }
     }
 
-    fn client_credentials(&self, tenant: &str, scope: &str) -> Result<Grant, TokenError> {
+    fn client_credentials(
+        &self,
+        client_id: &str,
+        tenant: &str,
+        scope: &str,
+    ) -> Result<Grant, TokenError> {
         let mut scopes = scope.split_ascii_whitespace();
         let (Some(scope), None) = (scopes.next(), scopes.next()) else {
             return Err(TokenError::new(700_022));
@@ -299,10 +333,9 @@ impl Entra {
         let audience = scope
             .strip_suffix("/.default")
             .ok_or_else(|| TokenError::new(70_011))?;
-        let client_id = &self.options.client_id;
-        // The app's own tokens are v2, with its client id for audience whatever it was asked by.
+        // Tokens for the app are v2, with its client id for audience whatever it was asked by.
         let (version, audience) = if self.is_the_app(audience) {
-            (2, client_id.as_str())
+            (2, self.options.client_id.as_str())
         } else if [KEY_VAULT, GRAPH].contains(&audience.trim_end_matches('/')) {
             (1, audience)
         } else {
@@ -310,7 +343,11 @@ impl Entra {
         };
         // Issued whatever roles the app has; the resource decides.
         let mut claims = self.tokens.claims(version, tenant, client_id, audience);
-        claims["oid"] = json!(self.options.service_principal_id);
+        claims["oid"] = if client_id == self.options.client_id {
+            json!(self.options.service_principal_id)
+        } else {
+            json!(client_id)
+        };
         claims["sub"] = claims["oid"].clone();
         claims["idtyp"] = json!("app");
         self.add_roles(&mut claims);

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 
 use super::error::TokenError;
+use super::registered::Registered;
 use super::tokens::{Tokens, issuers};
-use crate::emulators::jwt;
 use crate::emulators::options::Options;
 use crate::emulators::signing;
 
@@ -28,18 +28,19 @@ const EXTERNAL_SUBJECT: &str = "repo:contoso/app:environment:prod";
 /// What the app is known by.
 pub(super) struct Client<'a> {
     pub(super) options: &'a Options,
+    pub(super) registered: &'a Registered,
     pub(super) tokens: &'a Tokens,
     /// The token endpoint of the tenant, by each name that it is reached under.
     pub(super) endpoints: [String; 2],
 }
 
 impl Client<'_> {
-    /// Checks the credential of a token request.
+    /// Checks the credential of a token request; says whose it is: the client id, as it is registered.
     pub(super) fn authenticate(
         &self,
         form: &HashMap<String, String>,
         headers: &HeaderMap,
-    ) -> Result<(), TokenError> {
+    ) -> Result<String, TokenError> {
         let basic = basic_credentials(headers);
         let (id, secret) = match &basic {
             Some((id, secret)) => (Some(id), Some(secret)),
@@ -48,6 +49,13 @@ impl Client<'_> {
         let id = id
             .filter(|id| !id.is_empty())
             .ok_or_else(|| TokenError::missing("client_id"))?;
+        let operator = &self.options.operator_id;
+        if id.eq_ignore_ascii_case(operator) {
+            return match secret {
+                Some(secret) if *secret == self.options.operator_secret => Ok(operator.clone()),
+                _ => Err(TokenError::new(7_000_215)),
+            };
+        }
         if !id.eq_ignore_ascii_case(&self.options.client_id) {
             return Err(TokenError::new(700_016));
         }
@@ -56,49 +64,35 @@ impl Client<'_> {
                 return Err(TokenError::new(900_144));
             }
             self.tokens.remember(assertion);
-            return self.assertion(assertion);
+            self.assertion(assertion)?;
+            return Ok(self.options.client_id.clone());
         }
         match secret {
             None => Err(TokenError::new(7_000_218)),
-            Some(secret) if *secret == self.options.client_secret => Ok(()),
+            Some(secret) if self.registered.has_secret(secret) => {
+                Ok(self.options.client_id.clone())
+            }
             Some(_) => Err(TokenError::new(7_000_215)),
         }
     }
 
     /// A JWT that the app's certificate signed, or a federated credential.
     fn assertion(&self, assertion: &str) -> Result<(), TokenError> {
-        let header = jwt::header(assertion).ok_or_else(|| TokenError::new(700_027))?;
-        // Padded or not: Microsoft's own libraries differ.
-        let is = |member: &Option<String>, thumbprint: &str| {
-            member
-                .as_ref()
-                .is_some_and(|member| member.trim_end_matches('=') == thumbprint)
-        };
-        let app = signing::app_certificate();
-        if is(&header.x5t_s256, &app.x5t_s256()) {
-            self.signed_by_certificate(assertion, Algorithm::PS256)
-        } else if is(&header.x5t, app.x5t()) {
-            self.signed_by_certificate(assertion, Algorithm::RS256)
-        } else {
-            self.federated(assertion)
+        match self.registered.verify(assertion) {
+            Some(claims) => self.of_the_app(&claims),
+            None => self.federated(assertion),
         }
     }
 
-    fn signed_by_certificate(
-        &self,
-        assertion: &str,
-        algorithm: Algorithm,
-    ) -> Result<(), TokenError> {
-        let claims = signing::app_certificate()
-            .verify(assertion, algorithm)
-            .ok_or_else(|| TokenError::new(700_027))?;
+    /// What the app says of itself.
+    fn of_the_app(&self, claims: &Value) -> Result<(), TokenError> {
         let id = &self.options.client_id;
         let names_the_app = claims["iss"] == *id && claims["sub"] == *id;
         let is_for_this = self.endpoints.iter().any(|url| claims["aud"] == *url);
         if !names_the_app || !is_for_this || !claims["jti"].is_string() {
             return Err(TokenError::new(700_027));
         }
-        in_time(&claims)
+        in_time(claims)
     }
 
     /// Issuer, subject and audience exactly as configured.

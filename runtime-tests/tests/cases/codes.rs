@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-const PROBLEM: &str = include_str!("../../../src/core/api/problem.rs");
-const KEEPER: &str = include_str!("../../../src/core/keeper.rs");
-const LEDGER: &str = include_str!("../../../src/core/ledger.rs");
-const ERROR: &str = include_str!("../../../src/core/error.rs");
+use runtime_tests::words;
 
 /// Codes that no case can meet, and why.
 const NEVER_MET: [(&str, &str); 2] = [
@@ -20,24 +17,7 @@ const NEVER_MET: [(&str, &str); 2] = [
 /// the compiler keeps complete, and a list beside them would not be. README.md names each of them.
 pub(crate) fn every_code_has_a_case(mut met: BTreeSet<String>) -> Result<(), String> {
     let readme = include_str!("../../../README.md");
-    let mut codes = BTreeSet::new();
-    for (table, begin, end) in [
-        (PROBLEM, "fn row(", "struct Row"),
-        (KEEPER, "/// A word for it", "impl From<StoreError>"),
-        (LEDGER, "/// A word for it", "/// An operation on storage"),
-        (
-            ERROR,
-            "/// A word for each error",
-            "/// For the flow of `?`",
-        ),
-    ] {
-        let part = table
-            .split_once(begin)
-            .and_then(|(_, behind)| behind.split_once(end));
-        let (part, _) =
-            part.ok_or_else(|| format!("the tables have no part from {begin} to {end}"))?;
-        codes.extend(part.split('"').skip(1).step_by(2).map(str::to_owned));
-    }
+    let codes = words::codes().map_err(|error| format!("{error:#}"))?;
     if let Some(code) = met
         .iter()
         .find(|code| !readme.contains(&format!("`{code}`")))
