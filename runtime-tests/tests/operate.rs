@@ -364,7 +364,10 @@ async fn a_sweep_is_rung_by_whoever_may() -> Result {
         scene.store().make_due()?;
         let said = sweep(&scene, words).await?;
         assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
-        assert_eq!(said.out, "calls      1\nrefreshed  1\nchecked    1\n", "{words:?}");
+        assert_eq!(
+            said.out, "calls      1\nrefreshed  1\nchecked    1\n",
+            "{words:?}"
+        );
         assert_eq!(said.log, "", "{words:?}");
     }
     let said = sweep(&scene, &["--json"]).await?;
