@@ -581,6 +581,7 @@ fn wanted() -> anyhow::Result<Value> {
             .filter_map(|it| Some(it.split_once('=')?.0.to_owned()))
             .collect()
     };
+    let environment = [names(&help), names(&of_sweep)].concat();
     let image = fs::read_to_string(root().join("scripts/image"))?;
     let number = |behind: &str| {
         let (_, text) = image.split_once(behind)?;
@@ -597,7 +598,7 @@ fn wanted() -> anyhow::Result<Value> {
             "spin-postgres.toml": settings(&["--ledger", "postgres"])?,
             "SpinApp": settings(&["--no-cron", "--ledger", "postgres"])?,
         },
-        "environment": [names(&help), names(&of_sweep)].concat(),
+        "environment": environment,
         "routes": ROUTES,
         "port": number("SPIN_HTTP_LISTEN_ADDR=0.0.0.0:"),
         "user": number("uid="),
