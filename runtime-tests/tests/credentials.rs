@@ -5,7 +5,9 @@
     reason = "a panic is a failed test"
 )]
 
-use reqwest::Method;
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
 use runtime_tests::app::{self, App};
 use runtime_tests::emulators::{Answer, Emulators, Fault, Options, Target};
 use runtime_tests::scene::Scene;
@@ -85,6 +87,66 @@ async fn a_token_of_another_issuer_is_enough() -> Result {
     scene.enrol().await?;
     scene.draw().await?;
     assert_eq!(proofs(&scene), ["RS256"; 3]);
+    scene.end().await?;
+    Ok(())
+}
+
+/// As Kubernetes renews the token of a service account: it makes a folder, and lets a link point there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_a_file_that_is_renewed_is_read_anew() -> Result {
+    let volume = tempfile::tempdir()?;
+    let inside = |name: &str| volume.path().join(name);
+    let renew = |folder: &str, token: &str| -> Result {
+        std::fs::create_dir(inside(folder))?;
+        std::fs::write(inside(folder).join("token"), token)?;
+        std::os::unix::fs::symlink(folder, inside("..data_tmp"))?;
+        Ok(std::fs::rename(inside("..data_tmp"), inside("..data"))?)
+    };
+    let emulators = Emulators::start(Options::default()).await?;
+    let mut settings = emulators.credential("federated-token");
+    let at = settings
+        .iter()
+        .position(|(name, _)| name == "federated_token");
+    let (_, good) = settings.remove(at.unwrap());
+    renew("..1", &good)?;
+    std::os::unix::fs::symlink("..data/token", inside("token"))?;
+
+    let mut options = app::Options::for_emulators(&emulators);
+    options.settings.extend(settings);
+    // Spin's environment is what it is from the start.
+    options.embedded = Some(Vec::new());
+    let file = format!("federated_token={}", inside("token").display());
+    let options = options
+        .one_instance()
+        .arguments(&["--variable-file", &file]);
+    let scene = Scene::of(emulators, App::start(options).await?);
+    scene.enrol().await?;
+
+    // One that Entra ID does not take: it is that which is shown now, within the ten seconds of settings. Then another one.
+    for (folder, token, expected) in [
+        (
+            "..2",
+            scene.emulators.caller().mint(),
+            StatusCode::INTERNAL_SERVER_ERROR,
+        ),
+        ("..3", good, StatusCode::OK),
+    ] {
+        renew(folder, &token)?;
+        let mut seen = None;
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            let answer = scene.call(Method::PUT, "/v1/me").await?;
+            seen = Some((answer.status, answer.code().to_owned()));
+            if answer.status == expected {
+                break;
+            }
+        }
+        let (status, code) = seen.unwrap();
+        assert_eq!(status, expected, "{code}");
+        if status != StatusCode::OK {
+            assert_eq!(code, "credential_refused");
+        }
+    }
     scene.end().await?;
     Ok(())
 }

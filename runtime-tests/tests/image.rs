@@ -296,6 +296,11 @@ fn built(folder: &Path) -> anyhow::Result<PathBuf> {
     for name in ["LICENSE", "README.md", "OPERATIONS.md"] {
         fs::copy(root.join(name), app.join(name))?;
     }
+    // What a release has for those who run the image in some way, and the image has not.
+    for name in ["systemd/behalf.service", "rotate-key", "kubernetes"] {
+        let from = root.join("scripts").join(name);
+        said(Command::new("cp").arg("-r").arg(from).arg(&app))?;
+    }
     for (name, ledger) in [
         ("spin.toml", "key-value"),
         ("spin-postgres.toml", "postgres"),

@@ -1,4 +1,4 @@
-//! `behalf status` and `behalf user`, of an app that runs.
+//! `behalf status`, `behalf user` and `behalf sweep`, of an app that runs.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -334,5 +334,152 @@ async fn a_revocation_waits_as_long_as_graph_asks_for() -> Result {
     let said = revoke(&scene, &[]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(scene.emulators.faults_left(), 0);
+    scene.end().await.map(drop)
+}
+
+async fn sweep(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
+    let words = [&["sweep"], words].concat();
+    operator(scene)?.run(&scene.emulators, &words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_rung_by_whoever_may() -> Result {
+    let scene = scene(Options {
+        app_roles: vec!["Behalf.Sweep".to_owned()],
+        ..Options::default()
+    })
+    .await?;
+    scene.enrol().await?;
+    // With the key from the environment, from a file, and, without one, as the app.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("sweep_key");
+    let key = &scene.emulators.options().sweep_key;
+    std::fs::write(&file, format!("{key}\n"))?;
+    let from_file = format!("sweep_key={}", file.display());
+    for words in [
+        &[][..],
+        &["--variable-file", &from_file],
+        &["--variable", "sweep_key="],
+    ] {
+        scene.store().make_due()?;
+        let said = sweep(&scene, words).await?;
+        assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
+        assert_eq!(
+            said.out, "calls      1\nrefreshed  1\nchecked    1\n",
+            "{words:?}"
+        );
+        assert_eq!(said.log, "", "{words:?}");
+    }
+    let said = sweep(&scene, &["--json"]).await?;
+    let told = said.json()?;
+    assert_eq!(told["event"], "swept");
+    assert_eq!([&told["calls"], &told["refreshed"]], [1, 0]);
+
+    let token = scene.emulators.caller().app(&["Behalf.Read"]).mint();
+    std::fs::write(&file, token)?;
+    let unreadable = format!("sweep_key={}", folder.path().join("none").display());
+    for (words, code, says) in [
+        (
+            &["--variable", "sweep_key=a-key-of-another-app-0123456789ab"][..],
+            1,
+            "(sweep_not_authorized, status 401",
+        ),
+        // Whoever is named asks, though there is a key.
+        (
+            &["--token-file", file.to_str().unwrap()],
+            1,
+            "assign the app role",
+        ),
+        (
+            &["--variable-file", &unreadable],
+            2,
+            "`sweep_key` (SPIN_VARIABLE_SWEEP_KEY) cannot be read",
+        ),
+        (&["--variable", "sweep_key=schlüssel"], 2, "visible ASCII"),
+        (
+            &["--app", "http://behalf.example"],
+            2,
+            "https://behalf.example",
+        ),
+        (
+            &["--app", "http://127.0.0.1:1"],
+            1,
+            "is the app running there",
+        ),
+        (&["--time-limit", "soon"], 2, "--time-limit"),
+    ] {
+        let said = sweep(&scene, words).await?;
+        assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+        assert!(said.log.contains(says), "{words:?}: {said:?}");
+        assert_eq!(said.out, "", "{words:?}");
+    }
+    scene.end().await.map(drop)
+}
+
+/// What the app would answer one after another, and what becomes of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_rung_until_nothing_remains_or_nothing_helps() -> Result {
+    let scene = Scene::start().await?;
+    let ring = async |answers: &[(u16, serde_json::Value)], words: &[&str]| {
+        for (status, body) in answers {
+            let answer = Answer::Status {
+                status: *status,
+                body: body.to_string(),
+                content_type: "application/json".to_owned(),
+            };
+            scene.emulators.fault(Fault {
+                retry_after: (*status == 503).then(|| "1".to_owned()),
+                ..Fault::new(Target::Downstream, answer)
+            });
+        }
+        let elsewhere = scene.emulators.downstream_url();
+        let said = sweep(&scene, &[&["--app", &elsewhere], words].concat()).await?;
+        assert_eq!(scene.emulators.faults_left(), 0, "{said:?}");
+        anyhow::Ok(said)
+    };
+    let busy = || (503, json!({"code": "busy", "detail": "later"}));
+    let working = || (200, json!({"refreshed": 2, "waiting": 4, "remaining": 3}));
+    let unchecked = || (200, json!({"remaining": 0, "unchecked": 1, "checked": 1}));
+    let over = || {
+        (
+            200,
+            json!({"refreshed": 3, "resealed": 1, "waiting": 4, "remaining": 0}),
+        )
+    };
+    let other = || (200, json!({"remaining": 0, "lease_held": false}));
+
+    let answers = [busy(), working(), unchecked(), busy(), over()];
+    let said = ring(&answers, &[]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(
+        said.out,
+        "calls      3\nrefreshed  5\nresealed   1\nwaiting    4\nchecked    1\n"
+    );
+    let said = ring(&[other()], &["--json"]).await?;
+    assert_eq!(said.json()?["event"], "sweep_left_to_another");
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    let stuck = || (200, json!({"waiting": 3, "remaining": 3}));
+    let stopped = || (200, json!({"remaining": 0, "stopped": "clock_wrong"}));
+    let strange = || (200, json!({"ok": true}));
+    for (answers, words, says) in [
+        (
+            vec![working()],
+            &["--time-limit", "0"][..],
+            "3 records remain after 1 calls",
+        ),
+        (vec![working(), stuck()], &[], "no call gets further"),
+        (vec![stopped()], &[], "stopped (clock_wrong)"),
+        (vec![strange()], &[], "no behalf"),
+        (
+            vec![busy(), busy(), busy()],
+            &[],
+            "later (busy, status 503)",
+        ),
+    ] {
+        let said = ring(&answers, words).await?;
+        assert_eq!(said.code, Some(1), "{answers:?}: {said:?}");
+        assert!(said.log.contains(says), "{answers:?}: {said:?}");
+    }
     scene.end().await.map(drop)
 }

@@ -1,7 +1,8 @@
 //! The doorbell of the sweep: what a component on a schedule does until nothing remains to be swept.
 //!
 //! It holds the sweep key and nothing else of the settings, and decides without input and output: whoever drives it
-//! sends [`Doorbell::request`] and tells [`Doorbell::hear`] what came back, until that says that it is over.
+//! sends [`Doorbell::request`] and tells [`Doorbell::hear`] what came back, until that says that it is over. Who calls in
+//! another way, as `behalf sweep` does, tells a [`Tally`] what came back.
 
 use std::time::Duration;
 
@@ -46,6 +47,13 @@ pub const LIMITS: Limits = Limits {
 pub struct Doorbell {
     url: Url,
     authorization: HeaderValue,
+    tally: Tally,
+}
+
+/// What calls of the sweep have come to, and whether another one follows.
+#[derive(Debug)]
+pub struct Tally {
+    patience: Duration,
     sum: Counts,
     calls: u32,
 }
@@ -55,8 +63,22 @@ pub struct Doorbell {
 pub enum Next {
     /// Send the request again.
     Ring,
-    /// It is over; this line is for the log.
-    Done(String),
+    /// It is over.
+    Done(Outcome),
+}
+
+/// How it ended well.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Nothing remains.
+    Swept {
+        /// How many calls were made.
+        calls: u32,
+        /// What they counted, by name.
+        counts: Vec<(&'static str, u64)>,
+    },
+    /// Another sweep is under way, and does the work.
+    LeftToAnother,
 }
 
 /// Why the sweep did not end well. No case holds a secret, or text of an answer.
@@ -108,7 +130,7 @@ pub enum DoorbellError {
         /// Records that remain.
         remaining: u64,
     },
-    /// Records remain after `PATIENCE`.
+    /// Records remain, and the time is up.
     #[error(
         "{remaining} records remain after {calls} calls; sweep more often, or raise `sweep_concurrency`"
     )]
@@ -162,8 +184,7 @@ impl Doorbell {
         Ok(Some(Self {
             url,
             authorization,
-            sum: Counts::default(),
-            calls: 0,
+            tally: Tally::new(PATIENCE),
         }))
     }
 
@@ -191,8 +212,7 @@ impl Doorbell {
         answer: Result<Response<SecretBody>, HttpError>,
         elapsed: Duration,
     ) -> Result<Next, DoorbellError> {
-        self.calls = self.calls.saturating_add(1);
-        let call = self.calls;
+        let call = self.tally.calls.saturating_add(1);
         let response = answer.map_err(|error| match error {
             HttpError::Denied => DoorbellError::Denied,
             HttpError::Unreachable | HttpError::TimedOut | HttpError::TooLong => {
@@ -206,10 +226,31 @@ impl Doorbell {
                 code: code(response.body()),
             });
         }
-        let answer: Answer =
-            json::object(response.body()).ok_or(DoorbellError::Strange { call })?;
+        self.tally.hear(response.body(), elapsed)
+    }
+}
+
+impl Tally {
+    /// Of calls that go on for so long.
+    #[must_use]
+    pub fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            sum: Counts::default(),
+            calls: 0,
+        }
+    }
+
+    /// Says what follows a report that came `elapsed` after the first call was sent.
+    ///
+    /// # Errors
+    /// It is over, and not well; see [`DoorbellError`].
+    pub fn hear(&mut self, report: &[u8], elapsed: Duration) -> Result<Next, DoorbellError> {
+        self.calls = self.calls.saturating_add(1);
+        let (call, calls) = (self.calls, self.calls);
+        let answer: Answer = json::object(report).ok_or(DoorbellError::Strange { call })?;
         if !answer.lease_held {
-            return Ok(Next::Done(left_to_another()));
+            return Ok(Next::Done(Outcome::LeftToAnother));
         }
         if let Some(code) = &answer.stopped {
             let code = is_code(code).then(|| code.clone());
@@ -219,31 +260,37 @@ impl Doorbell {
         let done = answer.done();
         self.sum.add(&answer);
         if remaining == 0 {
-            return Ok(Next::Done(self.line()));
+            let counts = self.sum.counts().into();
+            return Ok(Next::Done(Outcome::Swept { calls, counts }));
         }
         if done == 0 {
             return Err(DoorbellError::Stuck { remaining });
         }
-        if elapsed >= PATIENCE {
-            let calls = self.calls;
+        if elapsed >= self.patience {
             return Err(DoorbellError::TimeIsUp { remaining, calls });
         }
         Ok(Next::Ring)
     }
+}
 
-    fn line(&self) -> String {
-        let mut line = json!({"event": "swept", "calls": self.calls});
+impl Outcome {
+    /// One object, for the log and for programs.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let (calls, counts) = match self {
+            Self::Swept { calls, counts } => (calls, counts),
+            Self::LeftToAnother => {
+                let reason = "another sweep is under way, and does the work";
+                return json!({"event": "sweep_left_to_another", "reason": reason}).to_string();
+            }
+        };
+        let mut line = json!({"event": "swept", "calls": calls});
         if let Some(line) = line.as_object_mut() {
-            let counts = self.sum.counts();
-            line.extend(counts.map(|(name, count)| (name.to_owned(), count.into())));
+            let counts = counts.iter();
+            line.extend(counts.map(|&(name, count)| (name.to_owned(), count.into())));
         }
         line.to_string()
     }
-}
-
-/// What a component says when another sweep is under way.
-fn left_to_another() -> String {
-    json!({"event": "sweep_left_to_another", "reason": "another sweep is under way, and does the work"}).to_string()
 }
 
 /// What a component says when it is switched off.
@@ -449,10 +496,10 @@ mod tests {
             resealed: 4,
             ..SweepReport::default()
         };
-        let Next::Done(line) = doorbell.hear(report(&last), SOON).unwrap() else {
+        let Next::Done(outcome) = doorbell.hear(report(&last), SOON).unwrap() else {
             panic!("nothing remains");
         };
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&outcome.line()).unwrap();
         assert_eq!(
             line,
             json!({
@@ -534,9 +581,9 @@ mod tests {
 
     #[test]
     fn it_says_when_another_sweep_does_the_work_and_when_one_was_stopped() {
-        let Ok(Next::Done(line)) = doorbell().hear(report(&SweepReport::default()), SOON) else {
-            panic!("it is over");
-        };
+        let heard = doorbell().hear(report(&SweepReport::default()), SOON);
+        assert_eq!(heard, Ok(Next::Done(Outcome::LeftToAnother)));
+        let line = Outcome::LeftToAnother.line();
         assert!(line.contains("sweep_left_to_another"), "{line}");
         for (code, message) in [
             (

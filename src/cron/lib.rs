@@ -44,7 +44,7 @@ fn ring() -> Result<String, DoorbellError> {
         let answer = send(&doorbell.request());
         match doorbell.hear(answer, start.elapsed())? {
             Next::Ring => {}
-            Next::Done(line) => return Ok(line),
+            Next::Done(outcome) => return Ok(outcome.line()),
         }
     }
 }

@@ -15,6 +15,7 @@ mod screen;
 mod source;
 mod status;
 mod stores;
+mod sweep;
 mod tenant;
 mod up;
 mod user;
@@ -32,6 +33,7 @@ use crate::serve::BindError;
 use crate::store::{BackupError, OpenError, SoleError};
 use crate::tls::PemError;
 use backup::{Backup, Restore};
+use behalf_core::doorbell::DoorbellError;
 use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::vault::custodian::CustodyError;
 use check::Check;
@@ -44,6 +46,7 @@ use schema::Schema;
 use status::Status;
 use std::io;
 use std::process::ExitCode;
+use sweep::Sweep;
 use tenant::Tenant;
 use up::Up;
 use user::User;
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Key(key) => runtime.block_on(key.run()),
         Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
+        Command::Sweep(sweep) => runtime.block_on(interruptible(sweep.run())),
         Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
         Command::User(user) => runtime.block_on(interruptible(user.run())),
     };
@@ -163,6 +167,13 @@ enum Command {
     #[command(after_help = status::EXAMPLES)]
     Status(Box<Status>),
 
+    /// Have a running app sweep until nothing remains: refresh what is due, and seal under tenants' newest keys.
+    ///
+    /// It calls `POST /v1/sweep` again and again, with the sweep key or as an app with the role Behalf.Sweep: what the cron
+    /// component does, for a scheduler of one's own, such as a CronJob of Kubernetes.
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(Box<Sweep>),
+
     /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
     ///
     /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
@@ -230,6 +241,8 @@ enum Failure {
     Operation(#[from] OperationError),
     #[error(transparent)]
     Graph(#[from] GraphError),
+    #[error(transparent)]
+    Sweep(#[from] DoorbellError),
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error("the key can still be recovered, see above")]
@@ -306,6 +319,7 @@ impl Failure {
             | Self::Unfinished
             | Self::Operation(_)
             | Self::Graph(_)
+            | Self::Sweep(_)
             | Self::Vault(_)
             | Self::Io(_) => ExitCode::FAILURE,
         }

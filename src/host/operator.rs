@@ -61,6 +61,12 @@ impl<H: Http> Operator<H> {
         read(&self.ask(&Method::DELETE, &path).await?)
     }
 
+    /// Refreshes and re-seals what there is time for; what came of it, as it is. The sweep key, or role `Behalf.Sweep`.
+    pub(crate) async fn sweep(&self) -> Result<SecretBody, OperationError> {
+        let answer = self.ask(&Method::POST, "/v1/sweep").await?;
+        Ok(answer.into_body())
+    }
+
     async fn ask(
         &self,
         method: &Method,
@@ -116,6 +122,9 @@ fn hint(code: &str) -> &'static str {
             ": a role reaches its own tenant, and others only from the setting `operator_tenant` (--tenant)"
         }
         "invalid_token" => ": is the token for this app (--audience), and not expired?",
+        "sweep_not_authorized" => {
+            ": set `sweep_key` to the app's own, which has to have one, or take an app with the role Behalf.Sweep"
+        }
         "user_routes_off" => ": the setting `user_routes` is off",
         _ => "",
     }

@@ -39,6 +39,7 @@ const SETTINGS: &[&str] = &[
     "operator_tenant",
     "private_key_pem",
     "secret_id_template",
+    "sweep_key",
     "tenants",
 ];
 
@@ -108,6 +109,24 @@ impl Asking {
                 .await?
         };
         Ok(Operator::new(client, self.app.clone(), &token)?)
+    }
+
+    /// The same to somebody who has the app sweep: by the setting `sweep_key`, unless there is none or the options name somebody else.
+    pub(super) async fn open_to_sweep(&self) -> Result<Operator<OutboundClient>, Failure> {
+        let identity = &self.identity;
+        let name = environment_name("sweep_key");
+        let wrong = |what| Failure::Usage(format!("`sweep_key` ({name}) {what}"));
+        let key = identity.settings()?.get("sweep_key");
+        let key = key
+            .map_err(|_| wrong("cannot be read"))?
+            .unwrap_or_default();
+        let key = AccessToken::new(key.trim().to_owned());
+        let names_another = identity.token_file.is_some() || identity.credential != Who::Settings;
+        if key.expose().is_empty() || names_another {
+            return self.open(None).await;
+        }
+        let operator = Operator::new(identity.client()?, self.app.clone(), &key);
+        operator.map_err(|_| wrong("may hold visible ASCII characters only"))
     }
 }
 
