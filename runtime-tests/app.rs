@@ -70,6 +70,8 @@ pub struct Options {
     pub tables: Option<Tables>,
     /// Settings, by name as in `spin.toml`; a later one wins.
     pub settings: Vec<(String, String)>,
+    /// Variables of the environment that are no settings.
+    pub variables: Vec<(String, String)>,
     /// Whether settings come from the environment and the workspace's `.env` besides. Not for tests.
     pub environment: bool,
     /// Whether what is on a schedule runs too. On Spin it needs the cron plugin.
@@ -94,6 +96,7 @@ impl Default for Options {
             redis: None,
             tables: None,
             settings: Vec::new(),
+            variables: Vec::new(),
             environment: false,
             cron: false,
             manifest: None,
@@ -268,6 +271,7 @@ impl App {
         for (name, value) in &options.settings {
             command.env(format!("SPIN_VARIABLE_{}", name.to_uppercase()), value);
         }
+        command.envs(options.variables);
         Self::serving(command, store, options.echo, temporary).await
     }
 

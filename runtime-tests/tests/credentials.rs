@@ -171,6 +171,49 @@ async fn a_managed_identity_is_enough_for_both() -> Result {
     Ok(())
 }
 
+/// On Container Apps the platform says where its endpoint is, and the host hands that on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_platforms_identity_is_found_by_what_the_platform_sets() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let platform = |named: &str| {
+        let mut of_platform = emulators.app_service().into_iter();
+        of_platform.find(|(name, _)| *name == named).unwrap().1
+    };
+    let both = vec![
+        (
+            "IDENTITY_ENDPOINT".to_owned(),
+            platform("identity_endpoint"),
+        ),
+        ("IDENTITY_HEADER".to_owned(), platform("identity_header")),
+    ];
+    let options = |variables: &[(String, String)]| app::Options {
+        variables: variables.to_vec(),
+        // Spin has no such option.
+        embedded: Some(Vec::new()),
+        ..app::Options::for_emulators(&emulators)
+            .set("credential", "managed-identity")
+            .set("key_vault_credential", "managed-identity")
+            .arguments(&["--platform-identity"])
+            .one_instance()
+    };
+    for (missing, (name, _)) in both.iter().enumerate() {
+        let mut one = both.clone();
+        one.remove(missing);
+        let failure = App::start(options(&one)).await.err().unwrap();
+        let failure = failure.downcast::<app::StartFailure>()?;
+        assert_eq!(failure.code, Some(2), "{failure}");
+        assert!(failure.to_string().contains(name), "{failure}");
+    }
+    let app = App::start(options(&both)).await?;
+    let scene = Scene::of(emulators, app);
+    scene.enrol().await?;
+    scene.draw().await?;
+    assert_eq!(proofs(&scene), ["RS256"; 2]);
+    assert_eq!(identity_requests(&scene), 2, "one token a resource");
+    scene.end().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_metadata_service_that_is_being_upgraded_is_waited_for() -> Result {
     let scene = scene(|emulators| {

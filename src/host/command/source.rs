@@ -11,6 +11,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use url::Url;
 
 /// The options.
 #[derive(Debug, Args)]
@@ -37,6 +38,11 @@ pub(super) struct Source {
     /// A file that holds the value of a variable, read each time the app asks for it. May be given again.
     #[arg(long = "variable-file", value_name = "NAME=PATH", value_parser = assignment)]
     variable_files: Vec<(String, String)>,
+
+    /// Take the settings of the managed identity from the platform: `identity_endpoint`, `identity_header` and `identity_origin` from
+    /// IDENTITY_ENDPOINT and IDENTITY_HEADER, as Container Apps and App Service set them. `--variable` goes first.
+    #[arg(long)]
+    platform_identity: bool,
 
     /// Certificate authorities in PEM that requests of components trust besides the platform's.
     #[arg(long, value_name = "FILE")]
@@ -76,7 +82,15 @@ impl Source {
             .map(|(name, value)| (name, Given::Value(value)))
             .chain(files.map(|(name, path)| (name, Given::File(path.into()))));
         let environment = Environment::of_process(Path::new(".env")).map_err(Failure::Usage)?;
-        Ok(environment.with(given))
+        let platform = if self.platform_identity {
+            platform_identity(|name| std::env::var(name).ok()).map_err(Failure::Usage)?
+        } else {
+            Vec::new()
+        };
+        let platform = platform
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Given::Value(value)));
+        Ok(environment.with(platform).with(given))
     }
 
     pub(super) fn cache(&self) -> Option<PathBuf> {
@@ -89,6 +103,81 @@ impl Source {
                 let folder = user.filter(|path| path.is_absolute()).or_else(home)?;
                 Some(folder.join("behalf"))
             }
+        }
+    }
+}
+
+/// The settings of the managed identity, out of what the platform puts into the environment
+/// (<https://learn.microsoft.com/azure/container-apps/managed-identity>).
+fn platform_identity(
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<(&'static str, String)>, String> {
+    let needed = |name| {
+        variable(name).filter(|value| !value.is_empty()).ok_or_else(|| {
+            format!(
+                "--platform-identity: the environment has no {name}, which Container Apps and App Service set for an app that has a \
+                 managed identity: assign one to the app; elsewhere leave this option out"
+            )
+        })
+    };
+    let (endpoint, header) = (needed("IDENTITY_ENDPOINT")?, needed("IDENTITY_HEADER")?);
+    let origin = Url::parse(&endpoint)
+        .ok()
+        .map(|url| url.origin())
+        .filter(url::Origin::is_tuple)
+        .ok_or(
+            "--platform-identity: IDENTITY_ENDPOINT is no URL: leave it as the platform sets it",
+        )?;
+    Ok(vec![
+        ("identity_endpoint", endpoint),
+        ("identity_header", header),
+        // Of this the manifest makes allowed_outbound_hosts.
+        ("identity_origin", origin.ascii_serialization()),
+    ])
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_platform_says_where_its_identity_is() {
+        let read = |endpoint: &str, header: &str| {
+            platform_identity(|name| match name {
+                "IDENTITY_ENDPOINT" => Some(endpoint.to_owned()),
+                "IDENTITY_HEADER" => Some(header.to_owned()),
+                _ => None,
+            })
+        };
+        for (endpoint, origin) in [
+            ("http://localhost:42356/msi/token", "http://localhost:42356"),
+            (
+                "http://169.254.131.2:8081/msi/token",
+                "http://169.254.131.2:8081",
+            ),
+        ] {
+            let settings = read(endpoint, "canary").unwrap();
+            assert_eq!(
+                settings,
+                [
+                    ("identity_endpoint", endpoint.to_owned()),
+                    ("identity_header", "canary".to_owned()),
+                    ("identity_origin", origin.to_owned())
+                ]
+            );
+        }
+        for (endpoint, header, named) in [
+            ("", "canary", "IDENTITY_ENDPOINT"),
+            ("http://localhost:42356/msi/token", "", "IDENTITY_HEADER"),
+            ("localhost", "canary", "IDENTITY_ENDPOINT"),
+            ("data:canary", "canary", "IDENTITY_ENDPOINT"),
+        ] {
+            let error = read(endpoint, header).unwrap_err();
+            assert!(
+                error.contains(named) && !error.contains("canary"),
+                "{error}"
+            );
         }
     }
 }

@@ -39,6 +39,7 @@ Examples:
   SPIN_VARIABLE_CLIENT_ID=… behalf up            sets the variable client_id; a file .env works too
   behalf up --variable-file federated_token=/var/run/token
                                                  a file that somebody else renews
+  behalf up --platform-identity                  the managed identity of Container Apps or App Service
   behalf up -c http                              without what is on a schedule
   behalf up --tls-cert cert.pem --tls-key key.pem --listen 0.0.0.0:443
   behalf up --listen 127.0.0.1:0 --state-dir ''  a free port and storage in memory, for tests
