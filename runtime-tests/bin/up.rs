@@ -322,6 +322,8 @@ fn exports(app: &App, world: &World) -> anyhow::Result<Vec<String>> {
         ("BEHALF_APP", app.url()),
         ("TENANT_ID", TENANT.to_owned()),
         ("CLIENT_ID", client.clone()),
+        ("OPERATOR_ID", options.operator_id.clone()),
+        ("VAULT_URL", emulators.key_vault_url()),
         ("GONE", OTHER_TENANT.to_owned()),
         ("SECRETS", inside("secrets")),
         ("BACKUPS", inside("backups")),

@@ -588,7 +588,7 @@ fn wanted() -> anyhow::Result<Value> {
         let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u32>().ok()
     };
-    let readme = fs::read_to_string(self::folder().join("README.md"))?;
+    let readme = fs::read_to_string(folder().join("README.md"))?;
     let (_, secret) = readme
         .split_once("create secret generic ")
         .context("a secret")?;
