@@ -170,7 +170,7 @@ enum Command {
     /// Have a running app sweep until nothing remains: refresh what is due, and seal under tenants' newest keys.
     ///
     /// It calls `POST /v1/sweep` again and again, with the sweep key or as an app with the role Behalf.Sweep: what the cron
-    /// component does, for a scheduler of one's own, such as a CronJob of Kubernetes.
+    /// component does, for a scheduler of one's own, such as a `CronJob` of Kubernetes.
     #[command(after_help = sweep::EXAMPLES)]
     Sweep(Box<Sweep>),
 

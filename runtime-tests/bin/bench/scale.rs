@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use reqwest::Method;
-use runtime_tests::app::{self, App, Options, root};
+use runtime_tests::app::{self, App, Options};
 use runtime_tests::emulators::{self, Answer, Emulators, Fault, Target};
 use runtime_tests::postgres::Postgres;
 use serde_json::Value;

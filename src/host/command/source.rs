@@ -40,7 +40,7 @@ pub(super) struct Source {
     variable_files: Vec<(String, String)>,
 
     /// Take the settings of the managed identity from the platform: `identity_endpoint`, `identity_header` and `identity_origin` from
-    /// IDENTITY_ENDPOINT and IDENTITY_HEADER, as Container Apps and App Service set them. `--variable` goes first.
+    /// `IDENTITY_ENDPOINT` and `IDENTITY_HEADER`, as Container Apps and App Service set them. `--variable` goes first.
     #[arg(long)]
     platform_identity: bool,
 
