@@ -73,7 +73,7 @@ fn what_kubernetes_would_not_take_is_noticed() -> Result {
             "sqlite/deployment.yaml",
             "claimName",
             "claim",
-            "'claim' was unexpected",
+            "'claimName' is a required property",
         ),
         (
             "spin/spin-app.yaml",

@@ -395,7 +395,7 @@ async fn a_sweep_is_rung_by_whoever_may() -> Result {
             2,
             "`sweep_key` (SPIN_VARIABLE_SWEEP_KEY) cannot be read",
         ),
-        (&["--variable", "sweep_key=schlüssel"], 2, "visible ASCII"),
+        (&["--variable", "sweep_key=two\nlines"], 2, "visible ASCII"),
         (
             &["--app", "http://behalf.example"],
             2,
