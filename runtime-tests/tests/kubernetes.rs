@@ -602,7 +602,7 @@ fn wanted() -> anyhow::Result<Value> {
         "routes": ROUTES,
         "port": number("SPIN_HTTP_LISTEN_ADDR=0.0.0.0:"),
         "user": number("uid="),
-        "leaving_seconds": leaving.0 + leaving.1,
+        "leaving_seconds": leaving.0.saturating_add(leaving.1),
         "secret": secret.split_whitespace().next(),
     }))
 }

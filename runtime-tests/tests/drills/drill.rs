@@ -48,6 +48,7 @@ impl Drill {
         let inside = |name: &str| folder.path().join(name);
         fs::create_dir(inside("bin"))?;
         symlink(behalf()?, inside("bin/behalf"))?;
+        symlink(root().join("scripts"), inside("scripts"))?;
         symlink(root().join("runtime-tests/emulators/az"), inside("bin/az"))?;
         for (name, arguments) in [
             ("spin.toml", &[][..]),
