@@ -488,6 +488,9 @@ def conforms(value, kind, models, path):
         return conforms_to_fields(value, kind, models, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Union:
+        # A text with known values is told as either; one that is not known is most likely misspelt.
+        if any(isinstance(it, EnumMeta) for it in arguments):
+            arguments = [it for it in arguments if it is not str]
         failures = []
         for it in arguments:
             try:
