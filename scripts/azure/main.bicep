@@ -276,7 +276,8 @@ resource denied 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
     severity: 1
     enabled: true
     evaluationFrequency: 'PT5M'
-    windowSize: 'PT5M'
+    // Longer than it takes a line to arrive in the log.
+    windowSize: 'PT15M'
     scopes: [logs.id]
     skipQueryValidation: true
     criteria: {
@@ -320,8 +321,9 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = if (hasApp) {
       activeRevisionsMode: 'Single'
       ingress: { external: true, targetPort: 3000, transport: 'auto', allowInsecure: false }
       registries: empty(registry) ? [] : [{ server: registry, identity: identity.id }]
-      secrets: concat([
+      secrets: concat(empty(sweepKey) ? [] : [
         { name: 'sweep-key', value: sweepKey }
+      ], empty(pseudonymKey) ? [] : [
         { name: 'pseudonym-key', value: pseudonymKey }
       ], hasPassword ? [{ name: 'postgres-password', value: postgresPassword }] : [])
     }
@@ -342,7 +344,9 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = if (hasApp) {
             { name: 'SPIN_VARIABLE_KEY_VAULT_URL', value: keyVaultUrl }
             { name: 'SPIN_VARIABLE_KEY_VAULT_TENANT', value: tenant().tenantId }
             { name: 'SPIN_VARIABLE_GRANTS', value: grants }
+          ], empty(sweepKey) ? [] : [
             { name: 'SPIN_VARIABLE_SWEEP_KEY', secretRef: 'sweep-key' }
+          ], empty(pseudonymKey) ? [] : [
             { name: 'SPIN_VARIABLE_PSEUDONYM_KEY', secretRef: 'pseudonym-key' }
           ], isOnPostgres ? [
             { name: 'SPIN_VARIABLE_POSTGRES_HOST', value: postgresHost }
