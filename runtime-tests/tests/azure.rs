@@ -450,7 +450,7 @@ fn the_azure_cli_takes_every_call() -> Result {
     let said = python("azure_cli.py", &words, "")?;
     let count = |line: &str| line.split(' ').next().unwrap().parse::<usize>().unwrap();
     let counts: Vec<_> = said.lines().map(count).collect();
-    assert!(counts[0] > 8 && counts[1] > 8, "{said}");
+    assert!(counts[0] >= 8 && counts[1] > 8, "{said}");
     let error = python("azure_cli.py", &["check", wrong.to_str().unwrap()], "");
     let error = error.unwrap_err().to_string();
     let refused = error.lines().filter(|it| it.contains("wrong.md: az "));
