@@ -406,7 +406,8 @@ fn a_registration_is_made_once() -> Result {
     let more = ["--scope", "another"];
     assert!(register(&more)?.status.success());
     assert_eq!(changes(), made + 1);
-    let app = &graph()?["applications"][0];
+    let state = graph()?;
+    let app = &state["applications"][0];
     let scopes = values(&app["api"]["oauth2PermissionScopes"], "value");
     assert_eq!(scopes, ["access_as_user", "another"]);
     assert_eq!(app["signInAudience"], "AzureADMultipleOrgs");
