@@ -13,7 +13,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::Context as _;
 use runtime_tests::app::root;
 use runtime_tests::peers::{installed, python};
 use serde_json::{Value, json};
