@@ -297,7 +297,13 @@ fn built(folder: &Path) -> anyhow::Result<PathBuf> {
         fs::copy(root.join(name), app.join(name))?;
     }
     // What a release has for those who run the image in some way, and the image has not.
-    for name in ["systemd/behalf.service", "rotate-key", "pseudonyms", "kubernetes", "azure"] {
+    for name in [
+        "systemd/behalf.service",
+        "rotate-key",
+        "pseudonyms",
+        "kubernetes",
+        "azure",
+    ] {
         let from = root.join("scripts").join(name);
         said(Command::new("cp").arg("-r").arg(from).arg(&app))?;
     }
