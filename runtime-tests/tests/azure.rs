@@ -454,10 +454,10 @@ fn the_azure_cli_takes_every_call() -> Result {
     assert!(counts[0] >= 8 && counts[1] > 8, "{said}");
     let error = python("azure_cli.py", &["check", wrong.to_str().unwrap()], "");
     let error = error.unwrap_err().to_string();
-    let refused = error.lines().filter(|it| it.contains("wrong.md: az "));
+    let refused = error.lines().filter(|it| it.contains("wrong.md:2: az "));
     let refused: Vec<_> = refused.collect();
     assert!(
-        matches!(refused.as_slice(), [one] if one.contains("--bogus")),
+        matches!(refused.as_slice(), [one] if one.contains("az group create --bogus")),
         "{error}"
     );
     Ok(())
