@@ -457,7 +457,7 @@ fn the_azure_cli_takes_every_call() -> Result {
     let refused = error.lines().filter(|it| it.contains("wrong.md:2: az "));
     let refused: Vec<_> = refused.collect();
     assert!(
-        matches!(refused.as_slice(), [one] if one.contains("--bogus")),
+        matches!(refused.as_slice(), [one] if one.contains("az group create --bogus")),
         "{error}"
     );
     Ok(())
