@@ -48,13 +48,27 @@ pub fn is_on_spin() -> bool {
 
 /// Writes the manifest of the app on PostgreSQL into a folder, and returns where it is.
 pub fn postgres_manifest(folder: &Path) -> anyhow::Result<PathBuf> {
-    let printed = std::process::Command::new(root().join("scripts/manifest"))
-        .args(["--ledger", "postgres"])
-        .output()?;
-    anyhow::ensure!(printed.status.success(), "scripts/manifest: {printed:?}");
     let file = folder.join("spin.toml");
-    std::fs::write(&file, printed.stdout)?;
+    std::fs::write(&file, manifest(&["--ledger", "postgres"])?)?;
     Ok(file)
+}
+
+/// What `scripts/manifest` prints with these arguments.
+pub fn manifest(arguments: &[&str]) -> anyhow::Result<String> {
+    said(std::process::Command::new(root().join("scripts/manifest")).args(arguments))
+}
+
+/// What a program prints, which has to succeed.
+pub fn said(program: &mut std::process::Command) -> anyhow::Result<String> {
+    let output = program
+        .output()
+        .with_context(|| format!("cannot run {program:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{program:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// How the app is started.

@@ -37,30 +37,26 @@ const WRITERS: [(&str, bool); 4] = [
     (".alarm_about(", true),
 ];
 
-/// Where an event is no literal: the file, the expression, and what stands before each of its names, between which texts.
-const CHOSEN: [(&str, &str, &str, [&str; 3]); 4] = [
+/// Where an event is no literal: the file, the expression, and in that file what stands before each of its names, between which texts.
+const CHOSEN: [(&str, &str, [&str; 3]); 4] = [
     (
         "src/core/keeper/audit.rs",
         "event.name()",
-        "src/core/keeper/audit.rs",
         EVENTS_OF_THE_AUDIT,
     ),
     (
         "src/core/keeper/audit.rs",
         "Event::UserRemoved.name()",
-        "src/core/keeper/audit.rs",
         EVENTS_OF_THE_AUDIT,
     ),
     (
         "src/core/api.rs",
         "event",
-        "src/core/api.rs",
         ["=> \"", "let event = match error", "};"],
     ),
     (
         "src/core/keeper/holds.rs",
         "event",
-        "src/core/keeper/holds.rs",
         ["tell(\"", "let tell =", "/// Why the sweep has stopped"],
     ),
 ];
@@ -140,7 +136,7 @@ fn named(file: &str, rest: &str) -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let chosen = CHOSEN.iter().find(|it| (it.0, it.1) == (file, expression));
-    let Some((_, _, source, [before, begin, end])) = chosen else {
+    let Some((source, _, [before, begin, end])) = chosen else {
         bail!("{file}: which events can `{expression}` be? Write a text, or say it in CHOSEN");
     };
     let text = fs::read_to_string(root().join(source))?;

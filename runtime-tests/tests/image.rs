@@ -15,9 +15,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{App, behalf, root};
+use runtime_tests::app::{App, behalf, root, said};
 use runtime_tests::emulators::{self, Emulators};
 use runtime_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -351,17 +351,4 @@ fn texts(list: &Value) -> Vec<String> {
     texts
         .filter_map(|it| Some(it.as_str()?.to_owned()))
         .collect()
-}
-
-/// What a program says that must succeed.
-fn said(command: &mut Command) -> anyhow::Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?)
 }

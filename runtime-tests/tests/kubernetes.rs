@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{App, behalf, root};
+use runtime_tests::app::{App, behalf, manifest, root, said};
 use runtime_tests::emulators::{Emulators, Options};
 use runtime_tests::peers::python;
 use runtime_tests::scene::Scene;
@@ -607,30 +607,9 @@ fn wanted() -> anyhow::Result<Value> {
     }))
 }
 
-fn manifest(arguments: &[&str]) -> anyhow::Result<String> {
-    said(Command::new(root().join("scripts/manifest")).args(arguments))
-}
-
 fn texts(list: &Value) -> Vec<String> {
     let texts = list.as_array().into_iter().flatten();
     texts
         .filter_map(|it| Some(it.as_str()?.to_owned()))
         .collect()
-}
-
-/// What a program says that must succeed.
-fn said(command: &mut Command) -> anyhow::Result<String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&stderr)
-    );
-    Ok(String::from_utf8(stdout)?)
 }

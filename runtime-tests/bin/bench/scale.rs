@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use reqwest::Method;
-use runtime_tests::app::{self, App, Options};
+use runtime_tests::app::{self, App, Options, said};
 use runtime_tests::emulators::{self, Answer, Emulators, Fault, Target};
 use runtime_tests::postgres::Postgres;
 use serde_json::Value;
@@ -482,13 +482,6 @@ fn milliseconds(time: Duration) -> f64 {
 
 fn per_second(number: u32, time: Duration) -> f64 {
     f64::from(number) / time.as_secs_f64()
-}
-
-/// What a program prints.
-fn said(program: &mut Command) -> anyhow::Result<String> {
-    let output = program.output()?;
-    ensure!(output.status.success(), "{program:?}: {output:?}");
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Runs on a thread where one may wait.

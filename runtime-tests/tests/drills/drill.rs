@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{Answer, App, behalf, root};
-use runtime_tests::emulators::{self, Emulators, TENANT, USER, key_name};
+use runtime_tests::app::{Answer, App, behalf, manifest, root};
+use runtime_tests::emulators::{self, Emulators, Proxy, TENANT, USER, key_name};
 use runtime_tests::leaks::{self, Secrets};
 use runtime_tests::store::Store;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Commands that are not run here, by what they begin with, and why.
 pub(crate) const ELSEWHERE: [(&str, &str); 1] = [(
     "scripts/azure/register-app",
-    "the emulators have the registration; a test of its own runs it with a stand-in that records its calls",
+    "the emulators have the registration; a test of its own has az itself run its calls",
 )];
 
 /// An operator at work.
@@ -54,10 +54,7 @@ impl Drill {
             ("spin.toml", &[][..]),
             ("spin-postgres.toml", &["--ledger", "postgres"]),
         ] {
-            let print = std::process::Command::new(root().join("scripts/manifest"))
-                .args(arguments)
-                .output()?;
-            fs::write(inside(name), print.stdout)?;
+            fs::write(inside(name), manifest(arguments)?)?;
         }
         let emulators = Emulators::start(emulators::Options::default()).await?;
         // A drill does the same again and again.
@@ -223,6 +220,16 @@ impl Drill {
         let value = value.replace('\'', r"'\''");
         self.type_in(&format!("export {name}='{value}'")).await?;
         Ok(())
+    }
+
+    /// Lets the operators' commands reach Microsoft Graph by its real name.
+    pub(crate) async fn with_graph(&mut self) -> anyhow::Result<Proxy> {
+        let proxy = self.emulators.proxy().await?;
+        proxy.write_authority(&self.path("authority.pem"))?;
+        self.set("HTTPS_PROXY", &proxy.url()).await?;
+        self.run("export OPERATOR=\"$OPERATOR --ca authority.pem\"")
+            .await?;
+        Ok(proxy)
     }
 
     /// A path below the folder.

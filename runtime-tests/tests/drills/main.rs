@@ -123,13 +123,7 @@ async fn a_leaked_encryption_key_opens_nothing_any_more() -> Result {
     };
     rotate_and_retire(&mut drill, first).await?;
     opens_no_more(&drill, &old).await?;
-    // Microsoft Graph, by its real name.
-    let proxy = drill.emulators.proxy().await?;
-    proxy.write_authority(&drill.path("authority.pem"))?;
-    drill.set("HTTPS_PROXY", &proxy.url()).await?;
-    drill
-        .run("export OPERATOR=\"$OPERATOR --ca authority.pem\"")
-        .await?;
+    let _graph = drill.with_graph().await?;
     drill.run(revoke).await?;
     assert_eq!(
         drill.draw().await?,
@@ -395,12 +389,7 @@ async fn a_tenant_is_removed() -> Result {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_is_removed() -> Result {
     let mut drill = Drill::serving().await?;
-    let proxy = drill.emulators.proxy().await?;
-    proxy.write_authority(&drill.path("authority.pem"))?;
-    drill.set("HTTPS_PROXY", &proxy.url()).await?;
-    drill
-        .run("export OPERATOR=\"$OPERATOR --ca authority.pem\"")
-        .await?;
+    let _graph = drill.with_graph().await?;
     drill.perform("Remove a user").await?;
     assert_eq!(drill.draw().await?, (404, "not_enrolled".to_owned()));
     drill.end().await
