@@ -349,13 +349,22 @@ impl Host {
 
     /// What the host said so far, once it said `what`.
     pub fn log_with(&self, what: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(10);
+        self.log_with_times(what, 1)
+    }
+
+    /// The log once `what` has been found in it so many times.
+    pub fn log_with_times(&self, what: &str, times: usize) -> String {
+        let end = Instant::now() + Duration::from_secs(30);
         loop {
-            let log = self.log.lock().unwrap().clone();
-            if log.contains(what) {
+            let log = self.log();
+            let found = log.matches(what).count();
+            if found >= times {
                 return log;
             }
-            assert!(Instant::now() < end, "{what:?} is not in:\n{log}");
+            assert!(
+                Instant::now() < end,
+                "{what:?} is {found} times, not {times}, in:\n{log}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
