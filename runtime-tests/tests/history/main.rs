@@ -22,7 +22,7 @@ use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use fastrand::Rng;
 use reqwest::Method;
 use runtime_tests::emulators::{Entry, Target};
@@ -77,11 +77,9 @@ async fn three_hosts_on_one_database_keep_the_promises_whatever_happens() -> any
 /// The database acknowledges every second removal of a token that was there and does not make it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_undoes_removals_is_noticed() -> anyhow::Result<()> {
-    let told = run(&Plan {
-        seed: 1,
-        time: Duration::from_secs(5),
-        has_troubles: false,
-        plant: "
+    is_noticed(
+        "no order explains",
+        "
             CREATE FUNCTION undo() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
               IF random() < 0.5 THEN RETURN old; END IF;
@@ -89,35 +87,47 @@ async fn a_database_that_undoes_removals_is_noticed() -> anyhow::Result<()> {
             END $$;
             CREATE TRIGGER undo BEFORE UPDATE ON behalf.enrolment
               FOR EACH ROW WHEN (old.record IS NOT NULL AND new.record IS NULL) EXECUTE FUNCTION undo();",
-    })
+    )
     .await?;
-    let violations = told.history.violations();
-    let is_told = |text| violations.iter().any(|violation| violation.contains(text));
-    ensure!(is_told("no order explains"), "{violations:#?}");
     Ok(())
 }
 
 /// The database forgets leases, so that sweeps take from each other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_keeps_no_leases_is_noticed() -> anyhow::Result<()> {
-    let told = run(&Plan {
-        seed: 2,
-        time: Duration::from_secs(10),
-        has_troubles: false,
-        plant: "
+    let violations = is_noticed(
+        "two live sweeps",
+        "
             CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN
               new.leased_until = 0;
               RETURN new;
             END $$;
             CREATE TRIGGER forget BEFORE UPDATE ON behalf.enrolment FOR EACH ROW EXECUTE FUNCTION forget();",
-    })
+    )
     .await?;
-    let violations = told.history.violations();
-    let is_told = |text| violations.iter().any(|violation| violation.contains(text));
-    ensure!(is_told("two live sweeps"), "{violations:#?}");
-    ensure!(!is_told("no order explains"), "{violations:#?}");
+    let is_other = |violation: &String| violation.contains("no order explains");
+    ensure!(!violations.iter().any(is_other), "{violations:#?}");
     Ok(())
+}
+
+/// Runs with a database that does what it should not, until `violation` is among what is told: on a busy machine few
+/// requests are made in a run. Returns all that was told of that run.
+async fn is_noticed(violation: &str, plant: &'static str) -> anyhow::Result<Vec<String>> {
+    for seed in 1..=10 {
+        let told = run(&Plan {
+            seed,
+            time: Duration::from_secs(8),
+            has_troubles: false,
+            plant,
+        })
+        .await?;
+        let violations = told.history.violations();
+        if violations.iter().any(|told| told.contains(violation)) {
+            return Ok(violations);
+        }
+    }
+    bail!("{violation:?} was never told")
 }
 
 /// Says something also if all is well: what was chosen, and how much it was.
