@@ -6,7 +6,9 @@
 )]
 
 use reqwest::Method;
-use runtime_tests::emulators::{Answer, Fault, Options, TENANT, Target, USER, key_name};
+use runtime_tests::emulators::{
+    Answer, Fault, OTHER_TENANT, Options, TENANT, Target, USER, key_name,
+};
 use runtime_tests::operator::{Operator, Said};
 use runtime_tests::scene::Scene;
 use serde_json::json;
@@ -209,12 +211,16 @@ async fn what_is_in_the_way_of_a_status_is_named() -> Result {
 
 /// Microsoft Graph by its real name, behind the emulators' proxy.
 async fn revoke(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
+    revoke_of(scene, &[&[TENANT, USER], words].concat()).await
+}
+
+async fn revoke_of(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
     let proxy = scene.emulators.proxy().await?;
     let folder = tempfile::tempdir()?;
     let authority = folder.path().join("authority.pem");
     proxy.write_authority(&authority)?;
     let operator = operator(scene)?.environment("HTTPS_PROXY", &proxy.url());
-    let begin = ["user", "revoke", TENANT, USER, "--ca"];
+    let begin = ["user", "revoke", "--ca"];
     let words = [&begin[..], &[authority.to_str().unwrap()], words].concat();
     operator.run(&scene.emulators, &words).await
 }
@@ -269,6 +275,50 @@ async fn a_revoked_user_is_shown_as_one_who_has_to_act() -> Result {
     let said = revoke(&scene, &["--remove"]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.out.ends_with("has nothing of the user\n"), "{said:?}");
+    scene.end().await.map(drop)
+}
+
+/// The tenant in question, and the one in which the token for the app is asked for, wherever the option stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenant_of_the_token_is_not_the_one_in_question() -> Result {
+    let scene = scene(Options::default()).await?;
+    let of = |tenant| scene.emulators.caller().tenant(tenant).mint();
+    let (here, there) = (of(TENANT), of(OTHER_TENANT));
+    for bearer in [&here, &there] {
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(bearer), None)
+            .await?;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    scene.sweep().await?;
+    let asked_in = |resource: &str| {
+        let journal = scene.emulators.journal().into_iter();
+        let asked = journal.filter(|it| it.target == Target::EntraToken);
+        let for_it = |scope: &str| scope.starts_with(resource);
+        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_it));
+        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
+    };
+    let before = asked_in("api://").len();
+    let (token, about) = (["--in-tenant", TENANT], ["--tenant", OTHER_TENANT]);
+    for words in [[token, about], [about, token]] {
+        let said = status(&scene, &[words.as_flattened(), &["--json"]].concat()).await?;
+        let told = said.json()?;
+        let tenants = told["status"]["tenants"].as_object().unwrap();
+        assert_eq!(tenants.keys().collect::<Vec<_>>(), [OTHER_TENANT], "{told}");
+    }
+    let user = [OTHER_TENANT, USER];
+    for (words, more) in [([token, user], "--dry-run"), ([user, token], "--remove")] {
+        let said = revoke_of(&scene, &[words.as_flattened(), &[more]].concat()).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    assert_eq!(asked_in("api://")[before..], [TENANT; 4]);
+    assert_eq!(asked_in("https://graph.microsoft.com"), [OTHER_TENANT; 2]);
+    for (bearer, status) in [(&here, 200), (&there, 404)] {
+        let answer = scene
+            .send(Method::GET, "/v1/me", Some(bearer), None)
+            .await?;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
     scene.end().await.map(drop)
 }
 

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use runtime_tests::emulators::{Emulators, OTHER_TENANT, Options, TENANT, key_name};
+use runtime_tests::emulators::{Emulators, OTHER_TENANT, Options, TENANT, Target, key_name};
 use runtime_tests::operator::{Operator, Said};
 use runtime_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -117,6 +117,42 @@ async fn a_tenant_goes_with_its_users_and_its_key() -> Result {
         said.out.contains("0 removed") && said.out.contains("there is none"),
         "{said:?}"
     );
+    scene.end().await?;
+    Ok(())
+}
+
+/// The tenant that goes, and the one in which the operator's token is asked for, wherever the option stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenant_of_the_token_is_not_the_one_that_goes() -> Result {
+    let (scene, _) = operated().await?;
+    let emulators = &scene.emulators;
+    let operator = Operator::new(emulators)?.environment("BEHALF_APP", &scene.app.url());
+    let asked_in = || {
+        let journal = emulators.journal().into_iter();
+        let asked = journal.filter(|it| it.target == Target::EntraToken);
+        let for_app = |scope: &str| scope.starts_with("api://");
+        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_app));
+        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
+    };
+    let before = asked_in().len();
+    let begin = ["tenant", "remove"];
+    let token = ["--in-tenant", TENANT];
+    let alone = [&begin[..], &token, &["--yes"]].concat();
+    let said = operator.run(emulators, &alone).await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let first = [&begin[..], &token, &[OTHER_TENANT, "--dry-run", "--json"]].concat();
+    let said = operator.run(emulators, &first).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.json()?["would_remove"]["tenant"], OTHER_TENANT);
+    let last = [&begin[..], &[OTHER_TENANT, "--yes", "--json"], &token].concat();
+    let said = operator.run(emulators, &last).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.json()?["tenant"], OTHER_TENANT);
+    assert_eq!(asked_in()[before..], [TENANT; 2]);
+    let left = [users(&scene, OTHER_TENANT)?, users(&scene, TENANT)?];
+    assert_eq!(left, [0, USERS]);
+    assert!(emulators.newest_version(&key_name(OTHER_TENANT)).is_none());
+    assert!(emulators.newest_version(&key_name(TENANT)).is_some());
     scene.end().await?;
     Ok(())
 }
