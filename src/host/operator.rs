@@ -119,7 +119,7 @@ fn hint(code: &str) -> &'static str {
             ": assign the app role to whoever asks, in the enterprise application of this app at Entra ID"
         }
         "not_granted" | "tenant_not_allowed" => {
-            ": a role reaches its own tenant, and others only from the setting `operator_tenant` (--tenant)"
+            ": a role reaches its own tenant, and others only from the setting `operator_tenant` (--in-tenant)"
         }
         "invalid_token" => ": is the token for this app (--audience), and not expired?",
         "sweep_not_authorized" => {
