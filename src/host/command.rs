@@ -75,11 +75,11 @@ pub fn main() -> ExitCode {
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Ledger(ledger) => runtime.block_on(ledger.run()),
         Command::Key(key) => runtime.block_on(key.run()),
-        Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
+        Command::Tenant(tenant) => runtime.block_on(tenant.run()),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
         Command::Sweep(sweep) => runtime.block_on(interruptible(sweep.run())),
         Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
-        Command::User(user) => runtime.block_on(interruptible(user.run())),
+        Command::User(user) => runtime.block_on(user.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();

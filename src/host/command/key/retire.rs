@@ -2,7 +2,7 @@
 
 use super::known::KnownKeys;
 use crate::command::Failure;
-use crate::command::custody::{Custody, check_tenants, tenant};
+use crate::command::custody::{Custody, tenant};
 use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
 use crate::command::values::duration;
@@ -75,7 +75,6 @@ impl Retire {
             ));
         }
         let custodian = self.custody.custodian().await?;
-        check_tenants(custodian.settings(), &self.tenants)?;
         let chosen: Vec<(Item, Option<u64>)> = if self.versions.is_empty() {
             let about = self.tenants.first();
             let operator = self.custody.operator(about).await?;
