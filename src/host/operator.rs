@@ -8,6 +8,7 @@ use behalf_core::secret::AccessToken;
 use http::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::mem::discriminant;
 
 /// An operator of a running app.
 pub(crate) struct Operator<H>(Remote<H>);
@@ -185,6 +186,16 @@ pub(crate) enum OperationError {
     /// What answers is another program.
     #[error("what answers there is no behalf, or one of another version (status {}): see --app", .0.as_u16())]
     NotBehalf(StatusCode),
+}
+
+impl OperationError {
+    /// Whether it is the same trouble, of another request.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused { code, .. }, Self::Refused { code: other, .. }) => code == other,
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
 }
 
 #[cfg(test)]
