@@ -5,7 +5,7 @@ use super::custody::{Who, azure_cli};
 use super::values::assignment;
 use crate::console::{CommandSettings, Console};
 use crate::loading;
-use crate::operator::Operator;
+use crate::operator::{OperationError, Operator};
 use crate::outbound::OutboundClient;
 use crate::remote::Origin;
 use crate::variables::{Environment, Given, environment_name};
@@ -247,5 +247,9 @@ pub(super) fn read_token(file: &Path) -> Result<AccessToken, Failure> {
         std::fs::File::open(file).and_then(|it| it.take(LONGEST).read_to_string(&mut text))
     };
     read.map_err(unreadable)?;
-    Ok(AccessToken::new(text.trim().to_owned()))
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(OperationError::NoToken.into());
+    }
+    Ok(AccessToken::new(token.to_owned()))
 }
