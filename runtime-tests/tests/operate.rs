@@ -9,8 +9,9 @@ use reqwest::Method;
 use runtime_tests::emulators::{
     Answer, Fault, OTHER_TENANT, Options, TENANT, Target, USER, key_name,
 };
-use runtime_tests::operator::{Operator, Said};
+use runtime_tests::operator::{Operator, Said, signal};
 use runtime_tests::scene::Scene;
+use rustix::process::Signal;
 use serde_json::json;
 
 type Result = anyhow::Result<()>;
@@ -194,6 +195,7 @@ async fn what_is_in_the_way_of_a_status_is_named() -> Result {
         (&["--variable", "client_id=x"], 2, "client_id"),
         (&["--variable", "client_secret=wrong"], 1, "client_secret"),
         (&["--token-file", "/nothing/there"], 2, "--token-file"),
+        (&["--token-file", "/dev/null"], 2, "is no access token"),
     ] {
         let said = status(&scene, words).await?;
         assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
@@ -365,6 +367,79 @@ async fn a_revocation_that_is_refused_says_why_and_does_the_rest() -> Result {
     ];
     let said = operator.run(&scene.emulators, &dead).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_removed_though_graph_gives_no_token() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    // The app registration is unknown to the tenant, which has not consented.
+    let no_token = || {
+        scene
+            .emulators
+            .fault(Fault::entra(700_016).grant("client_credentials"))
+    };
+    no_token();
+    let said = revoke(&scene, &["--dry-run", "--remove"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  NOT revoked\nrecord    would be removed\nthe app   active"),
+        "{said:?}"
+    );
+    no_token();
+    let said = revoke(&scene, &["--remove"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  NOT revoked\nrecord    removed\n"),
+        "{said:?}"
+    );
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 404);
+    // Somebody whom Microsoft Graph does not know.
+    let nobody = [TENANT, "eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee"];
+    let said = revoke_of(&scene, &nobody).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.log.contains("no user with this object id") && said.log.contains("managed identity"),
+        "{said:?}"
+    );
+    // What the app refuses twice is told once.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("token");
+    std::fs::write(&file, scene.emulators.caller().app(&["Behalf.Read"]).mint())?;
+    let token = ["--remove", "--token-file", file.to_str().unwrap()];
+    let said = revoke(&scene, &token).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let times = said.log.matches("insufficient_scope").count();
+    assert_eq!(times, 1, "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_interrupted_says_how_far_it_was() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    let proxy = scene.emulators.proxy().await?;
+    let folder = tempfile::tempdir()?;
+    let authority = folder.path().join("authority.pem");
+    proxy.write_authority(&authority)?;
+    let operator = operator(&scene)?.environment("HTTPS_PROXY", &proxy.url());
+    let mut slow = Fault::new(Target::Downstream, Answer::Pass);
+    slow.delay_ms = 1000;
+    scene.emulators.fault(slow);
+    let begin = ["user", "revoke", TENANT, USER, "--remove", "--ca"];
+    let child = operator.begin(&[&begin[..], &[authority.to_str().unwrap()]].concat())?;
+    while scene.emulators.faults_left() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    signal(&child, Signal::TERM)?;
+    let said = operator.end(&scene.emulators, child).await?;
+    assert_eq!(said.code, Some(130), "{said:?}");
+    let told = "sessions  revoked\nrecord    NOT removed\nthe app   was not asked what it has of the user\n";
+    assert_eq!(said.out, told, "{said:?}");
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 200);
     scene.end().await.map(drop)
 }
 
