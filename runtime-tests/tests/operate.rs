@@ -295,7 +295,7 @@ async fn the_tenant_of_the_token_is_not_the_one_in_question() -> Result {
     scene.sweep().await?;
     let asked_in = |resource: &str| {
         let journal = scene.emulators.journal().into_iter();
-        let asked = journal.filter(|it| it.target == Target::EntraToken);
+        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
         let for_it = |scope: &str| scope.starts_with(resource);
         let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_it));
         asked.filter_map(|it| it.tenant).collect::<Vec<_>>()

@@ -132,7 +132,7 @@ async fn the_tenant_of_the_token_is_not_the_one_that_goes() -> Result {
     let operator = Operator::new(emulators)?.environment("BEHALF_APP", &scene.app.url());
     let asked_in = || {
         let journal = emulators.journal().into_iter();
-        let asked = journal.filter(|it| it.target == Target::EntraToken);
+        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
         let for_app = |scope: &str| scope.starts_with("api://");
         let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_app));
         asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
