@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -39,6 +40,15 @@ impl Said {
     pub fn json(&self) -> anyhow::Result<Value> {
         serde_json::from_str(&self.out).with_context(|| format!("{self:?}"))
     }
+}
+
+/// Sends a signal to a command that runs.
+pub fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
+    let pid = i32::try_from(child.id().context("it runs")?)?;
+    Ok(kill_process(
+        Pid::from_raw(pid).context("a process")?,
+        signal,
+    )?)
 }
 
 impl Operator {

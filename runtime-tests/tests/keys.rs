@@ -20,9 +20,9 @@ use runtime_tests::app::{behalf, root};
 use runtime_tests::emulators::{
     Answer, Emulators, Fault, OTHER_TENANT, Options, TENANT, Target, key_name,
 };
-use runtime_tests::operator::{Operator, Said};
+use runtime_tests::operator::{Operator, Said, signal};
 use runtime_tests::scene::Scene;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -412,6 +412,19 @@ async fn what_makes_no_sense_is_told_before_anything_is_done() -> Result {
             "an hour at least",
         ),
         (
+            &["key", "rotate", TENANT, "--expires-in", "5000000000000d"],
+            "a hundred years at most",
+        ),
+        (&["key", "rotate", "--older-than", "30"], "with its unit"),
+        (
+            &["key", "rotate", TENANT, "--tag", "tenant=x"],
+            "are ours: choose another name",
+        ),
+        (
+            &["key", "rotate", TENANT, "--tag", "a=1", "--tag", "a=2"],
+            "a name is there twice",
+        ),
+        (
             &["key", "rotate", TENANT, "--variable", "grants=[]"],
             "goes by no such setting",
         ),
@@ -473,8 +486,7 @@ async fn a_rotation_that_is_interrupted_goes_on_where_it_was() -> Result {
     while emulators.faults_left() > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let pid = i32::try_from(child.id().context("it runs")?)?;
-    kill_process(Pid::from_raw(pid).context("a process")?, Signal::INT)?;
+    signal(&child, Signal::INT)?;
     let said = operator.end(&emulators, child).await?;
     assert_eq!(said.code, Some(130), "{said:?}");
     assert_eq!(rotated(&said)?.len(), 4, "{said:?}");
@@ -840,9 +852,12 @@ async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Resu
     let said = retire(&["--enable", TENANT]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(is_enabled(&old), Some(true));
-    // Also when the status cannot be had.
+    // Also when the status cannot be had, and the app serves the tenant no more.
     emulators.set_secret_enabled(&key_name(TENANT), Some(&old), false)?;
+    let others = format!("tenants={OTHER_TENANT}");
     let gone = [
+        "--variable",
+        &others,
         "--enable",
         TENANT,
         "--version",

@@ -6,9 +6,12 @@
 )]
 
 use reqwest::Method;
-use runtime_tests::emulators::{Answer, Fault, Options, TENANT, Target, USER, key_name};
-use runtime_tests::operator::{Operator, Said};
+use runtime_tests::emulators::{
+    Answer, Fault, OTHER_TENANT, Options, TENANT, Target, USER, key_name,
+};
+use runtime_tests::operator::{Operator, Said, signal};
 use runtime_tests::scene::Scene;
+use rustix::process::Signal;
 use serde_json::json;
 
 type Result = anyhow::Result<()>;
@@ -192,6 +195,7 @@ async fn what_is_in_the_way_of_a_status_is_named() -> Result {
         (&["--variable", "client_id=x"], 2, "client_id"),
         (&["--variable", "client_secret=wrong"], 1, "client_secret"),
         (&["--token-file", "/nothing/there"], 2, "--token-file"),
+        (&["--token-file", "/dev/null"], 2, "is no access token"),
     ] {
         let said = status(&scene, words).await?;
         assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
@@ -209,12 +213,16 @@ async fn what_is_in_the_way_of_a_status_is_named() -> Result {
 
 /// Microsoft Graph by its real name, behind the emulators' proxy.
 async fn revoke(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
+    revoke_of(scene, &[&[TENANT, USER], words].concat()).await
+}
+
+async fn revoke_of(scene: &Scene, words: &[&str]) -> anyhow::Result<Said> {
     let proxy = scene.emulators.proxy().await?;
     let folder = tempfile::tempdir()?;
     let authority = folder.path().join("authority.pem");
     proxy.write_authority(&authority)?;
     let operator = operator(scene)?.environment("HTTPS_PROXY", &proxy.url());
-    let begin = ["user", "revoke", TENANT, USER, "--ca"];
+    let begin = ["user", "revoke", "--ca"];
     let words = [&begin[..], &[authority.to_str().unwrap()], words].concat();
     operator.run(&scene.emulators, &words).await
 }
@@ -272,6 +280,50 @@ async fn a_revoked_user_is_shown_as_one_who_has_to_act() -> Result {
     scene.end().await.map(drop)
 }
 
+/// The tenant in question, and the one in which the token for the app is asked for, wherever the option stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenant_of_the_token_is_not_the_one_in_question() -> Result {
+    let scene = scene(Options::default()).await?;
+    let of = |tenant| scene.emulators.caller().tenant(tenant).mint();
+    let (here, there) = (of(TENANT), of(OTHER_TENANT));
+    for bearer in [&here, &there] {
+        let answer = scene
+            .send(Method::PUT, "/v1/me", Some(bearer), None)
+            .await?;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    scene.sweep().await?;
+    let asked_in = |resource: &str| {
+        let journal = scene.emulators.journal().into_iter();
+        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
+        let for_it = |scope: &str| scope.starts_with(resource);
+        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_it));
+        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
+    };
+    let before = asked_in("api://").len();
+    let (token, about) = (["--in-tenant", TENANT], ["--tenant", OTHER_TENANT]);
+    for words in [[token, about], [about, token]] {
+        let said = status(&scene, &[words.as_flattened(), &["--json"]].concat()).await?;
+        let told = said.json()?;
+        let tenants = told["status"]["tenants"].as_object().unwrap();
+        assert_eq!(tenants.keys().collect::<Vec<_>>(), [OTHER_TENANT], "{told}");
+    }
+    let user = [OTHER_TENANT, USER];
+    for (words, more) in [([token, user], "--dry-run"), ([user, token], "--remove")] {
+        let said = revoke_of(&scene, &[words.as_flattened(), &[more]].concat()).await?;
+        assert_eq!(said.code, Some(0), "{said:?}");
+    }
+    assert_eq!(asked_in("api://")[before..], [TENANT; 4]);
+    assert_eq!(asked_in("https://graph.microsoft.com"), [OTHER_TENANT; 2]);
+    for (bearer, status) in [(&here, 200), (&there, 404)] {
+        let answer = scene
+            .send(Method::GET, "/v1/me", Some(bearer), None)
+            .await?;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+    scene.end().await.map(drop)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_that_is_refused_says_why_and_does_the_rest() -> Result {
     let scene = scene(Options {
@@ -315,6 +367,79 @@ async fn a_revocation_that_is_refused_says_why_and_does_the_rest() -> Result {
     ];
     let said = operator.run(&scene.emulators, &dead).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_removed_though_graph_gives_no_token() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    // The app registration is unknown to the tenant, which has not consented.
+    let no_token = || {
+        scene
+            .emulators
+            .fault(Fault::entra(700_016).grant("client_credentials"))
+    };
+    no_token();
+    let said = revoke(&scene, &["--dry-run", "--remove"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  NOT revoked\nrecord    would be removed\nthe app   active"),
+        "{said:?}"
+    );
+    no_token();
+    let said = revoke(&scene, &["--remove"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.out
+            .starts_with("sessions  NOT revoked\nrecord    removed\n"),
+        "{said:?}"
+    );
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 404);
+    // Somebody whom Microsoft Graph does not know.
+    let nobody = [TENANT, "eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee"];
+    let said = revoke_of(&scene, &nobody).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.log.contains("no user with this object id") && said.log.contains("managed identity"),
+        "{said:?}"
+    );
+    // What the app refuses twice is told once.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("token");
+    std::fs::write(&file, scene.emulators.caller().app(&["Behalf.Read"]).mint())?;
+    let token = ["--remove", "--token-file", file.to_str().unwrap()];
+    let said = revoke(&scene, &token).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let times = said.log.matches("insufficient_scope").count();
+    assert_eq!(times, 1, "{said:?}");
+    scene.end().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_interrupted_says_how_far_it_was() -> Result {
+    let scene = scene(Options::default()).await?;
+    scene.enrol().await?;
+    let proxy = scene.emulators.proxy().await?;
+    let folder = tempfile::tempdir()?;
+    let authority = folder.path().join("authority.pem");
+    proxy.write_authority(&authority)?;
+    let operator = operator(&scene)?.environment("HTTPS_PROXY", &proxy.url());
+    let mut slow = Fault::new(Target::Downstream, Answer::Pass);
+    slow.delay_ms = 1000;
+    scene.emulators.fault(slow);
+    let begin = ["user", "revoke", TENANT, USER, "--remove", "--ca"];
+    let child = operator.begin(&[&begin[..], &[authority.to_str().unwrap()]].concat())?;
+    while scene.emulators.faults_left() > 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    signal(&child, Signal::TERM)?;
+    let said = operator.end(&scene.emulators, child).await?;
+    assert_eq!(said.code, Some(130), "{said:?}");
+    let told = "sessions  revoked\nrecord    NOT removed\nthe app   was not asked what it has of the user\n";
+    assert_eq!(said.out, told, "{said:?}");
+    assert_eq!(scene.call(Method::GET, "/v1/me").await?.status, 200);
     scene.end().await.map(drop)
 }
 

@@ -9,9 +9,12 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use runtime_tests::emulators::{Emulators, OTHER_TENANT, Options, TENANT, key_name};
-use runtime_tests::operator::{Operator, Said};
+use runtime_tests::emulators::{
+    Answer, Emulators, Fault, OTHER_TENANT, Options, TENANT, Target, key_name,
+};
+use runtime_tests::operator::{Operator, Said, signal};
 use runtime_tests::scene::Scene;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 type Result = anyhow::Result<()>;
@@ -92,7 +95,7 @@ async fn a_tenant_goes_with_its_users_and_its_key() -> Result {
 
     let said = remove(&operator, emulators, &["--yes", "--json"]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
-    let expected = json!({"tenant": OTHER_TENANT, "users_removed": USERS, "secret": key_name(OTHER_TENANT),
+    let expected = json!({"tenant": OTHER_TENANT, "users_removed": USERS, "users_left": 0, "secret": key_name(OTHER_TENANT),
         "key": "purged", "recoverable_until": null});
     assert_eq!(said.json()?, expected);
     assert_eq!(
@@ -117,6 +120,42 @@ async fn a_tenant_goes_with_its_users_and_its_key() -> Result {
         said.out.contains("0 removed") && said.out.contains("there is none"),
         "{said:?}"
     );
+    scene.end().await?;
+    Ok(())
+}
+
+/// The tenant that goes, and the one in which the operator's token is asked for, wherever the option stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenant_of_the_token_is_not_the_one_that_goes() -> Result {
+    let (scene, _) = operated().await?;
+    let emulators = &scene.emulators;
+    let operator = Operator::new(emulators)?.environment("BEHALF_APP", &scene.app.url());
+    let asked_in = || {
+        let journal = emulators.journal().into_iter();
+        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
+        let for_app = |scope: &str| scope.starts_with("api://");
+        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_app));
+        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
+    };
+    let before = asked_in().len();
+    let begin = ["tenant", "remove"];
+    let token = ["--in-tenant", TENANT];
+    let alone = [&begin[..], &token, &["--yes"]].concat();
+    let said = operator.run(emulators, &alone).await?;
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let first = [&begin[..], &token, &[OTHER_TENANT, "--dry-run", "--json"]].concat();
+    let said = operator.run(emulators, &first).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.json()?["would_remove"]["tenant"], OTHER_TENANT);
+    let last = [&begin[..], &[OTHER_TENANT, "--yes", "--json"], &token].concat();
+    let said = operator.run(emulators, &last).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(said.json()?["tenant"], OTHER_TENANT);
+    assert_eq!(asked_in()[before..], [TENANT; 2]);
+    let left = [users(&scene, OTHER_TENANT)?, users(&scene, TENANT)?];
+    assert_eq!(left, [0, USERS]);
+    assert!(emulators.newest_version(&key_name(OTHER_TENANT)).is_none());
+    assert!(emulators.newest_version(&key_name(TENANT)).is_some());
     scene.end().await?;
     Ok(())
 }
@@ -183,10 +222,107 @@ async fn what_is_not_allowed_leaves_the_key() -> Result {
     let said = remove(&operator, emulators, &["--yes"]).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(
-        said.log.contains("5 users were removed") && said.log.contains("secrets/delete"),
+        said.out
+            .starts_with("users  5 removed, none is left\nkey    ")
+            && said.out.contains("has not said that it is deleted")
+            && said.log.contains("secrets/delete"),
         "{said:?}"
     );
     scene.end().await?;
+    Ok(())
+}
+
+/// What an app would answer to one removal after another.
+fn removals(emulators: &Emulators, answers: &[(u16, Value, u64)]) {
+    for (status, body, delay_ms) in answers {
+        let answer = Answer::Status {
+            status: *status,
+            body: body.to_string(),
+            content_type: "application/json".to_owned(),
+        };
+        emulators.fault(Fault {
+            delay_ms: *delay_ms,
+            ..Fault::new(Target::Downstream, answer)
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_told_though_the_last_step_fails() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let operator = Operator::new(&emulators)?
+        .set("tenants", TENANT)
+        .with_token(&emulators, &["Behalf.Admin"])?
+        .environment("BEHALF_APP", &emulators.downstream_url());
+    let fails = || (500, json!({"code": "internal", "detail": "it fails"}), 0);
+    removals(
+        &emulators,
+        &[(200, json!({"removed": 3, "remaining": 0}), 0), fails()],
+    );
+    let said = remove(&operator, &emulators, &["--yes", "--json"]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.log.contains("it fails"), "{said:?}");
+    let expected = json!({"tenant": OTHER_TENANT, "users_removed": 3, "users_left": null, "secret": key_name(OTHER_TENANT),
+        "key": "purged", "recoverable_until": null});
+    assert_eq!(said.json()?, expected);
+    assert!(!emulators.is_secret_deleted(&key_name(OTHER_TENANT)));
+    assert_eq!(emulators.faults_left(), 0);
+    Ok(())
+}
+
+/// What is under way ends first, and what was done is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_interrupted_says_how_far_it_was() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let operator = Operator::new(&emulators)?
+        .with_token(&emulators, &["Behalf.Admin"])?
+        .environment("BEHALF_APP", &emulators.downstream_url());
+    let words = [
+        "tenant",
+        "remove",
+        OTHER_TENANT,
+        "--token-file",
+        "token",
+        "--yes",
+    ];
+    let interrupted = async |words: &[&str], by: Signal| -> anyhow::Result<Said> {
+        let child = operator.begin(words)?;
+        while emulators.faults_left() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        signal(&child, by)?;
+        operator.end(&emulators, child).await
+    };
+    let secret = key_name(OTHER_TENANT);
+    for by in [Signal::INT, Signal::TERM] {
+        let (some, rest) = (
+            json!({"removed": 2, "remaining": 9}),
+            json!({"removed": 4, "remaining": 5}),
+        );
+        removals(&emulators, &[(200, some, 0), (200, rest, 2000)]);
+        let said = interrupted(&words, by).await?;
+        assert_eq!(said.code, Some(130), "{said:?}");
+        let told = format!(
+            "users  6 removed, 5 are left\nkey    {secret}: Key Vault has not said that it is deleted\n"
+        );
+        assert_eq!(said.out, told, "{said:?}");
+    }
+    assert!(emulators.newest_version(&secret).is_some());
+    // In the middle of the key's deletion, which was accepted, and is looked for.
+    removals(
+        &emulators,
+        &[(200, json!({"removed": 5, "remaining": 0}), 0)],
+    );
+    let mut slow = Fault::new(Target::KeyVault, Answer::Pass).times(2);
+    slow.delay_ms = 1000;
+    emulators.fault(slow);
+    let said = interrupted(&[&words[..], &["--json"]].concat(), Signal::INT).await?;
+    assert_eq!(said.code, Some(130), "{said:?}");
+    let told = said.json()?;
+    assert_eq!([&told["users_removed"], &told["users_left"]], [5, 0]);
+    assert_eq!(told["key"], "recoverable", "{told}");
+    assert!(told["recoverable_until"].is_u64(), "{told}");
+    assert!(emulators.is_secret_deleted(&secret));
     Ok(())
 }
 

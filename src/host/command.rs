@@ -75,11 +75,11 @@ pub fn main() -> ExitCode {
         Command::Schema(schema) => runtime.block_on(schema.run()),
         Command::Ledger(ledger) => runtime.block_on(ledger.run()),
         Command::Key(key) => runtime.block_on(key.run()),
-        Command::Tenant(tenant) => runtime.block_on(interruptible(tenant.run())),
+        Command::Tenant(tenant) => runtime.block_on(tenant.run()),
         Command::Status(status) => runtime.block_on(interruptible(status.run())),
         Command::Sweep(sweep) => runtime.block_on(interruptible(sweep.run())),
         Command::Doctor(doctor) => runtime.block_on(interruptible(doctor.run())),
-        Command::User(user) => runtime.block_on(interruptible(user.run())),
+        Command::User(user) => runtime.block_on(user.run()),
     };
     // A compilation that nobody waits for any more need not end.
     runtime.shutdown_background();
@@ -331,8 +331,57 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// By assertions of clap's own, which the development profile has switched on.
     #[test]
     fn the_command_line_is_consistent() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_clash_of_options_would_be_seen() {
+        let clashing = || clap::Arg::new("twice").long("twice");
+        let checked = std::panic::catch_unwind(|| {
+            let command = clap::Command::new("it").args([clashing(), clashing()]);
+            command.debug_assert();
+        });
+        assert!(checked.is_err(), "clap checks nothing in this profile");
+    }
+
+    /// What these files say goes to people who have run a command with this option.
+    #[test]
+    fn an_option_that_is_advised_is_one_of_the_command() {
+        for (source, option) in [
+            (include_str!("operator.rs"), "app"),
+            (include_str!("graph.rs"), "graph"),
+            (include_str!("command/operator.rs"), "audience"),
+        ] {
+            let (said, _) = source.split_once("#[cfg(test)]").unwrap_or((source, ""));
+            let advised: std::collections::BTreeSet<_> = said
+                .split(|it: char| !it.is_ascii_lowercase() && it != '-')
+                .filter_map(|word| word.strip_prefix("--"))
+                .collect();
+            let mut line = CommandLine::command();
+            line.build();
+            let commands = having(&line, option);
+            assert!(!advised.is_empty() && !commands.is_empty(), "{option}");
+            for (command, advised) in commands
+                .iter()
+                .flat_map(|command| advised.iter().map(move |it| (command, it)))
+            {
+                let has = command
+                    .get_arguments()
+                    .any(|it| it.get_long() == Some(*advised));
+                assert!(has, "{} has no --{advised}", command.get_name());
+            }
+        }
+    }
+
+    /// Commands with this option.
+    fn having<'a>(command: &'a clap::Command, option: &str) -> Vec<&'a clap::Command> {
+        let is_one = command
+            .get_arguments()
+            .any(|it| it.get_long() == Some(option));
+        let below = command.get_subcommands().flat_map(|it| having(it, option));
+        is_one.then_some(command).into_iter().chain(below).collect()
     }
 }

@@ -74,7 +74,9 @@ pub(crate) enum GraphError {
     )]
     Forbidden(String),
     /// There is nobody of that id.
-    #[error("{0} has no user with this object id")]
+    #[error(
+        "{0} has no user with this object id; or a managed identity asks, which reaches its own tenant alone, whichever is named"
+    )]
     NoUser(String),
     /// It asks for a pause.
     #[error("Microsoft Graph asks to come back later: run it again in some minutes")]

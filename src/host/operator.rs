@@ -8,6 +8,7 @@ use behalf_core::secret::AccessToken;
 use http::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::mem::discriminant;
 
 /// An operator of a running app.
 pub(crate) struct Operator<H>(Remote<H>);
@@ -119,7 +120,7 @@ fn hint(code: &str) -> &'static str {
             ": assign the app role to whoever asks, in the enterprise application of this app at Entra ID"
         }
         "not_granted" | "tenant_not_allowed" => {
-            ": a role reaches its own tenant, and others only from the setting `operator_tenant` (--tenant)"
+            ": a role reaches its own tenant, and others only from the setting `operator_tenant` (--in-tenant)"
         }
         "invalid_token" => ": is the token for this app (--audience), and not expired?",
         "sweep_not_authorized" => {
@@ -185,6 +186,16 @@ pub(crate) enum OperationError {
     /// What answers is another program.
     #[error("what answers there is no behalf, or one of another version (status {}): see --app", .0.as_u16())]
     NotBehalf(StatusCode),
+}
+
+impl OperationError {
+    /// Whether it is the same trouble, of another request.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Refused { code, .. }, Self::Refused { code: other, .. }) => code == other,
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -361,6 +361,8 @@ async fn a_tenant_is_removed() -> Result {
         .await?;
     assert_eq!(enrolled.status, 201, "{enrolled:?}");
     drill.set("GONE", OTHER_TENANT).await?;
+    drill.set("SPIN_VARIABLE_TENANTS", TENANT).await?;
+    drill.run("systemctl restart behalf").await?;
     let commands = commands("Remove a tenant")?;
     let [rehearse, remove] = &commands[..] else {
         anyhow::bail!("two commands: {commands:?}");

@@ -5,7 +5,7 @@ use super::custody::{Who, azure_cli};
 use super::values::assignment;
 use crate::console::{CommandSettings, Console};
 use crate::loading;
-use crate::operator::Operator;
+use crate::operator::{OperationError, Operator};
 use crate::outbound::OutboundClient;
 use crate::remote::Origin;
 use crate::variables::{Environment, Given, environment_name};
@@ -68,9 +68,10 @@ pub(super) struct Identity {
     #[arg(long, value_name = "URI", env = "BEHALF_AUDIENCE")]
     audience: Option<String>,
 
-    /// The tenant in which the token is asked for [default: the setting `operator_tenant`, or else the tenant in question].
-    #[arg(long = "in-tenant", value_name = "TENANT", value_parser = guid)]
-    tenant: Option<Guid>,
+    /// The tenant in which the token is asked for [default: the setting `operator_tenant`, or else the tenant in question]. A managed
+    /// identity is of its own tenant, whatever is named.
+    #[arg(long, value_name = "TENANT", value_parser = guid)]
+    in_tenant: Option<Guid>,
 
     /// A file that holds an access token for the app, `-` for standard input; no other is asked for then.
     #[arg(long, value_name = "FILE")]
@@ -215,7 +216,7 @@ impl Identity {
 
     /// The tenant of the options, of the settings, or in question.
     fn tenant(&self, about: Option<&TenantId>) -> Result<TenantId, Failure> {
-        if let Some(tenant) = &self.tenant {
+        if let Some(tenant) = &self.in_tenant {
             return Ok(tenant.clone());
         }
         let set = self.settings()?.get("operator_tenant").ok().flatten();
@@ -246,5 +247,9 @@ pub(super) fn read_token(file: &Path) -> Result<AccessToken, Failure> {
         std::fs::File::open(file).and_then(|it| it.take(LONGEST).read_to_string(&mut text))
     };
     read.map_err(unreadable)?;
-    Ok(AccessToken::new(text.trim().to_owned()))
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(OperationError::NoToken.into());
+    }
+    Ok(AccessToken::new(token.to_owned()))
 }

@@ -1,4 +1,5 @@
-//! A round of the same thing for many keys: some at once, told as it goes, until all is done or it is interrupted.
+//! A round of the same thing for many keys: some at once, told as it goes, until all is done or it is interrupted. And how else a
+//! command that changes things ends when it is.
 
 use super::Failure;
 use super::screen::say;
@@ -139,7 +140,7 @@ impl Round {
                     stops.set(true);
                     last_words.set(tokio::time::sleep(LAST_WORDS));
                     progress.clear();
-                    tracing::warn!("interrupted: what is under way ends first, for {LAST_WORDS:?} at most");
+                    tell_interrupted();
                 }
                 () = &mut last_words, if interrupted => break,
             }
@@ -193,6 +194,26 @@ impl Round {
         let named: Vec<_> = left.iter().map(ToString::to_string).collect();
         tracing::info!("to go on: {again} {}", named.join(" "));
     }
+}
+
+/// Does what changes things, and looks at `stops` between two steps: once it is told to end, what is under way ends first.
+pub(super) async fn in_steps(
+    doing: impl Future<Output = Result<(), Failure>>,
+    stops: &Cell<bool>,
+) -> Result<(), Failure> {
+    let mut orders = Orders::listen(false).map_err(Failure::Io)?;
+    let mut doing = pin!(doing);
+    tokio::select! {
+        done = &mut doing => return done,
+        () = orders.end() => stops.set(true),
+    }
+    tell_interrupted();
+    let done = tokio::time::timeout(LAST_WORDS, doing).await;
+    done.unwrap_or(Err(Failure::Interrupted))
+}
+
+fn tell_interrupted() {
+    tracing::warn!("interrupted: what is under way ends first, for {LAST_WORDS:?} at most");
 }
 
 struct Failed<'a> {

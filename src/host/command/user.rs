@@ -2,14 +2,16 @@
 
 use super::Failure;
 use super::operator::{Asking, guid};
+use super::round::in_steps;
 use super::screen::{ago, say};
-use crate::graph::{Graph, GraphError};
+use crate::graph::Graph;
 use crate::operator::{Enrolment, OperationError, Operator};
 use crate::outbound::OutboundClient;
 use crate::remote::Origin;
 use behalf_core::identity::{Guid, TenantId};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) const REVOKE_EXAMPLES: &str = "\
@@ -76,32 +78,34 @@ pub(super) struct Revoke {
     json: bool,
 }
 
-/// What became of it.
+/// What became of it; none: it was not tried.
+#[derive(Default)]
 struct Outcome {
-    revoked: Option<Result<(), GraphError>>,
+    revoked: Option<Result<(), Failure>>,
     removed: Option<Result<(), OperationError>>,
-    enrolment: Result<Option<Enrolment>, OperationError>,
+    enrolment: Option<Result<Option<Enrolment>, OperationError>>,
 }
 
 impl Revoke {
     async fn run(self) -> Result<(), Failure> {
         super::begin_log();
         // Both tokens come first: then little is left half-done.
-        let graph = self.graph().await?;
+        let graph = self.graph().await;
         let operator = self.asking.open(Some(&self.tenant)).await?;
-        let outcome = self.act(&graph, &operator).await;
-        let is_done = matches!(outcome.revoked, None | Some(Ok(())))
-            && matches!(outcome.removed, None | Some(Ok(())))
-            && outcome.enrolment.is_ok();
+        let (stops, mut outcome) = (Cell::new(false), Outcome::default());
+        let doing = self.act(graph, &operator, &stops, &mut outcome);
+        let ended = in_steps(doing, &stops).await;
         if self.json {
             say(&self.to_json(&outcome).to_string())?;
         } else {
             say(&self.to_text(&outcome))?;
         }
-        for error in outcome.errors() {
+        let errors = outcome.errors();
+        for error in &errors {
             tracing::error!("{error}");
         }
-        if is_done {
+        ended?;
+        if errors.is_empty() {
             Ok(())
         } else {
             Err(Failure::Unfinished)
@@ -122,20 +126,27 @@ impl Revoke {
     }
 
     /// Each part is tried, whatever became of the one before: a user whose sessions cannot be revoked is better removed than not.
-    async fn act(&self, graph: &Graph, operator: &Operator<OutboundClient>) -> Outcome {
+    async fn act(
+        &self,
+        graph: Result<Graph, Failure>,
+        operator: &Operator<OutboundClient>,
+        stops: &Cell<bool>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Failure> {
         let (tenant, object) = (&self.tenant, &self.object);
-        let (mut revoked, mut removed) = (None, None);
-        if !self.dry_run {
-            revoked = Some(graph.revoke_sessions(object).await);
-            if self.remove {
-                removed = Some(operator.remove_user(tenant, object).await);
-            }
+        outcome.revoked = match graph {
+            Err(error) => Some(Err(error)),
+            Ok(_) if self.dry_run => None,
+            Ok(graph) => Some(graph.revoke_sessions(object).await.map_err(Into::into)),
+        };
+        if self.remove && !self.dry_run && !stops.get() {
+            outcome.removed = Some(operator.remove_user(tenant, object).await);
         }
-        Outcome {
-            revoked,
-            removed,
-            enrolment: operator.user(tenant, object).await,
+        if stops.get() {
+            return Err(Failure::Interrupted);
         }
+        outcome.enrolment = Some(operator.user(tenant, object).await);
+        Ok(())
     }
 
     /// Without the user's object id, which a log of what was run need not have.
@@ -145,32 +156,33 @@ impl Revoke {
             removed,
             enrolment,
         } = outcome;
-        let errors: Vec<_> = outcome.errors().collect();
+        let errors = outcome.errors();
         json!({
             "tenant": self.tenant.as_str(), "dry_run": self.dry_run,
             "revoked": matches!(revoked, Some(Ok(()))), "removed": matches!(removed, Some(Ok(()))),
-            "enrolment": enrolment.as_ref().ok().and_then(Option::as_ref), "errors": errors,
+            "enrolment": enrolment.as_ref().and_then(|it| it.as_ref().ok()?.as_ref()), "errors": errors,
         })
     }
 
     fn to_text(&self, outcome: &Outcome) -> String {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = since.unwrap_or_default().as_secs();
-        let word = |is_done: bool, done: &str| match (self.dry_run, is_done) {
-            (true, _) => "would be ".to_owned() + done,
-            (false, true) => done.to_owned(),
-            (false, false) => "NOT ".to_owned() + done,
+        let word = |is_done: Option<bool>, done: &str| match is_done {
+            Some(true) => done.to_owned(),
+            None if self.dry_run => "would be ".to_owned() + done,
+            Some(false) | None => "NOT ".to_owned() + done,
         };
-        let is_revoked = matches!(outcome.revoked, Some(Ok(())));
+        let is_revoked = outcome.revoked.as_ref().map(Result::is_ok);
         let mut lines = vec![format!("sessions  {}", word(is_revoked, "revoked"))];
         if self.remove {
-            let is_removed = matches!(outcome.removed, Some(Ok(())));
+            let is_removed = outcome.removed.as_ref().map(Result::is_ok);
             lines.push(format!("record    {}", word(is_removed, "removed")));
         }
         lines.push(match &outcome.enrolment {
-            Err(_) => "the app   does not say what it has of the user".to_owned(),
-            Ok(None) => "the app   has nothing of the user".to_owned(),
-            Ok(Some(it)) => {
+            None => "the app   was not asked what it has of the user".to_owned(),
+            Some(Err(_)) => "the app   does not say what it has of the user".to_owned(),
+            Some(Ok(None)) => "the app   has nothing of the user".to_owned(),
+            Some(Ok(Some(it))) => {
                 let refreshed = it.refreshed_at.map_or_else(String::new, |at| {
                     format!(", last refreshed {}", ago(at, now))
                 });
@@ -184,7 +196,9 @@ impl Revoke {
             }
         });
         let is_unaware = |it: &Enrolment| it.turn == "nobody";
-        if is_revoked && matches!(&outcome.enrolment, Ok(Some(it)) if is_unaware(it)) {
+        if is_revoked == Some(true)
+            && matches!(&outcome.enrolment, Some(Ok(Some(it))) if is_unaware(it))
+        {
             let until = "it finds out when it next asks Entra ID for the user; until then it may hand out again, for 15 minutes at most,\n          \
                 what was drawn before, which --remove ends at once";
             lines.push(format!("          {until}"));
@@ -194,12 +208,17 @@ impl Revoke {
 }
 
 impl Outcome {
-    fn errors(&self) -> impl Iterator<Item = String> {
-        let revoked = self.revoked.iter().filter_map(|it| it.as_ref().err());
-        let removed = self.removed.iter().filter_map(|it| it.as_ref().err());
-        let shown = self.enrolment.as_ref().err();
+    fn errors(&self) -> Vec<String> {
+        let revoked = self.revoked.as_ref().and_then(|it| it.as_ref().err());
+        let removed = self.removed.as_ref().and_then(|it| it.as_ref().err());
+        let shown = self.enrolment.as_ref().and_then(|it| it.as_ref().err());
+        // What has hindered one request to the app most likely hinders the other: once is enough.
+        let shown = shown.filter(|shown| removed.is_none_or(|it| !it.is_like(shown)));
+        let of_app = removed.into_iter().chain(shown).map(ToString::to_string);
         revoked
             .map(ToString::to_string)
-            .chain(removed.chain(shown).map(ToString::to_string))
+            .into_iter()
+            .chain(of_app)
+            .collect()
     }
 }

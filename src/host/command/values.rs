@@ -53,6 +53,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "write a time such as 500ms, 30s, 10m, 2h or 1day".to_owned())
 }
 
+/// A time with its unit: where days are usual, a number alone would be taken for them.
+pub(super) fn time_with_unit(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "write a time with its unit, such as 90d or 12h")
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -77,6 +82,15 @@ mod tests {
         }
         for text in ["", "s", "-1s", "1x", "9999999999999 years"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_alone_is_no_number_of_days() {
+        let ninety = Duration::from_hours(90 * 24);
+        assert_eq!(time_with_unit("90d"), Ok(ninety));
+        for text in ["30", "5000", "-1d", "soon", ""] {
+            assert!(time_with_unit(text).is_err(), "{text}");
         }
     }
 

@@ -2,10 +2,10 @@
 
 use super::known::KnownKeys;
 use crate::command::Failure;
-use crate::command::custody::{Custody, check_tenants, tenant};
+use crate::command::custody::{Custody, tenant};
 use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
-use crate::command::values::duration;
+use crate::command::values::time_with_unit;
 use crate::log::{self, Format, Verbosity};
 use behalf_core::identity::{KeyVersion, TenantId};
 use clap::Args;
@@ -51,7 +51,7 @@ pub(in crate::command) struct Retire {
 }
 
 fn unused_for(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
+    let time = time_with_unit(text)?;
     if time < LEAST {
         return Err(
             "write a time of a day at least: two listings a day apart have to agree".to_owned(),
@@ -75,7 +75,6 @@ impl Retire {
             ));
         }
         let custodian = self.custody.custodian().await?;
-        check_tenants(custodian.settings(), &self.tenants)?;
         let chosen: Vec<(Item, Option<u64>)> = if self.versions.is_empty() {
             let about = self.tenants.first();
             let operator = self.custody.operator(about).await?;

@@ -5,7 +5,7 @@ use crate::command::Failure;
 use crate::command::custody::{Custody, check_tenants, tenant};
 use crate::command::round::{Item, Manner, Round};
 use crate::command::screen::day;
-use crate::command::values::duration;
+use crate::command::values::time_with_unit;
 use crate::console::Console;
 use crate::log::{self, Format, Verbosity};
 use behalf_core::Clock as _;
@@ -13,7 +13,7 @@ use behalf_core::identity::TenantId;
 use behalf_core::vault::custodian::{Custodian, Marks};
 use clap::Args;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -38,8 +38,8 @@ pub(in crate::command) struct Rotate {
     all: bool,
 
     /// Those of them whose newest version was made so long ago. A rotation that broke off goes on with a time since it began, once a
-    /// sweep has seen what it has made.
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// sweep has seen what it has made. With its unit: 30d, or 2h for what has been made in the last two hours and is to stay.
+    #[arg(long, value_name = "TIME", value_parser = time_with_unit)]
     older_than: Option<Duration>,
 
     /// When the new version ends; `never` is possible. From then on nothing opens that is sealed under it, so rotate well before.
@@ -60,18 +60,25 @@ pub(in crate::command) struct Rotate {
 #[derive(Debug, Clone, Copy)]
 struct Lifetime(Option<Duration>);
 
-/// A time from an hour on, or none.
+/// A time from an hour to a hundred years, or none.
 fn lifetime(text: &str) -> Result<Lifetime, String> {
     const LEAST: Duration = Duration::from_hours(1);
+    const MOST: Duration = Duration::from_hours(100 * 366 * 24);
     if text == "never" {
         return Ok(Lifetime(None));
     }
-    let time = duration(text)?;
+    let time = time_with_unit(text)?;
     if time < LEAST {
         return Err("write a time of an hour at least, such as 90d, or never".to_owned());
     }
+    if time > MOST {
+        return Err("write a time of a hundred years at most, such as 90d, or never".to_owned());
+    }
     Ok(Lifetime(Some(time)))
 }
+
+/// Tags that every version carries.
+const OURS: [&str; 2] = ["made-by", "tenant"];
 
 /// As Key Vault takes them: 512 characters at most each.
 fn tag(text: &str) -> Result<(String, String), &'static str> {
@@ -81,6 +88,9 @@ fn tag(text: &str) -> Result<(String, String), &'static str> {
             "a tag's name and value may have 512 characters each, and its name one at least",
         );
     }
+    if OURS.iter().any(|it| it.eq_ignore_ascii_case(name)) {
+        return Err("`made-by` and `tenant` are ours: choose another name");
+    }
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -88,6 +98,10 @@ impl Rotate {
     /// Does it.
     pub(super) async fn run(self) -> Result<(), Failure> {
         log::begin(Format::Text, Verbosity::Info);
+        let names: BTreeSet<_> = self.tags.iter().map(|(name, _)| name).collect();
+        if names.len() < self.tags.len() {
+            return Err(Failure::Usage("--tag: a name is there twice".to_owned()));
+        }
         // Of Key Vault's fifteen, two are ours.
         if self.tags.len() > 13 {
             return Err(Failure::Usage(
@@ -184,8 +198,8 @@ impl Rotate {
         let Lifetime(lifetime) = self.expires_in;
         let mut tags: BTreeMap<_, _> = self.tags.iter().cloned().collect();
         let made_by = concat!("behalf ", env!("CARGO_PKG_VERSION"));
-        tags.insert("made-by".to_owned(), made_by.to_owned());
-        tags.insert("tenant".to_owned(), tenant.as_str().to_owned());
+        let ours = OURS.into_iter().zip([made_by, tenant.as_str()]);
+        tags.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Marks {
             expires_at: lifetime.map(|time| now.saturating_add(time.as_secs())),
             tags,
@@ -199,11 +213,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tag_is_none_of_ours() {
+        assert!(tag("team=identity").is_ok() && tag("team=").is_ok());
+        for text in ["tenant=x", "Tenant=x", "made-by=me", "=x", "team"] {
+            assert!(tag(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_lifetime_is_an_hour_at_least_or_has_no_end() {
         assert_eq!(lifetime("never").unwrap().0, None);
         let ninety = Duration::from_hours(90 * 24);
         assert_eq!(lifetime("90d").unwrap().0, Some(ninety));
-        for text in ["59m", "0", "soon", "-1d"] {
+        assert!(lifetime("100y").is_ok());
+        for text in ["59m", "0", "soon", "-1d", "90", "101y", "5000000000000d"] {
             assert!(lifetime(text).is_err(), "{text}");
         }
     }
