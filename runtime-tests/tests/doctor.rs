@@ -305,7 +305,7 @@ async fn keys_that_are_not_asked_for_are_told() -> Result {
     let tenants: Vec<_> = (0..27)
         .map(|at| format!("dddddddd-dddd-4ddd-8ddd-0000000000{at:02}"))
         .collect();
-    settings.push(("tenants".to_owned(), tenants.join(" ")));
+    settings.push(("tenants".to_owned(), tenants.join(",")));
     let said = examine(&emulators, settings, &["--state-dir", "", "--json"]).await?;
     assert_eq!(found(&said, "key of").len(), 20, "{said:?}");
     let (verdict, told) = &found(&said, "keys")[0];
@@ -349,7 +349,7 @@ async fn each_trouble_is_told_at_its_step_with_what_to_do() -> Result {
             nothing,
             ("key_vault_url", "http://127.0.0.1:1"),
             "key vault token",
-            "Key Vault",
+            "`key_vault_url`",
         ),
         (
             nothing,

@@ -176,8 +176,8 @@ enum Command {
 
     /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
     ///
-    /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
-    /// shows no secret, and writes nothing: neither in the store nor anywhere else.
+    /// Step by step: configuration, signing keys, the app's credential, token for Key Vault, tenants' keys by name, clock, store,
+    /// cron, grants. It shows no secret, and writes nothing: neither in the store nor anywhere else.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(Box<Doctor>),
 
