@@ -437,7 +437,23 @@ async fn what_makes_no_sense_is_told_before_anything_is_done() -> Result {
     let said = operator.run(&emulators, &closed).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert_eq!(said.json()?["failed"][0]["code"], "no_answer");
-    assert!(said.log.contains("Key Vault"), "{said:?}");
+    for word in [
+        "http://127.0.0.1:9 ",
+        "`key_vault_url` or --vault",
+        "HTTPS_PROXY",
+    ] {
+        assert!(said.log.contains(word), "{word}: {said:?}");
+    }
+    let operator = operator.set("authority", "http://127.0.0.1:9");
+    let said = operator.run(&emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for word in [
+        "http://127.0.0.1:9 ",
+        "Entra ID (see `authority`)",
+        "HTTPS_PROXY",
+    ] {
+        assert!(said.log.contains(word), "{word}: {said:?}");
+    }
     Ok(())
 }
 
@@ -802,6 +818,17 @@ async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Resu
     assert_eq!(said.code, Some(0), "{said:?}");
     let new = newest(emulators, TENANT).unwrap();
     // Not before the records have left it for a day.
+    let said = retire(&[TENANT, OTHER_TENANT, NEW_TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for told in [
+        format!("{TENANT}: its key has no version that is unused"),
+        format!("{OTHER_TENANT}: its key has no version that is unused"),
+        format!("{NEW_TENANT}: the status has nobody of it"),
+    ] {
+        assert!(said.log.contains(&told), "{told}: {said:?}");
+    }
+    let said = retire(&["--enable", NEW_TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
     let said = retire(&[]).await?;
     assert_eq!(
         (said.code, said.json()?["disabled"].clone()),
