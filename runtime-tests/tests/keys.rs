@@ -541,22 +541,51 @@ async fn the_script_asks_as_the_job_that_runs_it() -> Result {
         Ok(Operator::with(settings)?.environment("BEHALF_BIN", &behalf))
     };
     let secret = emulators.options().client_secret.clone();
-    for (operator, proof) in [
-        (job()?.environments(&emulators.github_job()), "RS256"),
-        (job()?.environments(&emulators.azure_job()), "RS256"),
-        (job()?.set("client_secret", &secret), "secret"),
+    let with_secret = || -> anyhow::Result<Operator> {
+        let job = job()?.environments(&emulators.github_job());
+        Ok(job.set("client_secret", &secret))
+    };
+    let by_file = with_secret()?;
+    std::fs::write(by_file.folder().join("who"), "client-secret")?;
+    let by_env = with_secret()?;
+    std::fs::write(
+        by_env.folder().join(".env"),
+        "SPIN_VARIABLE_CREDENTIAL=client-secret\n",
+    )?;
+    for (operator, words, proof) in [
+        (
+            job()?.environments(&emulators.github_job()),
+            &[][..],
+            "RS256",
+        ),
+        (job()?.environments(&emulators.azure_job()), &[], "RS256"),
+        (with_secret()?, &["--tag", "credential=none"], "RS256"),
+        (job()?.set("client_secret", &secret), &[], "secret"),
+        (
+            with_secret()?,
+            &["--variable", "credential=client-secret"],
+            "secret",
+        ),
+        (by_file, &["--variable-file=credential=who"], "secret"),
+        (by_env, &[], "secret"),
+        (
+            with_secret()?,
+            &["--variable", "key_vault_credential=app"],
+            "secret",
+        ),
         (
             job()?
                 .environments(&emulators.github_job())
                 .set("credential", "client-secret")
                 .set("client_secret", &secret),
+            &[],
             "secret",
         ),
     ] {
         emulators.clear_journal();
         let before = newest(&emulators, TENANT);
         let mut script = Command::new(root().join("scripts/rotate-key"));
-        let child = operator.spawn(script.arg(TENANT))?;
+        let child = operator.spawn(script.arg(TENANT).args(words))?;
         let said = operator.end(&emulators, child).await?;
         assert_eq!(said.code, Some(0), "{said:?}");
         assert_ne!(newest(&emulators, TENANT), before);
