@@ -47,7 +47,7 @@ async fn a_status_follows_a_rotation() -> Result {
     let said = status(&scene, &["--check"]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
-        said.out.starts_with("1 users of 1 tenants, as seen "),
+        said.out.starts_with("1 user of 1 tenant, as seen "),
         "{said:?}"
     );
     assert!(said.out.ends_with("\n\nnobody has to act\n"), "{said:?}");

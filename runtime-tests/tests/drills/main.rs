@@ -56,7 +56,7 @@ async fn from_nothing_to_the_first_user() -> Result {
     assert_eq!(shown["key_version"], drill.newest(TENANT)?);
     let said = drill.perform("9. Sweep").await?;
     assert!(
-        said.last().unwrap().starts_with("1 users of 1 tenants"),
+        said.last().unwrap().starts_with("1 user of 1 tenant"),
         "{said:?}"
     );
     assert_eq!(drill.draw().await?, (200, String::new()));

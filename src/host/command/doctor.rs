@@ -51,7 +51,7 @@ const BEFORE_EXPIRY: u64 = 30 * 86_400;
 const TOLERANCE: u64 = 300;
 /// What is far off for a clock that is kept by others.
 const SUSPICIOUS: u64 = 30;
-/// Sweeps come once a minute or so.
+/// Sweeps come every five minutes or so.
 const STALE: u64 = 2 * 3600;
 
 /// The options of `behalf doctor`.
@@ -537,8 +537,7 @@ fn cron(
         }
     }
     if app.crons.is_empty() {
-        let says =
-            "the manifest has no schedule: see to it that POST /v1/sweep is called, once a minute";
+        let says = "the manifest has no schedule: see to it that POST /v1/sweep is called, every five minutes (`behalf sweep`)";
         findings.add(Verdict::Warning, step, says);
     }
     match last {
