@@ -146,8 +146,8 @@ impl Retire {
             tracing::warn!("the status does not show {hidden} tenants: name each alone");
             return false;
         }
-        let is_chosen = |tenant| chosen.iter().any(|(item, _)| item.tenant == *tenant);
-        let rest = self.tenants.iter().filter(|tenant| !is_chosen(*tenant));
+        let is_chosen = |tenant: &TenantId| chosen.iter().any(|(item, _)| item.tenant == *tenant);
+        let rest = self.tenants.iter().filter(|tenant| !is_chosen(tenant));
         let certain = rest.map(|tenant| {
             let (why, is_certain) = known.why_nothing(tenant, self.enable);
             tracing::warn!("{tenant}: {why}");
