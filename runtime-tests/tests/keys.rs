@@ -833,6 +833,54 @@ async fn pass_two_days(scene: &Scene) -> Result {
     Ok(())
 }
 
+/// By a status that does not tell it all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_known_is_not_taken_for_done() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?.with_token(&emulators, &["Behalf.Read"])?;
+    let app = emulators.downstream_url();
+    let recent = |tenants: Value| {
+        let now = jiff::Timestamp::now().as_second();
+        json!({"observed_at": now, "age_seconds": 1, "tenant_count": 2, "tenants": tenants})
+    };
+    for (status, words, says) in [
+        (json!({}), &[][..], "ring one (`behalf sweep`)"),
+        (
+            recent(json!({})),
+            &[],
+            "does not show 2 tenants: name each alone",
+        ),
+        (recent(json!({})), &["--dry-run"], "does not show 2 tenants"),
+        (
+            recent(json!({OTHER_TENANT: {}})),
+            &[TENANT, OTHER_TENANT],
+            "the status does not show it: name it alone",
+        ),
+        (
+            recent(json!({TENANT: {}, OTHER_TENANT: {}})),
+            &[TENANT],
+            "does not know yet which version of its key is the newest",
+        ),
+    ] {
+        emulators.fault(Fault::new(
+            Target::Downstream,
+            Answer::Status {
+                status: 200,
+                body: status.to_string(),
+                content_type: "application/json".to_owned(),
+            },
+        ));
+        let retire = ["key", "retire", "--token-file", "token", "--app", &app];
+        let said = operator
+            .run(&emulators, &[&retire[..], words].concat())
+            .await?;
+        assert_eq!(said.code, Some(1), "{words:?}: {said:?}");
+        assert!(said.log.contains(says), "{says}: {said:?}");
+        assert!(!said.log.contains("or name tenants"), "{said:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Result {
     let (scene, operator) = operated().await?;

@@ -61,8 +61,9 @@ impl Findings {
                 let mut says = error.to_string();
                 if let VaultError::Upstream(UpstreamError { system, .. }) = &error {
                     let setting = setting_of(&system.to_string());
-                    says +=
-                        &format!("\nis {setting} right, and let through by proxy and firewall?");
+                    says = format!(
+                        "{says}\nis {setting} right, and let through by proxy and firewall?"
+                    );
                 }
                 self.add(Verdict::Wrong, step, says);
                 return false;

@@ -147,14 +147,13 @@ impl Retire {
             return false;
         }
         let is_chosen = |tenant: &TenantId| chosen.iter().any(|(item, _)| item.tenant == *tenant);
-        let rest = self.tenants.iter().filter(|tenant| !is_chosen(tenant));
-        let certain = rest.map(|tenant| {
+        let mut is_all_certain = true;
+        for tenant in self.tenants.iter().filter(|tenant| !is_chosen(tenant)) {
             let (why, is_certain) = known.why_nothing(tenant, self.enable);
             tracing::warn!("{tenant}: {why}");
-            is_certain
-        });
-        // Each is told.
-        certain.fold(true, |all, it| all && it)
+            is_all_certain &= is_certain;
+        }
+        is_all_certain
     }
 
     fn choose(&self, known: &KnownKeys) -> Vec<(Item, Option<u64>)> {
