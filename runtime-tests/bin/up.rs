@@ -1,7 +1,9 @@
 //! Runs the app with everything it needs, for developers; `scripts/up` builds and starts it.
 
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -245,13 +247,6 @@ fn explain(app: &App, world: Option<&World>) -> anyhow::Result<()> {
     };
     let emulators = &world.emulators;
     let control = emulators.control_url();
-    writeln!(
-        out,
-        "\nFor OPERATIONS.md, in a terminal of its own, from its step 6 on (step 7 is done):"
-    )?;
-    for export in exports(app, world)? {
-        writeln!(out, "  export {export}")?;
-    }
     let user = format!(r#"-H "$(curl -s {control}/demo/authorization)""#);
     let [job, admin] = ["job", "admin"]
         .map(|who| format!(r#"-H "$(curl -s {control}/demo/{who}-authorization)""#));
@@ -295,7 +290,28 @@ Remove the user, as the user:
         emulators.downstream_url(),
         emulators.downstream_url(),
     )?;
+    let exports = write_exports(app, world)?;
+    writeln!(
+        out,
+        "Walk through OPERATIONS.md from its step 6 on (step 7 is done), in a terminal of its own:\n  . '{}'",
+        exports.display()
+    )?;
     Ok(())
+}
+
+/// A file for a shell to read, for nobody but this user: it may hold secrets.
+fn write_exports(app: &App, world: &World) -> anyhow::Result<PathBuf> {
+    let path = world.folder.path().join("operations.env");
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
+    for export in exports(app, world)? {
+        writeln!(file, "export {export}")?;
+    }
+    Ok(path)
 }
 
 /// The variables of OPERATIONS.md, as its steps 1 to 5 would have set them.

@@ -74,6 +74,11 @@ impl Tables {
         .into()
     }
 
+    /// Runs statements as whoever owns the server.
+    pub fn run(&self, statements: &str) -> anyhow::Result<()> {
+        SERVER.sql(&self.database, statements).map(drop)
+    }
+
     /// Every row, as key-value storage would have it.
     pub(super) fn all_rows(&self) -> anyhow::Result<BTreeMap<String, Vec<u8>>> {
         self.with(|client| {

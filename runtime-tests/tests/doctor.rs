@@ -188,6 +188,131 @@ async fn a_database_is_looked_into_too() -> Result {
     scene.end().await.map(drop)
 }
 
+/// A database that can be read, and not be written to, is no good to the app.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_has_to_take_what_the_app_writes() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let tables = Tables::create()?;
+    let folder = tempfile::tempdir()?;
+    let manifest = folder.path().join("spin.toml");
+    let mut print = Command::new(root().join("scripts/manifest"));
+    std::fs::write(
+        &manifest,
+        print.args(["--ledger", "postgres"]).output()?.stdout,
+    )?;
+    let mut settings = settings(&emulators);
+    settings.extend(tables.settings());
+    let words = ["-f", manifest.to_str().unwrap(), "--json"];
+    let read_only = |word: &str| {
+        format!(
+            "SET default_transaction_read_only = off; DO $$ BEGIN EXECUTE format(
+               'ALTER DATABASE %I SET default_transaction_read_only = {word}', current_database()); END $$"
+        )
+    };
+    for (change, back, says) in [
+        (
+            read_only("on"),
+            read_only("off"),
+            "default_transaction_read_only has to be off",
+        ),
+        (
+            "REVOKE INSERT, UPDATE ON behalf.enrolment FROM behalf_app".to_owned(),
+            "GRANT INSERT, UPDATE ON behalf.enrolment TO behalf_app".to_owned(),
+            "INSERT on behalf.enrolment, UPDATE on behalf.enrolment (42501); run `behalf schema apply --role`",
+        ),
+        (
+            "REVOKE USAGE ON SCHEMA behalf FROM behalf_app".to_owned(),
+            "GRANT USAGE ON SCHEMA behalf TO behalf_app".to_owned(),
+            "`behalf schema apply --role`",
+        ),
+        (
+            "UPDATE behalf.schema_version SET version = version + 1".to_owned(),
+            "UPDATE behalf.schema_version SET version = version - 1".to_owned(),
+            "upgrade behalf",
+        ),
+    ] {
+        tables.run(&change)?;
+        let said = examine(&emulators, settings.clone(), &words).await?;
+        assert_eq!(said.code, Some(1), "{says}: {said:?}");
+        let (verdict, told) = &found(&said, "store")[0];
+        assert!(verdict == "wrong" && told.contains(says), "{says}: {told}");
+        assert!(
+            !told.contains("as the owner") && !told.contains("--database"),
+            "{told}"
+        );
+        tables.run(&back)?;
+    }
+    let said = examine(&emulators, settings, &words).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    Ok(())
+}
+
+/// The credential of On-Behalf-Of is asked for nothing else where the platform's identity reads the keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_reads_no_keys_is_tried_all_the_same() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let identity = |more: &[(&str, &str)]| {
+        let mut settings = settings(&emulators);
+        let named = |(name, value): (&str, String)| (name.to_owned(), value);
+        settings.extend(emulators.app_service().into_iter().map(named));
+        let more = [&[("key_vault_credential", "managed-identity")], more].concat();
+        settings.extend(
+            more.iter()
+                .map(|(name, value)| named((name, (*value).to_owned()))),
+        );
+        settings
+    };
+    let words = ["--state-dir", "", "--json"];
+    let other_client = "eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee";
+    for (more, verdict, says) in [
+        (&[][..], "ok", "client 3333"),
+        (&[("client_secret", "wrong")], "wrong", "`client_secret`"),
+        (
+            &[
+                ("credential", "federated-token"),
+                ("federated_token", "e30.e30.e30"),
+            ],
+            "wrong",
+            "`federated_token`",
+        ),
+        (
+            &[("client_id", other_client)],
+            "wrong",
+            "has not this app (`client_id`)",
+        ),
+        (&[("tenants", "*")], "skipped", "--tenant"),
+    ] {
+        let said = examine(&emulators, identity(more), &words).await?;
+        let found = found(&said, "credential");
+        let (found, told) = &found[0];
+        assert!(
+            found == verdict && told.contains(says),
+            "{more:?}: {said:?}"
+        );
+        assert_eq!(
+            said.code == Some(1),
+            verdict == "wrong",
+            "{more:?}: {said:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_not_asked_for_are_told() -> Result {
+    let emulators = Emulators::start(Options::default()).await?;
+    let mut settings = settings(&emulators);
+    let tenants: Vec<_> = (0..27)
+        .map(|at| format!("dddddddd-dddd-4ddd-8ddd-0000000000{at:02}"))
+        .collect();
+    settings.push(("tenants".to_owned(), tenants.join(",")));
+    let said = examine(&emulators, settings, &["--state-dir", "", "--json"]).await?;
+    assert_eq!(found(&said, "key of").len(), 20, "{said:?}");
+    let (verdict, told) = &found(&said, "keys")[0];
+    assert!(verdict == "skipped" && told.starts_with("7 more"), "{told}");
+    Ok(())
+}
+
 /// What is done to the surroundings, a setting, and what is said of which step.
 type Trouble = (
     fn(&Emulators),
@@ -224,7 +349,7 @@ async fn each_trouble_is_told_at_its_step_with_what_to_do() -> Result {
             nothing,
             ("key_vault_url", "http://127.0.0.1:1"),
             "key vault token",
-            "Key Vault",
+            "`key_vault_url`",
         ),
         (
             nothing,

@@ -450,7 +450,23 @@ async fn what_makes_no_sense_is_told_before_anything_is_done() -> Result {
     let said = operator.run(&emulators, &closed).await?;
     assert_eq!(said.code, Some(1), "{said:?}");
     assert_eq!(said.json()?["failed"][0]["code"], "no_answer");
-    assert!(said.log.contains("Key Vault"), "{said:?}");
+    for word in [
+        "http://127.0.0.1:9 ",
+        "`key_vault_url` or --vault",
+        "HTTPS_PROXY",
+    ] {
+        assert!(said.log.contains(word), "{word}: {said:?}");
+    }
+    let operator = operator.set("authority", "http://127.0.0.1:9");
+    let said = operator.run(&emulators, &["key", "rotate", TENANT]).await?;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    for word in [
+        "http://127.0.0.1:9 ",
+        "Entra ID (see `authority`)",
+        "HTTPS_PROXY",
+    ] {
+        assert!(said.log.contains(word), "{word}: {said:?}");
+    }
     Ok(())
 }
 
@@ -537,22 +553,51 @@ async fn the_script_asks_as_the_job_that_runs_it() -> Result {
         Ok(Operator::with(settings)?.environment("BEHALF_BIN", &behalf))
     };
     let secret = emulators.options().client_secret.clone();
-    for (operator, proof) in [
-        (job()?.environments(&emulators.github_job()), "RS256"),
-        (job()?.environments(&emulators.azure_job()), "RS256"),
-        (job()?.set("client_secret", &secret), "secret"),
+    let with_secret = || -> anyhow::Result<Operator> {
+        let job = job()?.environments(&emulators.github_job());
+        Ok(job.set("client_secret", &secret))
+    };
+    let by_file = with_secret()?;
+    std::fs::write(by_file.folder().join("who"), "client-secret")?;
+    let by_env = with_secret()?;
+    std::fs::write(
+        by_env.folder().join(".env"),
+        "SPIN_VARIABLE_CREDENTIAL=client-secret\n",
+    )?;
+    for (operator, words, proof) in [
+        (
+            job()?.environments(&emulators.github_job()),
+            &[][..],
+            "RS256",
+        ),
+        (job()?.environments(&emulators.azure_job()), &[], "RS256"),
+        (with_secret()?, &["--tag", "credential=none"], "RS256"),
+        (job()?.set("client_secret", &secret), &[], "secret"),
+        (
+            with_secret()?,
+            &["--variable", "credential=client-secret"],
+            "secret",
+        ),
+        (by_file, &["--variable-file=credential=who"], "secret"),
+        (by_env, &[], "secret"),
+        (
+            with_secret()?,
+            &["--variable", "key_vault_credential=app"],
+            "secret",
+        ),
         (
             job()?
                 .environments(&emulators.github_job())
                 .set("credential", "client-secret")
                 .set("client_secret", &secret),
+            &[],
             "secret",
         ),
     ] {
         emulators.clear_journal();
         let before = newest(&emulators, TENANT);
         let mut script = Command::new(root().join("scripts/rotate-key"));
-        let child = operator.spawn(script.arg(TENANT))?;
+        let child = operator.spawn(script.arg(TENANT).args(words))?;
         let said = operator.end(&emulators, child).await?;
         assert_eq!(said.code, Some(0), "{said:?}");
         assert_ne!(newest(&emulators, TENANT), before);
@@ -800,6 +845,54 @@ async fn pass_two_days(scene: &Scene) -> Result {
     Ok(())
 }
 
+/// By a status that does not tell it all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_known_is_not_taken_for_done() -> Result {
+    let emulators = emulators().await?;
+    let operator = rotator(&emulators)?.with_token(&emulators, &["Behalf.Read"])?;
+    let app = emulators.downstream_url();
+    let recent = |tenants: Value| {
+        let now = jiff::Timestamp::now().as_second();
+        json!({"observed_at": now, "age_seconds": 1, "tenant_count": 2, "tenants": tenants})
+    };
+    for (status, words, says) in [
+        (json!({}), &[][..], "ring one (`behalf sweep`)"),
+        (
+            recent(json!({})),
+            &[],
+            "does not show 2 tenants: name each alone",
+        ),
+        (recent(json!({})), &["--dry-run"], "does not show 2 tenants"),
+        (
+            recent(json!({OTHER_TENANT: {}})),
+            &[TENANT, OTHER_TENANT],
+            "the status does not show it: name it alone",
+        ),
+        (
+            recent(json!({TENANT: {}, OTHER_TENANT: {}})),
+            &[TENANT],
+            "does not know yet which version of its key is the newest",
+        ),
+    ] {
+        emulators.fault(Fault::new(
+            Target::Downstream,
+            Answer::Status {
+                status: 200,
+                body: status.to_string(),
+                content_type: "application/json".to_owned(),
+            },
+        ));
+        let retire = ["key", "retire", "--token-file", "token", "--app", &app];
+        let said = operator
+            .run(&emulators, &[&retire[..], words].concat())
+            .await?;
+        assert_eq!(said.code, Some(1), "{words:?}: {said:?}");
+        assert!(said.log.contains(says), "{says}: {said:?}");
+        assert!(!said.log.contains("or name tenants"), "{said:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Result {
     let (scene, operator) = operated().await?;
@@ -814,6 +907,17 @@ async fn what_is_unused_for_a_day_is_disabled_and_can_be_enabled_again() -> Resu
     assert_eq!(said.code, Some(0), "{said:?}");
     let new = newest(emulators, TENANT).unwrap();
     // Not before the records have left it for a day.
+    let said = retire(&[TENANT, OTHER_TENANT, NEW_TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for told in [
+        format!("{TENANT}: its key has no version that is unused"),
+        format!("{OTHER_TENANT}: its key has no version that is unused"),
+        format!("{NEW_TENANT}: the status has nobody of it"),
+    ] {
+        assert!(said.log.contains(&told), "{told}: {said:?}");
+    }
+    let said = retire(&["--enable", NEW_TENANT]).await?;
+    assert_eq!(said.code, Some(0), "{said:?}");
     let said = retire(&[]).await?;
     assert_eq!(
         (said.code, said.json()?["disabled"].clone()),

@@ -50,7 +50,7 @@ async fn a_status_follows_a_rotation() -> Result {
     let said = status(&scene, &["--check"]).await?;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
-        said.out.starts_with("1 users of 1 tenants, as seen "),
+        said.out.starts_with("1 user of 1 tenant, as seen "),
         "{said:?}"
     );
     assert!(said.out.ends_with("\n\nnobody has to act\n"), "{said:?}");
@@ -200,6 +200,31 @@ async fn what_is_in_the_way_of_a_status_is_named() -> Result {
         let said = status(&scene, words).await?;
         assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
         assert!(said.log.contains(says), "{words:?}: {said:?}");
+    }
+    // A token that Entra ID does not give is not about Key Vault.
+    let nowhere = "eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee";
+    let revoke = ["user", "revoke", TENANT, USER, "--graph"];
+    for (words, says) in [
+        (
+            &["status", "--in-tenant", nowhere][..],
+            [nowhere, "`--audience`"],
+        ),
+        (
+            &["status", "--audience", "api://other"],
+            ["api://other (`--audience`)", TENANT],
+        ),
+        (
+            &[&revoke[..], &["https://graph.microsoft.us"]].concat(),
+            ["https://graph.microsoft.us (`--graph`)", TENANT],
+        ),
+    ] {
+        let said = operator(&scene)?.run(&scene.emulators, words).await?;
+        assert_eq!(said.code, Some(1), "{words:?}: {said:?}");
+        assert!(
+            says.iter().all(|it| said.log.contains(it)),
+            "{words:?}: {said:?}"
+        );
+        assert!(!said.log.contains("Key Vault"), "{words:?}: {said:?}");
     }
     // Another program.
     let elsewhere = scene.emulators.downstream_url();

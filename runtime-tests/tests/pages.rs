@@ -173,6 +173,41 @@ async fn what_scripts_up_prints_works_when_pasted() -> Result {
     Ok(())
 }
 
+/// The file `.env` that README has names all that the app cannot do without.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_of_settings_in_the_page_is_enough() -> Result {
+    let emulators = Emulators::start(emulators::Options::default()).await?;
+    let page = fs::read_to_string(root().join("README.md"))?;
+    let (_, block) = page.split_once("```dotenv\n").context("a file .env")?;
+    let (block, _) = block.split_once("```").context("its end")?;
+    let check = async |file: &str| {
+        let folder = tempfile::tempdir()?;
+        fs::write(folder.path().join(".env"), file)?;
+        let mut check = Command::new(behalf()?);
+        check.args(["check", "--cache-dir", "", "-f"]);
+        check.arg(root().join("spin.toml"));
+        check.env_clear().current_dir(folder.path());
+        let output = check.output().await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::Ok((output.status.code(), said))
+    };
+    let mut file = block.to_owned();
+    for (name, value) in emulators.settings() {
+        let name = format!("SPIN_VARIABLE_{}=", name.to_uppercase());
+        file = file.replace(&format!("{name}…"), &format!("{name}{value}"));
+    }
+    ensure!(!file.contains('…'), "{file}");
+    let (code, said) = check(&file).await?;
+    ensure!(code == Some(0), "{said}");
+    let (_, without_first) = file.split_once('\n').context("several lines")?;
+    let (code, said) = check(without_first).await?;
+    ensure!(
+        code == Some(2) && said.contains("SPIN_VARIABLE_CLIENT_ID"),
+        "{said}"
+    );
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn single_tests_run_as_the_pages_say() -> Result {
     let place = Place::new().await?;

@@ -29,7 +29,7 @@ pub(crate) mod memory;
 pub mod postgres;
 pub mod record;
 pub mod schedule;
-pub mod seen;
+mod seen;
 pub mod summary;
 pub mod transfer;
 

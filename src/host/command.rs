@@ -128,8 +128,7 @@ enum Command {
     Check(Check),
 
     /// Ask a running `behalf up` whether it answers, for containers without a shell.
-    ///
-    /// Exit codes: 0 it does, 1 it does not.
+    #[command(after_help = healthcheck::EXAMPLES)]
     Healthcheck(Healthcheck),
 
     /// Copy the key-value store into a file, as it is at one moment, while hosts use it.
@@ -146,11 +145,11 @@ enum Command {
     Restore(Restore),
 
     /// Make the tables of a PostgreSQL database that the app keeps enrolments in, or bring them up to this version.
-    #[command(subcommand, after_help = schema::EXAMPLES)]
+    #[command(subcommand)]
     Schema(Schema),
 
     /// Move what is stored of enrolments from one ledger to another.
-    #[command(subcommand, after_help = ledger::EXAMPLES)]
+    #[command(subcommand)]
     Ledger(LedgerCommand),
 
     /// Rotate tenants' keys in Key Vault, and retire old versions.
@@ -176,8 +175,8 @@ enum Command {
 
     /// Ask what the app would ask, with the app's own identity, and tell what is wrong and what to do.
     ///
-    /// Step by step: configuration, signing keys, token for Key Vault, tenants' keys by name, clock, store, cron, grants. It
-    /// shows no secret, and writes nothing: neither in the store nor anywhere else.
+    /// Step by step: configuration, signing keys, the app's credential, token for Key Vault, tenants' keys by name, clock, store,
+    /// cron, grants. It shows no secret, and writes nothing: neither in the store nor anywhere else.
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(Box<Doctor>),
 
@@ -383,5 +382,21 @@ mod tests {
             .any(|it| it.get_long() == Some(option));
         let below = command.get_subcommands().flat_map(|it| having(it, option));
         is_one.then_some(command).into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn every_command_has_examples_and_says_what_its_exit_codes_mean() {
+        fn look(command: &mut clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands_mut().for_each(look);
+                return;
+            }
+            let help = command.render_long_help().to_string();
+            for part in ["Examples:\n  ", "\nExit codes: 0 "] {
+                assert!(help.contains(part), "{}: {part}", command.get_name());
+            }
+            assert!(!help.contains("\\\""), "{help}");
+        }
+        look(&mut CommandLine::command());
     }
 }

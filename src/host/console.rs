@@ -166,17 +166,40 @@ impl Log for Console {
     fn line(&self, line: &str) {
         let members: Result<serde_json::Map<_, _>, _> = serde_json::from_str(line);
         let Ok(members) = members else { return };
-        let mut told = members
-            .get("event")
-            .and_then(serde_json::Value::as_str)
-            .unwrap_or("event")
-            .replace('_', " ");
+        let text = |name| members.get(name).and_then(serde_json::Value::as_str);
+        if let ("no_answer", Some(system), Some(origin), Some(reason)) = (
+            text("event").unwrap_or_default(),
+            text("system"),
+            text("origin"),
+            text("reason"),
+        ) {
+            let setting = setting_of(system);
+            let option = if system == "Key Vault" {
+                " or --vault"
+            } else {
+                ""
+            };
+            tracing::warn!(
+                "{origin} gives no answer ({reason}): is it {system} (see {setting}{option}), and within reach (see HTTPS_PROXY)?"
+            );
+            return;
+        }
+        let mut told = text("event").unwrap_or("event").replace('_', " ");
         for (name, value) in &members {
             if name != "event" && !value.is_null() {
                 let _ = write!(told, ", {} {value}", name.replace('_', " "));
             }
         }
         tracing::warn!("{told}");
+    }
+}
+
+/// The setting that says where a system of this name is.
+pub(crate) fn setting_of(system: &str) -> &'static str {
+    match system {
+        "Key Vault" => "`key_vault_url`",
+        "the managed identity endpoint" => "`identity_endpoint`",
+        _ => "`authority`",
     }
 }
 

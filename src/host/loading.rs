@@ -166,8 +166,8 @@ fn used(
     });
     for (label, store) in &stores {
         match label.as_str() {
-            LABEL => tracing::info!("storage in {store}"),
-            label => tracing::info!("storage {label} in {store}"),
+            LABEL => tracing::info!("storage: {store}"),
+            label => tracing::info!("storage {label}: {store}"),
         }
     }
     Ok(stores)

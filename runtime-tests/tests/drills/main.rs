@@ -10,7 +10,7 @@ mod drill;
 mod page;
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -56,7 +56,7 @@ async fn from_nothing_to_the_first_user() -> Result {
     assert_eq!(shown["key_version"], drill.newest(TENANT)?);
     let said = drill.perform("9. Sweep").await?;
     assert!(
-        said.last().unwrap().starts_with("1 users of 1 tenants"),
+        said.last().unwrap().starts_with("1 user of 1 tenant"),
         "{said:?}"
     );
     assert_eq!(drill.draw().await?, (200, String::new()));
@@ -442,22 +442,21 @@ async fn an_upgrade_and_a_rollback_keep_everybody() -> Result {
     drill.end().await
 }
 
-/// On emulators alone: the page from its step 6 on, in a terminal where the lines that `scripts/up` prints were pasted.
+/// On emulators alone: the page from its step 6 on, in a terminal where the last line that `scripts/up` prints was pasted.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_can_be_walked_beside_scripts_up() -> Result {
     let folder = tempfile::tempdir()?;
     let mut up = tokio::process::Command::new(env!("CARGO_BIN_EXE_up"));
     up.args(["--emulators", "--port", &drill::free_ports()?.to_string()]);
     let app = App::run(up, folder.path()).await?;
-    app.wait_for_output_after(0, &format!("curl -X DELETE {}/v1/me ", app.url()))
-        .await?;
+    app.wait_for_output_after(0, "/operations.env").await?;
     let printed = app.output();
-    let exports: Vec<_> = printed
-        .iter()
-        .filter(|it| it.starts_with("  export "))
-        .cloned()
-        .collect();
-    let mut script = vec!["set -euo pipefail".to_owned(), exports.join("\n")];
+    let last = printed.iter().find(|it| it.ends_with("/operations.env'"));
+    let last = last.context("a line to paste")?.trim().to_owned();
+    let file = last.trim_start_matches(". '").trim_end_matches('\'');
+    let mode = std::fs::metadata(file)?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "there are secrets in it");
+    let mut script = vec!["set -euo pipefail".to_owned(), last];
     let walk = [
         "6. Check",
         "8. The first user",

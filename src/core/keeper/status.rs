@@ -185,7 +185,7 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             ..Report::default()
         };
         let Some(summary) = summary else {
-            let warning = "no sweep has looked at what is stored yet: see to it that POST /v1/sweep is called, once a minute";
+            let warning = "no sweep has looked at what is stored yet: see to it that POST /v1/sweep is called, every five minutes (`behalf sweep`)";
             report.warning = Some(warning.into());
             return Ok(report);
         };

@@ -22,7 +22,7 @@ pub(crate) fn to_stored(fingerprint: &Fingerprint) -> Vec<u8> {
 ///
 /// # Errors
 /// [`LedgerError::RecordDamaged`], [`LedgerError::RecordTooNew`].
-pub fn from_stored(json: &[u8]) -> Result<Fingerprint, LedgerError> {
+pub(crate) fn from_stored(json: &[u8]) -> Result<Fingerprint, LedgerError> {
     let SeenSettings { seen, .. } = from_json(json)?;
     let hashes = Fingerprint::SETTINGS.map(|setting| seen.get(setting).map_or("", String::as_str));
     Fingerprint::parse(hashes).ok_or(LedgerError::RecordDamaged)

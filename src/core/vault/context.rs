@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use serde_json::{Value, json};
 
 use crate::deadline::{Deadline, LONGEST};
@@ -143,10 +143,11 @@ impl<'a, E: Environment> Context<'a, E> {
             System::KeyVault => (Repeat::Outage, "key_vault_url"),
             System::ManagedIdentity => (Repeat::ManagedIdentity, "identity_origin"),
         };
+        let origin = origin(request.uri());
         let sent = send(self.env, request, longest, self.deadline, repeat).await;
         let response = sent.map_err(|error| {
             self.log(
-                json!({"event": "no_answer", "system": system.to_string(), "reason": error.to_string()}),
+                json!({"event": "no_answer", "system": system.to_string(), "origin": origin, "reason": error.to_string()}),
             );
             match error {
                 HttpError::Denied => VaultError::setting(
@@ -161,6 +162,18 @@ impl<'a, E: Environment> Context<'a, E> {
         self.clock_check.compare(&response, self.now());
         Ok(response)
     }
+}
+
+/// Where a request goes, without its path.
+fn origin(uri: &Uri) -> String {
+    let (scheme, host) = (uri.scheme_str(), uri.host());
+    let port = uri.port().map(|port| format!(":{port}"));
+    let port = port.unwrap_or_default();
+    format!(
+        "{}://{}{port}",
+        scheme.unwrap_or_default(),
+        host.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ const PASSWORD: &str = "PGPASSWORD";
 /// The options.
 #[derive(Debug, Args)]
 pub(super) struct DatabasePlace {
-    /// The database, and who connects: \"host=… user=… dbname=…\" or postgres://USER@HOST:PORT/NAME. With `sslmode=require`
+    /// The database, and who connects: "host=… user=… dbname=…" or postgres://USER@HOST:PORT/NAME. With `sslmode=require`
     /// nothing is sent in clear; the server's certificate is verified. Others on this machine can see a password in it.
     #[arg(long, value_name = "CONNECTION", allow_hyphen_values = true)]
     database: String,

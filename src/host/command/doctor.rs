@@ -3,14 +3,14 @@
 mod findings;
 
 use super::Failure;
-use super::operator::guid;
+use super::operator::{guid, refusal};
 use super::screen::{ago, day};
 use super::source::Source;
 use crate::allow_list::AllowList;
 use crate::loading;
 use crate::manifest::{Component, Manifest};
 use crate::patient::{Patient, Seen};
-use crate::postgres::{Limits, Owner};
+use crate::postgres::{Limits, Owner, OwnerError, Tables};
 use crate::store::{Glance, Store};
 use crate::variables::{ComponentVariables, Variables};
 use behalf_core::deadline::LONGEST;
@@ -18,8 +18,9 @@ use behalf_core::error::{OperatorError, VaultError};
 use behalf_core::identity::{Fingerprint, TenantId};
 use behalf_core::keeper::fingerprint;
 use behalf_core::keeper::status::LastSweep;
-use behalf_core::ledger::postgres::schema;
-use behalf_core::ledger::{Ledger as _, LedgerError, seen};
+use behalf_core::ledger::postgres::database::Failure as DatabaseFailure;
+use behalf_core::ledger::postgres::{PostgresLedger, schema};
+use behalf_core::ledger::{Ledger as _, LedgerError};
 use behalf_core::port::Config as _;
 use behalf_core::vault::grants::Grants;
 use behalf_core::vault::own_tokens::OwnTokens;
@@ -50,7 +51,7 @@ const BEFORE_EXPIRY: u64 = 30 * 86_400;
 const TOLERANCE: u64 = 300;
 /// What is far off for a clock that is kept by others.
 const SUSPICIOUS: u64 = 30;
-/// Sweeps come once a minute or so.
+/// Sweeps come every five minutes or so.
 const STALE: u64 = 2 * 3600;
 
 /// The options of `behalf doctor`.
@@ -107,6 +108,7 @@ impl Doctor {
         let Some(settings) = configuration(&patient, &app.variables, findings) else {
             let steps = [
                 "signing keys",
+                "credential",
                 "clock",
                 "key vault token",
                 "keys",
@@ -121,10 +123,13 @@ impl Doctor {
         };
         let vault = Vault::new(patient.clone());
         let mut dates = signing_keys(&patient, &vault, &settings, findings).await;
+        if settings.key_vault_credential != KeyVaultCredential::App {
+            dates.extend(self.credential(&patient, &settings, findings).await);
+        }
         dates.extend(self.keys(&patient, &vault, &settings, findings).await);
         clock(&dates, findings);
         let last = if app.component.variables.contains_key("postgres_host") {
-            database(&vault, &settings, &roots, findings).await
+            database(&vault, &patient, &settings, &roots, findings).await
         } else {
             let stores = self.source.stores()?;
             store(&app.component, &stores, &patient, &settings, findings).await
@@ -132,6 +137,55 @@ impl Doctor {
         cron(&app, &settings, last.as_ref(), patient.now(), findings);
         grants(&settings, findings);
         Ok(())
+    }
+
+    /// The tenants that others are asked about.
+    fn tenants<'a>(&'a self, settings: &'a Settings) -> &'a [TenantId] {
+        match &settings.tenants {
+            _ if !self.tenants.is_empty() => &self.tenants,
+            Tenants::Listed(tenants) => tenants,
+            Tenants::AnyOrganisation => &[],
+        }
+    }
+
+    /// The credential that users' tokens are asked for with, where Key Vault is asked with another.
+    async fn credential(
+        &self,
+        patient: &Patient,
+        settings: &Settings,
+        findings: &mut Findings,
+    ) -> Vec<Seen> {
+        let step = "credential";
+        let Some(tenant) = self.tenants(settings).first() else {
+            let says = "`tenants` is *: name one with --tenant, and it is tried there";
+            findings.add(Verdict::Skipped, step, says);
+            return Vec::new();
+        };
+        let id = settings.client_id.as_str();
+        let token = match Settings::read(patient) {
+            Ok(own) => {
+                let tokens = OwnTokens::new(patient.clone(), own);
+                tokens.of_app(tenant, &format!("{id}/.default")).await
+            }
+            Err(error) => Err(error),
+        };
+        let seen = patient.take_seen();
+        let refused = token.as_ref().err();
+        let refused = refused.and_then(|error| refusal(error, tenant, id, "client_id"));
+        let last = seen.last();
+        let place = last.map(|it| format!(", from {} {}", it.place, took(it)));
+        let well = format!("client {id}{}", place.unwrap_or_default());
+        match refused {
+            // Only those to whom a role is assigned get tokens for it, itself not being one: the credential was right.
+            Some((reason, _)) if reason.aadsts == Some(501_051) => {
+                findings.add(Verdict::Well, step, well);
+            }
+            Some((_, says)) => findings.add(Verdict::Wrong, step, says),
+            None => {
+                findings.of(step, token, |_| well);
+            }
+        }
+        seen
     }
 
     /// The token for Key Vault, and tenants' keys.
@@ -167,16 +221,17 @@ impl Doctor {
             );
             return seen;
         }
-        let tenants: Vec<_> = match &settings.tenants {
-            _ if !self.tenants.is_empty() => self.tenants.clone(),
-            Tenants::Listed(tenants) => tenants.iter().take(TENANTS).cloned().collect(),
-            Tenants::AnyOrganisation => Vec::new(),
+        let tenants = self.tenants(settings);
+        let most = if self.tenants.is_empty() {
+            TENANTS
+        } else {
+            tenants.len()
         };
         if tenants.is_empty() {
             let says = "`tenants` is *: name one with --tenant, and its key is asked for";
             findings.add(Verdict::Skipped, "keys", says);
         }
-        for tenant in &tenants {
+        for tenant in tenants.iter().take(most) {
             let newest = vault.newest_key_version(tenant, LONGEST.into()).await;
             seen.extend(patient.take_seen());
             let name = settings.secret_id.secret_name(tenant);
@@ -199,6 +254,12 @@ impl Doctor {
                 );
                 findings.add(Verdict::Warning, &step, says);
             }
+        }
+        let more = tenants.len().saturating_sub(most);
+        if more > 0 {
+            let says =
+                format!("{more} more of `tenants` were not asked for: name them with --tenant");
+            findings.add(Verdict::Skipped, "keys", says);
         }
         seen
     }
@@ -374,9 +435,10 @@ async fn store(
     last
 }
 
-/// The same in PostgreSQL.
+/// The same in PostgreSQL, and whether the app may write there.
 async fn database(
     vault: &Vault<Patient>,
+    patient: &Patient,
     settings: &Settings,
     roots: &rustls::RootCertStore,
     findings: &mut Findings,
@@ -390,38 +452,34 @@ async fn database(
         }
     };
     let (address, ca) = (&connection.address, connection.ca_root.as_deref());
-    let found = async {
-        let owner = Owner::connect(address.expose(), None, roots, Limits::Minute, ca).await?;
-        let version = owner.number(schema::FOUND).await?;
-        let kept = match version {
-            Some(_) => owner.bytes(schema::KEPT, &settings.store_prefix).await?,
-            None => [None, None],
-        };
-        Ok::<_, crate::postgres::OwnerError>((version, kept))
-    };
-    match found.await {
+    let opened = Owner::connect(address.expose(), None, roots, Limits::Minute, ca).await;
+    let tables = match opened {
+        Ok(owner) => Tables::new(owner),
         Err(error) => {
+            let reason = match error {
+                OwnerError::Connect(reason) => DatabaseFailure::of_opening(&reason).to_string(),
+                // The option that these name is other commands'.
+                OwnerError::Database | OwnerError::NoHost => "they make no address".to_owned(),
+                other => other.to_string(),
+            };
             let says =
-                format!("{error}\ncheck the settings `postgres_…`, and what the server lets in");
+                format!("{reason}\ncheck the settings `postgres_…`, and what the server lets in");
             findings.add(Verdict::Wrong, step, says);
-            None
+            return None;
         }
-        Ok((version, [state, known])) => {
-            let version = version.and_then(|it| u64::try_from(it).ok());
-            if version != Some(schema::VERSION) {
-                let found = version.map_or("none".to_owned(), |it| format!("of version {it}"));
-                let says = format!(
-                    "tables: {found}, and this behalf wants version {}: behalf schema apply",
-                    schema::VERSION
-                );
-                findings.add(Verdict::Wrong, step, says);
-                return None;
-            }
-            let known = known.map(|it| seen::from_stored(&it)).transpose();
-            kept(known, "PostgreSQL", settings, findings);
-            LastSweep::of_state(&state?)
-        }
+    };
+    let ledger = PostgresLedger::new(tables.clone(), patient.clone()).under(&settings.store_prefix);
+    let known = ledger.fingerprint().await;
+    let last = ledger.sweep_state().await;
+    let last = last.ok().flatten().and_then(|it| LastSweep::of_state(&it));
+    if known.is_ok()
+        && let Err(failure) = schema::check_rights(&tables).await
+    {
+        findings.add(Verdict::Wrong, step, format!("PostgreSQL: {failure}"));
+        return last;
     }
+    kept(known, "PostgreSQL", settings, findings);
+    last
 }
 
 /// Whether what is stored was made with these settings.
@@ -434,7 +492,11 @@ fn kept(
     let step = "store";
     match known {
         Err(error) => {
-            findings.add(Verdict::Wrong, step, format!("{where_it_is}: {error}"));
+            let reason = match error {
+                LedgerError::Store(error) => error.to_string(),
+                other => other.to_string(),
+            };
+            findings.add(Verdict::Wrong, step, format!("{where_it_is}: {reason}"));
         }
         Ok(None) => findings.add(Verdict::Well, step, format!("{where_it_is}, empty")),
         Ok(Some(known)) => match fingerprint::check(&known, &settings.policy()) {
@@ -475,8 +537,7 @@ fn cron(
         }
     }
     if app.crons.is_empty() {
-        let says =
-            "the manifest has no schedule: see to it that POST /v1/sweep is called, once a minute";
+        let says = "the manifest has no schedule: see to it that POST /v1/sweep is called, every five minutes (`behalf sweep`)";
         findings.add(Verdict::Warning, step, says);
     }
     match last {

@@ -17,6 +17,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  behalf healthcheck                             the host on 127.0.0.1:3000
+  behalf healthcheck --path /readyz              the app, and what it needs
+  behalf healthcheck --listen 0.0.0.0:443 --tls-cert cert.pem
+
+Exit codes: 0 it answers well, 1 it does not, 2 the command line is wrong.";
+
 /// The options of `behalf healthcheck`.
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {

@@ -18,7 +18,7 @@ use std::io::{self, IsTerminal as _};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-pub(super) const EXAMPLES: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   behalf ledger copy --to postgres --state-dir /data --database \"host=db.example user=behalf_app dbname=behalf sslmode=require\" \\
     --password-file /run/secrets/app
@@ -38,6 +38,7 @@ pub(super) enum LedgerCommand {
     /// Records are copied byte for byte: nothing is opened, and no key is needed. What was copied stays where it was. To run it
     /// again goes on where it was interrupted; at the end both sides are read again and compared. It does not begin while a host
     /// has the store open, if that is a file; that nobody uses the database or a Redis server is yours to see to.
+    #[command(after_help = EXAMPLES)]
     Copy(Box<LedgerCopy>),
 }
 

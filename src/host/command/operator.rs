@@ -9,6 +9,7 @@ use crate::operator::{OperationError, Operator};
 use crate::outbound::OutboundClient;
 use crate::remote::Origin;
 use crate::variables::{Environment, Given, environment_name};
+use behalf_core::error::{OperatorError, Reason, VaultError};
 use behalf_core::identity::{Guid, TenantId};
 use behalf_core::port::Config as _;
 use behalf_core::secret::AccessToken;
@@ -106,7 +107,7 @@ impl Asking {
                 None => format!("api://{}", identity.app_id()?),
             };
             identity
-                .token(&client, identity.tenant(about), &audience)
+                .token(&client, identity.tenant(about), &audience, "--audience")
                 .await?
         };
         Ok(Operator::new(client, self.app.clone(), &token)?)
@@ -137,12 +138,13 @@ impl Identity {
         Ok(loading::client(loading::roots(self.ca.as_deref())?)?)
     }
 
-    /// A token for a resource, asked for in a tenant, if it takes one.
+    /// A token for a resource, which this option names, asked for in a tenant, if it takes one.
     pub(super) async fn token(
         &self,
         client: &OutboundClient,
         tenant: Result<TenantId, Failure>,
         resource: &str,
+        option: &str,
     ) -> Result<AccessToken, Failure> {
         let scope = format!("{resource}/.default");
         if self.credential == Who::AzureCli {
@@ -154,12 +156,15 @@ impl Identity {
         settings.set("tenants", "*".to_owned());
         let read = Settings::read(&settings)?;
         let tokens = OwnTokens::new(Console::new(client.clone(), settings), read);
-        let token = if by_identity {
-            tokens.of_identity(resource).await
-        } else {
-            tokens.of_app(&tenant?, &scope).await
-        };
-        Ok(token?)
+        if by_identity {
+            return Ok(tokens.of_identity(resource).await?);
+        }
+        let tenant = tenant?;
+        let token = tokens.of_app(&tenant, &scope).await;
+        token.map_err(|error| match refusal(&error, &tenant, resource, option) {
+            Some((_, told)) => Failure::Credential(told),
+            None => error.into(),
+        })
     }
 
     /// The settings, with what a pipeline shows if it is one; and whether it is no app that asks, but the platform's managed identity.
@@ -228,6 +233,26 @@ impl Identity {
             ))
         })
     }
+}
+
+/// What it means that Entra ID gives this app no token of its own for a resource, which is named by `option`, and why it does not;
+/// none: the error is another one. Its own text is of Key Vault, which is all that the app itself asks for.
+pub(super) fn refusal(
+    error: &VaultError,
+    tenant: &TenantId,
+    resource: &str,
+    option: &str,
+) -> Option<(Reason, String)> {
+    let VaultError::Operator(OperatorError::KeyVaultTokenRefused(reason)) = error else {
+        return None;
+    };
+    let number = reason.aadsts.map(|number| format!(" (AADSTS{number})"));
+    let number = number.unwrap_or_default();
+    let told = format!(
+        "Entra ID refused this app a token for {resource}{number}: {tenant} is no tenant, or has not this app (`client_id`); is \
+         {resource} (`{option}`) known there?"
+    );
+    Some((*reason, told))
 }
 
 /// A GUID of the command line.

@@ -8,9 +8,15 @@ use behalf_core::ledger::postgres::schema::{FOUND, VERSION, script};
 use clap::{Args, Subcommand};
 use std::io::{self, Write as _};
 
-pub(super) const EXAMPLES: &str = "\
+const PRINT_EXAMPLES: &str = "\
 Examples:
   behalf schema print --role behalf_app | psql --set ON_ERROR_STOP=1 \"host=db.example user=owner dbname=behalf\"
+  behalf schema print > schema.sql
+
+Exit codes: 0 it is printed, 1 it is not, 2 the command line is wrong.";
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
   PGPASSWORD=… behalf schema apply --role behalf_app --database \"host=db.example user=owner dbname=behalf sslmode=require\"
   behalf schema apply --database postgres://owner@db.example/behalf?sslmode=require --password-file /run/secrets/owner
 
@@ -20,8 +26,10 @@ Exit codes: 0 the tables are as this version has them, 1 they are not, 2 the com
 #[derive(Debug, Subcommand)]
 pub(super) enum Schema {
     /// Print the statements, for `psql` and for whoever wants to read them first.
+    #[command(after_help = PRINT_EXAMPLES)]
     Print(Print),
     /// Make the tables, or bring them up to this version. Several at once wait for each other, and what is there stays.
+    #[command(after_help = APPLY_EXAMPLES)]
     Apply(Apply),
 }
 

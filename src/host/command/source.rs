@@ -1,4 +1,4 @@
-//! What makes an app: the options that `up` and `check` have in common.
+//! What makes an app: the options that `up`, `check` and `doctor` have in common.
 
 use super::Failure;
 use super::stores::{ManifestFile, Stores};
@@ -22,7 +22,7 @@ pub(super) struct Source {
     #[command(flatten)]
     stores: Stores,
 
-    /// Run only the triggers of this component; may be given again.
+    /// Go by the triggers of this component alone; may be given again.
     #[arg(
         short = 'c',
         long = "component",

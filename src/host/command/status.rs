@@ -22,7 +22,7 @@ Who asks needs the app role Behalf.Read, and sees its own tenant; all of them fr
 Exit codes: 0 this is how it is, 1 the app does not say, 2 the command line or a setting is wrong, 3 (with --check) the
 operator has to act.";
 
-/// A sweep comes once a minute or so, and looks at what is stored once an hour at least: after two something is wrong.
+/// A sweep comes every five minutes or so, and looks at what is stored once an hour at least: after two something is wrong.
 const STALE: u64 = 2 * 3600;
 /// How long before its end a key is to be rotated.
 const BEFORE_EXPIRY: u64 = 30 * 86_400;
@@ -104,7 +104,7 @@ fn needs(report: &Report, now: u64) -> Vec<Need> {
         need(Who::Operator, None, warning.to_string());
     }
     if report.age_seconds.is_some_and(|age| age > STALE) {
-        let what = "sweeps do not run: see to it that POST /v1/sweep is called once a minute, and what the log says of it";
+        let what = "sweeps do not run: see to it that POST /v1/sweep is called every five minutes (`behalf sweep`), and what the log says of it";
         need(Who::Operator, None, what.to_owned());
     }
     if let Some(last) = &report.last_sweep {
@@ -208,36 +208,11 @@ fn to_json(report: &Report, needs: &[Need]) -> Value {
 }
 
 fn to_text(report: &Report, needs: &[Need], now: u64, names_users: bool) -> String {
-    let mut lines = Vec::new();
-    let seen = report.observed_at.map_or_else(
-        || "no sweep has looked yet".to_owned(),
-        |at| format!("as seen {}", ago(at, now)),
-    );
-    lines.push(format!(
-        "{} users of {} tenants, {seen}",
-        report.users, report.tenant_count
-    ));
-    let States {
-        active,
-        retrying,
-        interaction_required,
-        quarantined,
-        not_readable,
-    } = report.states;
-    lines.push(format!(
-        "states      {active} active, {retrying} retrying, {interaction_required} wait for their user or organisation, \
-         {quarantined} quarantined, {not_readable} not readable"
-    ));
-    let Due {
-        now: at_once,
-        hour,
-        day: in_day,
-        week,
-        later,
-    } = report.due;
-    lines.push(format!(
-        "due         {at_once} now, {hour} within an hour, {in_day} a day, {week} a week, {later} later"
-    ));
+    let mut lines = match report.observed_at {
+        Some(at) => counted(report, at, now),
+        // Nobody has counted: there is nothing that the numbers say.
+        None => vec!["no sweep has looked yet: `behalf sweep` rings one".to_owned()],
+    };
     if let Some(last) = &report.last_sweep {
         let sweep = &last.report;
         lines.push(format!(
@@ -279,6 +254,42 @@ fn to_text(report: &Report, needs: &[Need], now: u64, names_users: bool) -> Stri
         lines.push(table(&["WHO", "TENANT", "WHAT TO DO"], rows.collect()));
     }
     lines.join("\n")
+}
+
+fn counted(report: &Report, at: u64, now: u64) -> Vec<String> {
+    let States {
+        active,
+        retrying,
+        interaction_required,
+        quarantined,
+        not_readable,
+    } = report.states;
+    let Due {
+        now: at_once,
+        hour,
+        day: in_day,
+        week,
+        later,
+    } = report.due;
+    let number = |number: u64, what| {
+        let end = if number == 1 { "" } else { "s" };
+        format!("{number} {what}{end}")
+    };
+    vec![
+        format!(
+            "{} of {}, as seen {}",
+            number(report.users, "user"),
+            number(report.tenant_count, "tenant"),
+            ago(at, now)
+        ),
+        format!(
+            "states      {active} active, {retrying} retrying, {interaction_required} wait for their user or organisation, \
+             {quarantined} quarantined, {not_readable} not readable"
+        ),
+        format!(
+            "due         {at_once} now, {hour} within an hour, {in_day} a day, {week} a week, {later} later"
+        ),
+    ]
 }
 
 fn tenants(report: &Report) -> String {
@@ -359,7 +370,7 @@ mod tests {
         assert_eq!(
             text,
             format!(
-                "3 users of 1 tenants, as seen 1m ago\n\
+                "3 users of 1 tenant, as seen 1m ago\n\
                  states      3 active, 0 retrying, 0 wait for their user or organisation, 0 quarantined, 0 not readable\n\
                  due         0 now, 0 within an hour, 0 a day, 3 a week, 0 later\n\
                  last sweep  10s ago: 2 refreshed, 0 re-sealed, 0 failed, 0 waiting, 0 left\n\
@@ -454,9 +465,11 @@ mod tests {
     fn nothing_is_known_before_the_first_sweep() {
         let report: Report = serde_json::from_value(json!({"warning": "no sweep"})).unwrap();
         let text = to_text(&report, &needs(&report, NOW), NOW, false);
-        assert!(
-            text.starts_with("0 users of 0 tenants, no sweep has looked yet\n"),
-            "{text}"
+        assert_eq!(
+            text,
+            "no sweep has looked yet: `behalf sweep` rings one\n\n\
+             WHO       TENANT  WHAT TO DO\n\
+             operator  all     no sweep"
         );
     }
 }

@@ -36,7 +36,7 @@ impl ManifestFile {
 /// The options.
 #[derive(Debug, Args)]
 pub(super) struct Stores {
-    /// The folder for the key-value store; empty for storage in memory [default: .spin beside the manifest].
+    /// The folder for the key-value store; for `behalf up`, empty is storage in memory [default: .spin beside the manifest].
     #[arg(long, value_name = "DIR")]
     state_dir: Option<OsString>,
 

@@ -115,8 +115,8 @@ impl Revoke {
     async fn graph(&self) -> Result<Graph, Failure> {
         let identity = &self.asking.identity;
         let client = identity.client()?;
-        let token = identity.token(&client, Ok(self.tenant.clone()), self.graph.as_str());
-        let token = token.await?;
+        let (tenant, graph) = (Ok(self.tenant.clone()), self.graph.as_str());
+        let token = identity.token(&client, tenant, graph, "--graph").await?;
         Ok(Graph::new(
             client,
             self.graph.clone(),

@@ -99,23 +99,6 @@ impl Owner {
         }
     }
 
-    /// The texts of bytes that a query for a text has for its first answer, each of which may be null.
-    ///
-    /// # Errors
-    ///
-    /// The server refuses.
-    pub(crate) async fn bytes<const N: usize>(
-        &self,
-        query: &str,
-        of: &str,
-    ) -> Result<[Option<Vec<u8>>; N], OwnerError> {
-        let row = self.client.query_opt(query, &[&of]).await;
-        let row = row.map_err(|error| OwnerError::of(&error))?;
-        Ok(std::array::from_fn(|column| {
-            row.as_ref()?.try_get(column).ok().flatten()
-        }))
-    }
-
     /// Runs statements, all or none.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! changes rows and nothing else. A version is upgraded by adding to it, so that the one before goes on working.
 
 use crate::ledger::StoreError;
+use crate::ledger::postgres::database::{Database, Failure, Value};
 
 /// The version that [`script`] makes, and this version of behalf works with.
 pub const VERSION: u64 = 1;
@@ -12,8 +13,13 @@ const OLDEST: u64 = 1;
 
 /// Which version of the tables there is.
 pub const FOUND: &str = "SELECT version FROM behalf.schema_version";
-/// What is kept of an app besides its records, by its `store_prefix`: `sweep_state, fingerprint`, which may be null.
-pub const KEPT: &str = super::statement::APP;
+/// Whether nothing can be written here, and what the role may not do with which table.
+const RIGHTS: &str = "
+SELECT current_setting('transaction_read_only')::bool,
+  (SELECT string_agg(wanted || ' on behalf.' || found.relname, ', ' ORDER BY found.relname, wanted)
+   FROM pg_class found, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) wanted
+   WHERE found.relnamespace = 'behalf'::regnamespace AND found.relkind IN ('r', 'p')
+     AND found.relname <> 'schema_version' AND NOT has_table_privilege(found.oid, wanted))";
 
 /// Makes version 1. `sealed` records do not compress, and stand apart, so that what sweeps go through stays small.
 const VERSION_1: &str = r#"
@@ -164,6 +170,22 @@ pub(super) fn check(version: u64) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// Whether rows can be written, of a database whose tables can be read. It writes nothing.
+///
+/// # Errors
+/// They cannot, for this reason.
+pub async fn check_rights(database: &impl Database) -> Result<(), Failure> {
+    let rows = database.run(RIGHTS, &[]).await?;
+    match rows.first().map(Vec::as_slice) {
+        Some([Value::Bool(true), _]) => Err(Failure::of_code("25006", "it is read-only")),
+        Some([_, Value::Text(missing)]) => {
+            let missing = format!("the role has no right to {missing}");
+            Err(Failure::of_code("42501", &missing))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// There is a table of versions, and nothing in it.

@@ -2,7 +2,8 @@
 
 use crate::command::Failure;
 use crate::command::screen::{say, table};
-use behalf_core::error::VaultError;
+use crate::console::setting_of;
+use behalf_core::error::{UpstreamError, VaultError};
 use serde_json::json;
 
 /// How it is.
@@ -57,7 +58,14 @@ impl Findings {
         match outcome {
             Ok(value) => self.add(Verdict::Well, step, says(value)),
             Err(error) => {
-                self.add(Verdict::Wrong, step, error.to_string());
+                let mut says = error.to_string();
+                if let VaultError::Upstream(UpstreamError { system, .. }) = &error {
+                    let setting = setting_of(&system.to_string());
+                    says = format!(
+                        "{says}\nis {setting} right, and let through by proxy and firewall?"
+                    );
+                }
+                self.add(Verdict::Wrong, step, says);
                 return false;
             }
         }

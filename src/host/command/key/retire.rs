@@ -18,11 +18,14 @@ Examples:
   behalf key retire 11111111-1111-4111-8111-111111111111
   behalf key retire --enable 11111111-1111-4111-8111-111111111111 --version 0f1e2d3c4b5a69788796a5b4c3d2e1f0
 
-Exit codes: 0 done, also if there was nothing to do, 1 some versions were not changed (which, and why, is told) or the app's status
-cannot be had, 2 the command line or a setting is wrong, 130 it was interrupted.";
+Exit codes: 0 done, also if there was nothing to do (why is told of tenants that are named), 1 some versions were not changed, or it is
+not known whether they can be (which, and why, is told), or the app's status cannot be had, 2 the command line or a setting is wrong, 130 it was interrupted.";
 
 /// The shortest time after which a version counts as unused: two listings a day apart have to agree.
 const LEAST: Duration = Duration::from_hours(24);
+
+const UNSWEPT: &str =
+    "no sweep has looked yet which versions are in use: wait for one, or ring one (`behalf sweep`)";
 
 /// The options of `behalf key retire`.
 #[derive(Debug, Args)]
@@ -75,18 +78,15 @@ impl Retire {
             ));
         }
         let custodian = self.custody.custodian().await?;
+        let mut is_whole = true;
         let chosen: Vec<(Item, Option<u64>)> = if self.versions.is_empty() {
             let about = self.tenants.first();
             let operator = self.custody.operator(about).await?;
             let one = about.filter(|_| self.tenants.len() == 1);
-            let known = KnownKeys::of(operator.status(one).await?)?;
-            if known.hidden() > 0 && one.is_none() {
-                tracing::warn!(
-                    "the status does not show {} tenants: name them",
-                    known.hidden()
-                );
-            }
-            self.choose(&known)
+            let known = KnownKeys::of(operator.status(one).await?, UNSWEPT)?;
+            let chosen = self.choose(&known);
+            is_whole = self.tell_rest(&known, &chosen);
+            chosen
         } else {
             let given = self.tenants.iter().flat_map(|tenant| {
                 let versions = self.versions.iter().cloned();
@@ -117,7 +117,7 @@ impl Retire {
             let shown = chosen.iter().map(|(item, since)| told(item, *since));
             Round::rehearsed(would, shown, self.manner.json)?;
             tracing::info!("nothing was changed");
-            return Ok(());
+            return whole(is_whole);
         }
         let round = Round {
             done: word,
@@ -134,7 +134,25 @@ impl Retire {
             let since = chosen.iter().find(|(it, _)| it == item);
             Ok(told(item, since.and_then(|(_, since)| *since)))
         };
-        round.go(&items, act).await
+        round.go(&items, act).await?;
+        whole(is_whole)
+    }
+
+    /// Says why nothing is done for tenants, of those that are named, and which are not known. Whether that is certain of all.
+    fn tell_rest(&self, known: &KnownKeys, chosen: &[(Item, Option<u64>)]) -> bool {
+        if self.tenants.is_empty() && known.hidden() > 0 {
+            let hidden = known.hidden();
+            tracing::warn!("the status does not show {hidden} tenants: name each alone");
+            return false;
+        }
+        let is_chosen = |tenant: &TenantId| chosen.iter().any(|(item, _)| item.tenant == *tenant);
+        let mut is_all_certain = true;
+        for tenant in self.tenants.iter().filter(|tenant| !is_chosen(tenant)) {
+            let (why, is_certain) = known.why_nothing(tenant, self.enable);
+            tracing::warn!("{tenant}: {why}");
+            is_all_certain &= is_certain;
+        }
+        is_all_certain
     }
 
     fn choose(&self, known: &KnownKeys) -> Vec<(Item, Option<u64>)> {
@@ -148,6 +166,14 @@ impl Retire {
         unused
             .map(|(tenant, version, since)| (item(tenant, version), Some(since)))
             .collect()
+    }
+}
+
+fn whole(is_whole: bool) -> Result<(), Failure> {
+    if is_whole {
+        Ok(())
+    } else {
+        Err(Failure::Unfinished)
     }
 }
 

@@ -26,6 +26,8 @@ Examples:
 Exit codes: 0 every key has a new version, 1 some have not (which, and why, is told), 2 the command line or a setting is wrong,
 130 it was interrupted.";
 
+const UNSWEPT: &str = "no sweep has looked yet which tenants there are: wait for one, ring one (`behalf sweep`), or name tenants";
+
 /// The options of `behalf key rotate`.
 #[derive(Debug, Args)]
 pub(in crate::command) struct Rotate {
@@ -112,7 +114,7 @@ impl Rotate {
         check_tenants(custodian.settings(), &self.tenants)?;
         let (items, is_whole) = if self.tenants.is_empty() {
             let operator = self.custody.operator(None).await?;
-            let known = KnownKeys::of(operator.status(None).await?)?;
+            let known = KnownKeys::of(operator.status(None).await?, UNSWEPT)?;
             self.choose(&known, custodian.clock().now())
         } else {
             (Item::keys(&self.tenants), true)
