@@ -370,17 +370,18 @@ fn a_registration_is_made_once() -> Result {
     assert_eq!(app["signInAudience"], "AzureADMultipleOrgs");
     assert_eq!(app["identifierUris"], json!([format!("api://{id}")]));
     assert_eq!(app["api"]["requestedAccessTokenVersion"], 2);
-    assert_eq!(
-        app["requiredResourceAccess"][0]["resourceAccess"]
-            .as_array()
-            .map(Vec::len),
-        Some(2)
-    );
     let values = |list: &Value, member: &str| -> Vec<String> {
         let all = list.as_array().unwrap().iter();
         all.map(|it| it[member].as_str().unwrap().to_owned())
             .collect()
     };
+    let [user_read, offline_access] = [
+        "e1fe6dd8-ba31-4d61-89e7-88639da4683d",
+        "7427e0e9-2fba-42fe-b0c0-848c9e6a8182",
+    ];
+    let permissions =
+        |app: &Value, at: usize| values(&app["requiredResourceAccess"][at]["resourceAccess"], "id");
+    assert_eq!(permissions(app, 0), [user_read, offline_access]);
     let roles = values(&app["appRoles"], "value");
     assert_eq!(
         roles,
@@ -413,6 +414,37 @@ fn a_registration_is_made_once() -> Result {
     assert_eq!(app["signInAudience"], "AzureADMultipleOrgs");
     assert_eq!(values(&app["appRoles"], "value"), roles);
 
+    // Of a registration that another tool has made, which asks for something of Microsoft Graph and of another API already.
+    let [calendars, other] = [
+        "465a38f9-76ea-45b9-9f34-9e8b0d4b0b42",
+        "99999999-9999-4999-8999-999999999999",
+    ];
+    let access = |resource: &str, id: &str| json!({"resourceAppId": resource, "resourceAccess": [{"id": id, "type": "Scope"}]});
+    let graph_itself = "00000003-0000-0000-c000-000000000000";
+    for (made_before, expected) in [
+        (calendars, vec![calendars, user_read, offline_access]),
+        (user_read, vec![user_read, offline_access]),
+    ] {
+        let mut state = graph()?;
+        state["applications"][0]["requiredResourceAccess"] =
+            json!([access(graph_itself, made_before), access(other, other)]);
+        fs::write(
+            programs.path().join("state/graph.json"),
+            state.to_string(),
+        )?;
+        let before = changes();
+        for _ in 0..2 {
+            let output = register(&[])?;
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(changes(), before + 1);
+        }
+        let state = graph()?;
+        let app = &state["applications"][0];
+        assert_eq!(permissions(app, 0), [other]);
+        assert_eq!(permissions(app, 1), expected);
+    }
+    let made = changes();
+
     for words in [
         &["--assign", "Behalf.Nothing", "x"][..],
         &["--name", "it's"],
@@ -422,7 +454,7 @@ fn a_registration_is_made_once() -> Result {
         let output = register(words)?;
         assert_eq!(output.status.code(), Some(2), "{output:?}");
     }
-    assert_eq!(changes(), made + 1);
+    assert_eq!(changes(), made);
     Ok(())
 }
 
