@@ -576,8 +576,8 @@ fn pipelines_are_as_their_schemas_have_them_and_run_what_they_have_checked() -> 
 
     let programs = Programs::new(&[("curl", CURL.to_owned())])?;
     let rotate = "#!/bin/sh\necho \"$@\" >rotated\n";
-    fs::create_dir(programs.path().join("release"))?;
-    let script = programs.path().join("release/rotate-key");
+    fs::create_dir_all(programs.path().join("release/scripts"))?;
+    let script = programs.path().join("release/scripts/rotate-key");
     fs::write(&script, rotate)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let mut pack = Command::new("tar");

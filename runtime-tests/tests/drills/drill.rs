@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{Answer, App, behalf, manifest, root};
+use runtime_tests::app::{Answer, App, lay_out_release, root};
 use runtime_tests::emulators::{self, Emulators, Proxy, TENANT, USER, key_name};
 use runtime_tests::leaks::{self, Secrets};
 use runtime_tests::store::Store;
@@ -47,15 +47,9 @@ impl Drill {
         let folder = tempfile::Builder::new().prefix("behalf-").tempdir()?;
         let inside = |name: &str| folder.path().join(name);
         fs::create_dir(inside("bin"))?;
-        symlink(behalf()?, inside("bin/behalf"))?;
-        symlink(root().join("scripts"), inside("scripts"))?;
+        lay_out_release(folder.path())?;
+        symlink(inside("behalf"), inside("bin/behalf"))?;
         symlink(root().join("runtime-tests/emulators/az"), inside("bin/az"))?;
-        for (name, arguments) in [
-            ("spin.toml", &[][..]),
-            ("spin-postgres.toml", &["--ledger", "postgres"]),
-        ] {
-            fs::write(inside(name), manifest(arguments)?)?;
-        }
         let emulators = Emulators::start(emulators::Options::default()).await?;
         // A drill does the same again and again.
         emulators.refuse_loops(false);
