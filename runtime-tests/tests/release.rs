@@ -5,6 +5,7 @@
     reason = "a panic is a failed test"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,6 +54,22 @@ fn pages(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(pages)
 }
 
+/// What links to a page's headings end with.
+fn anchors(page: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let text = fs::read_to_string(page)?;
+    let headings = text.lines().filter(|it| it.starts_with('#'));
+    let anchor = |heading: &str| {
+        let words = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = words.chars().filter_map(|it| match it {
+            ' ' => Some('-'),
+            '-' | '_' => Some(it),
+            _ => it.is_alphanumeric().then_some(it),
+        });
+        kept.collect()
+    };
+    Ok(headings.map(anchor).collect())
+}
+
 /// What a page links to or names, and is not there.
 fn missing(release: &Path) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
@@ -66,9 +83,13 @@ fn missing(release: &Path) -> anyhow::Result<Vec<String>> {
             .split("](")
             .skip(1)
             .filter_map(|it| it.split(')').next());
-        for link in links.filter(|it| !it.contains("://") && !it.starts_with('#')) {
-            let path = link.split('#').next().unwrap_or_default();
-            if !beside.join(path).exists() {
+        for link in links.filter(|it| !it.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let path = match path {
+                "" => page.clone(),
+                _ => beside.join(path),
+            };
+            if !path.exists() || !(anchor.is_empty() || anchors(&path)?.contains(anchor)) {
                 missing.push(format!("{name}: {link}"));
             }
         }
@@ -98,10 +119,14 @@ fn pages_name_what_is_there() -> Result {
     // What is left out is noticed.
     fs::remove_file(release.path().join("SECURITY.md"))?;
     fs::remove_file(release.path().join("scripts/azure/register-app"))?;
+    let page = release.path().join("scripts/azure/README.md");
+    let text = fs::read_to_string(&page)?;
+    fs::write(page, text.replace("### The first key", "### A first key"))?;
     let missing = missing(release.path())?;
     for expected in [
         "README.md: SECURITY.md",
         "OPERATIONS.md: scripts/azure/register-app",
+        "scripts/kubernetes/README.md: ../azure/README.md#the-first-key",
     ] {
         assert!(missing.iter().any(|it| it == expected), "{missing:?}");
     }
