@@ -74,7 +74,7 @@ impl Drill {
         fs::write(drill.environment(), "")?;
         let path = std::env::var("PATH")?;
         let bin = drill.folder.path().join("bin");
-        let home = drill.folder.path().display().to_string();
+        let home = drill.folder.path().join("home").display().to_string();
         // Where others have compiled the components already.
         let cache = std::env::var("HOME")? + "/.cache/behalf";
         for (name, value) in [
@@ -191,7 +191,7 @@ impl Drill {
             "SPIN_HTTP_LISTEN_ADDR",
             self.url.trim_start_matches("http://"),
         );
-        App::run(bash, &self.folder.path().join("behalf/state")).await
+        App::run(bash, &self.folder.path().join("home/behalf/state")).await
     }
 
     /// Another address for the app that is run next.
@@ -233,7 +233,7 @@ impl Drill {
 
     /// A file of the folder `SECRETS`.
     pub(crate) fn secret(&self, name: &str) -> anyhow::Result<String> {
-        let file = self.path("behalf/secrets").join(name);
+        let file = self.path("home/behalf/secrets").join(name);
         Ok(fs::read_to_string(file)?.trim().to_owned())
     }
 
@@ -243,7 +243,7 @@ impl Drill {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::of(&self.path("behalf/state"))
+        Store::of(&self.path("home/behalf/state"))
     }
 
     /// What the apps have written so far.
@@ -395,7 +395,7 @@ impl Drill {
         self.stop().await?;
         let said = self.said.take();
         let mut own = Vec::new();
-        for entry in fs::read_dir(self.path("behalf/secrets"))? {
+        for entry in fs::read_dir(self.path("home/behalf/secrets"))? {
             let text = fs::read_to_string(entry?.path())?;
             let text = text.trim().trim_start_matches("Authorization: Bearer ");
             if text.len() >= 24 && text.lines().count() == 1 {

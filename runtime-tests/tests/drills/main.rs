@@ -198,7 +198,7 @@ async fn a_certificate_is_rotated_and_no_request_fails() -> Result {
         pem("certificate_pem").unwrap(),
     ]
     .concat();
-    let file = drill.path("behalf/secrets/certificate.pem");
+    let file = drill.path("home/behalf/secrets/certificate.pem");
     std::fs::write(&file, &both)?;
     let file = file.display();
     drill.set("SPIN_VARIABLE_CREDENTIAL", "certificate").await?;
