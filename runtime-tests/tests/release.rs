@@ -18,7 +18,7 @@ use toml::Table;
 type Result = anyhow::Result<()>;
 
 /// Scripts that pages of a release name, and that are of no use without the sources.
-const OF_THE_SOURCES: [&str; 11] = [
+const OF_THE_SOURCES: [&str; 12] = [
     "scripts/bench",
     "scripts/build",
     "scripts/check",
@@ -27,6 +27,7 @@ const OF_THE_SOURCES: [&str; 11] = [
     "scripts/image",
     "scripts/model",
     "scripts/package",
+    "scripts/peers",
     "scripts/test",
     "scripts/up",
     "scripts/vendor-wit",
