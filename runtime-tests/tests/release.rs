@@ -141,7 +141,7 @@ fn its_manifests_name_what_is_beside_them() -> Result {
         let _: Table = text.parse()?;
         let quoted = text.split('"').skip(1).step_by(2);
         Ok(quoted
-            .filter(|it| it.ends_with(".wasm"))
+            .filter(|it| Path::new(it).extension().is_some_and(|it| it == "wasm"))
             .map(str::to_owned)
             .collect())
     };
