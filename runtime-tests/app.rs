@@ -58,6 +58,19 @@ pub fn manifest(arguments: &[&str]) -> anyhow::Result<String> {
     said(std::process::Command::new(root().join("scripts/manifest")).args(arguments))
 }
 
+/// Lays a release out in a folder, as `scripts/dist` does, of the host that the other tests run.
+pub fn lay_out_release(folder: &Path) -> anyhow::Result<()> {
+    let mut dist = std::process::Command::new(root().join("scripts/dist"));
+    said(dist.arg("--layout").arg(folder))?;
+    std::os::unix::fs::symlink(behalf()?, folder.join("behalf"))?;
+    for name in ["vault", "http", "http_postgres", "cron"] {
+        let file = format!("behalf_{name}.wasm");
+        let built = root().join("target/wasm32-wasip2/release").join(&file);
+        std::os::unix::fs::symlink(built, folder.join(file))?;
+    }
+    Ok(())
+}
+
 /// What a program prints, which has to succeed.
 pub fn said(program: &mut std::process::Command) -> anyhow::Result<String> {
     let output = program

@@ -13,6 +13,13 @@ from pathlib import Path
 
 TENANT = "11111111-1111-4111-8111-111111111111"
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+GRAPH = "00000003-0000-0000-c000-000000000000"
+# Delegated permissions of Microsoft Graph that are used here: nobody can consent to one that it does not have.
+OF_GRAPH = {
+    "e1fe6dd8-ba31-4d61-89e7-88639da4683d": "User.Read",
+    "7427e0e9-2fba-42fe-b0c0-848c9e6a8182": "offline_access",
+    "465a38f9-76ea-45b9-9f34-9e8b0d4b0b42": "Calendars.Read",
+}
 
 
 def main():
@@ -175,6 +182,16 @@ class Graph:
         for uri in after["identifierUris"]:
             if uri != f"api://{app['appId']}" and uri not in app["identifierUris"]:
                 raise Refused(f"{uri} is not of a verified domain")
+        resources = [it["resourceAppId"] for it in after["requiredResourceAccess"]]
+        if len(set(resources)) != len(resources):
+            raise Refused("a resource is there twice")
+        for resource in after["requiredResourceAccess"]:
+            ids = [it["id"] for it in resource["resourceAccess"]]
+            if len(set(ids)) != len(ids):
+                raise Refused("a permission is there twice")
+            for it in resource["resourceAccess"]:
+                if resource["resourceAppId"] == GRAPH and (it["id"] not in OF_GRAPH or it["type"] != "Scope"):
+                    raise Refused(f"Microsoft Graph has no permission {it}")
         permissions = [*after["appRoles"], *after["api"]["oauth2PermissionScopes"]]
         for wanted, members in (
             (after["appRoles"], {"id", "value", "displayName", "description", "allowedMemberTypes", "isEnabled"}),

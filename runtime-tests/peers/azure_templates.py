@@ -572,10 +572,21 @@ def conforms_to_fields(value, kind, models, path):
         require(name in fields, f"{path}.{name}", "is not known")
         attribute, field = fields[name]
         require(field._visibility != ["read"], f"{path}.{name}", "can only be read")
+        least, most = bounds(kind, attribute)
+        require(least is None or it >= least, f"{path}.{name}", f"is less than {least}: {it!r}")
+        require(most is None or it <= most, f"{path}.{name}", f"is more than {most}: {it!r}")
         conforms(it, resolve(hints[attribute], models), models, f"{path}.{name}")
     for name, (attribute, field) in fields.items():
         optional = type(None) in typing.get_args(hints[attribute])
         require(name in value or optional or field._visibility == ["read"], f"{path}.{name}", "is missing")
+
+
+def bounds(kind, attribute):
+    """What a number may be, which models of this generation have in their documentation alone."""
+    documented = re.search(rf":ivar {attribute}: (.*?):vartype", kind.__doc__ or "", re.S)
+    text = " ".join(documented[1].split()) if documented else ""
+    found = [re.search(rf"{end} value is (\d+)", text) for end in ("Minimum", "Maximum")]
+    return [int(it[1]) if it else None for it in found]
 
 
 def resolve(hint, models):

@@ -136,6 +136,15 @@ fn every_deployment_is_as_the_models_have_it() -> Result {
         json!({"minReplicas": "1"}),
     );
     assert!(said.contains("minReplicas"), "{said}");
+    let probe = format!("/resources/{app}/properties/template/containers/0/probes/0");
+    for (member, value) in [
+        ("failureThreshold", 40),
+        ("failureThreshold", 0),
+        ("periodSeconds", 241),
+    ] {
+        let said = wrong(&format!("{probe}/{member}"), json!(value));
+        assert!(said.contains(member), "{said}");
+    }
     let said = wrong(&format!("/resources/{app}/dependsOn"), json!([]));
     assert!(said.contains("does not depend on it"), "{said}");
     let said = deployed(&template, &json!({"ledger": "redis"})).unwrap_err();
@@ -175,7 +184,27 @@ fn check(deployed: &Value, given: &Value) {
         }
     }
     let roles = of_type(deployed, "Microsoft.Authorization/roleDefinitions");
-    let assignments = of_type(deployed, "Microsoft.Authorization/roleAssignments");
+    // Azure's own role Reader: of the vault, for whoever rotates keys with a principal of its own.
+    let (readers, assignments): (Vec<_>, Vec<_>) =
+        of_type(deployed, "Microsoft.Authorization/roleAssignments")
+            .into_iter()
+            .partition(|it| {
+                let role = it["properties"]["roleDefinitionId"].as_str().unwrap();
+                role.ends_with("/acdd72a7-3385-48ef-bd42-f606fba81ae7")
+            });
+    let readers: Vec<_> = readers
+        .iter()
+        .map(|it| (&it["scope"], &it["properties"]["principalId"]))
+        .collect();
+    let vault_itself = json!(format!(
+        "Microsoft.KeyVault/vaults/{}",
+        vaults[0]["name"].as_str().unwrap()
+    ));
+    let expected_readers = match text("rotatorPrincipalId") {
+        "" => vec![],
+        _ => vec![(&vault_itself, &given["rotatorPrincipalId"])],
+    };
+    assert_eq!(readers, expected_readers);
     let policies = vault["accessPolicies"].as_array().unwrap();
     let found: BTreeSet<_> = if is_on_roles {
         assert!(policies.is_empty());
@@ -233,7 +262,10 @@ fn check(deployed: &Value, given: &Value) {
         .map(|it| it["name"].as_str().unwrap())
         .collect();
     let declared = variables(is_on_postgres);
-    for set in container["env"].as_array().unwrap() {
+    let tenant = json!({"name": "SPIN_VARIABLE_OPERATOR_TENANT", "value": "11111111-1111-4111-8111-111111111111"});
+    let environment = container["env"].as_array().unwrap();
+    assert!(environment.contains(&tenant), "{environment:?}");
+    for set in environment {
         let name = set["name"].as_str().unwrap();
         let variable = name.strip_prefix("SPIN_VARIABLE_").unwrap().to_lowercase();
         let is_secret = *declared
@@ -259,6 +291,45 @@ fn variables(is_on_postgres: bool) -> std::collections::BTreeMap<String, bool> {
     let is_secret = |it: &toml::Value| it.get("secret").and_then(toml::Value::as_bool);
     all.map(|(name, it)| (name.clone(), is_secret(it).unwrap_or(false)))
         .collect()
+}
+
+#[test]
+fn whoever_rotates_keys_is_an_output() -> Result {
+    let template = template()?;
+    let principal = |parameters: Value| {
+        let deployed = deployed(&template, &parameters)?;
+        anyhow::Ok(deployed["outputs"]["rotatorPrincipalId"].clone())
+    };
+    assert_eq!(principal(json!({}))?, "");
+    assert_eq!(principal(json!({"rotatorPrincipalId": "R"}))?, "R");
+    let made = principal(json!({"rotatorIssuer": "https://oidc.example", "rotatorSubject": "s"}))?;
+    let made = made.as_str().unwrap();
+    assert!(made.ends_with("behalf-rotate».principalId"), "{made}");
+    Ok(())
+}
+
+#[test]
+fn an_alert_is_about_who_was_denied() -> Result {
+    let deployed = deployed(&template()?, &json!({}))?;
+    let alerts = of_type(&deployed, "Microsoft.Insights/scheduledQueryRules");
+    let query = alerts[0]["properties"]["criteria"]["allOf"][0]["query"]
+        .as_str()
+        .unwrap();
+    // As Key Vault says it of a request without a token, and of a version that is disabled.
+    for said in [
+        "AKV10000: Request is missing a Bearer or PoP token.",
+        "Operation get is not allowed on a disabled secret.",
+    ] {
+        let left_out = query
+            .split(r#"ResultDescription !has ""#)
+            .skip(1)
+            .filter_map(|it| it.split('"').next());
+        assert!(
+            left_out.clone().any(|it| said.contains(it)),
+            "{said}: {query}"
+        );
+    }
+    Ok(())
 }
 
 #[test]
@@ -370,17 +441,18 @@ fn a_registration_is_made_once() -> Result {
     assert_eq!(app["signInAudience"], "AzureADMultipleOrgs");
     assert_eq!(app["identifierUris"], json!([format!("api://{id}")]));
     assert_eq!(app["api"]["requestedAccessTokenVersion"], 2);
-    assert_eq!(
-        app["requiredResourceAccess"][0]["resourceAccess"]
-            .as_array()
-            .map(Vec::len),
-        Some(2)
-    );
     let values = |list: &Value, member: &str| -> Vec<String> {
         let all = list.as_array().unwrap().iter();
         all.map(|it| it[member].as_str().unwrap().to_owned())
             .collect()
     };
+    let [user_read, offline_access] = [
+        "e1fe6dd8-ba31-4d61-89e7-88639da4683d",
+        "7427e0e9-2fba-42fe-b0c0-848c9e6a8182",
+    ];
+    let permissions =
+        |app: &Value, at: usize| values(&app["requiredResourceAccess"][at]["resourceAccess"], "id");
+    assert_eq!(permissions(app, 0), [user_read, offline_access]);
     let roles = values(&app["appRoles"], "value");
     assert_eq!(
         roles,
@@ -413,6 +485,34 @@ fn a_registration_is_made_once() -> Result {
     assert_eq!(app["signInAudience"], "AzureADMultipleOrgs");
     assert_eq!(values(&app["appRoles"], "value"), roles);
 
+    // Of a registration that another tool has made, which asks for something of Microsoft Graph and of another API already.
+    let [calendars, other] = [
+        "465a38f9-76ea-45b9-9f34-9e8b0d4b0b42",
+        "99999999-9999-4999-8999-999999999999",
+    ];
+    let access = |resource: &str, id: &str| json!({"resourceAppId": resource, "resourceAccess": [{"id": id, "type": "Scope"}]});
+    let graph_itself = "00000003-0000-0000-c000-000000000000";
+    for (made_before, expected) in [
+        (calendars, vec![calendars, user_read, offline_access]),
+        (user_read, vec![user_read, offline_access]),
+    ] {
+        let mut state = graph()?;
+        state["applications"][0]["requiredResourceAccess"] =
+            json!([access(graph_itself, made_before), access(other, other)]);
+        fs::write(programs.path().join("state/graph.json"), state.to_string())?;
+        let before = changes();
+        for _ in 0..2 {
+            let output = register(&[])?;
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(changes(), before + 1);
+        }
+        let state = graph()?;
+        let app = &state["applications"][0];
+        assert_eq!(permissions(app, 0), [other]);
+        assert_eq!(permissions(app, 1), expected);
+    }
+    let made = changes();
+
     for words in [
         &["--assign", "Behalf.Nothing", "x"][..],
         &["--name", "it's"],
@@ -422,7 +522,7 @@ fn a_registration_is_made_once() -> Result {
         let output = register(words)?;
         assert_eq!(output.status.code(), Some(2), "{output:?}");
     }
-    assert_eq!(changes(), made + 1);
+    assert_eq!(changes(), made);
     Ok(())
 }
 
@@ -476,8 +576,8 @@ fn pipelines_are_as_their_schemas_have_them_and_run_what_they_have_checked() -> 
 
     let programs = Programs::new(&[("curl", CURL.to_owned())])?;
     let rotate = "#!/bin/sh\necho \"$@\" >rotated\n";
-    fs::create_dir(programs.path().join("release"))?;
-    let script = programs.path().join("release/rotate-key");
+    fs::create_dir_all(programs.path().join("release/scripts"))?;
+    let script = programs.path().join("release/scripts/rotate-key");
     fs::write(&script, rotate)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     let mut pack = Command::new("tar");

@@ -17,7 +17,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{App, behalf, root, said};
+use runtime_tests::app::{App, lay_out_release, root, said};
 use runtime_tests::emulators::{self, Emulators};
 use runtime_tests::scene::Scene;
 use serde_json::{Value, json};
@@ -82,8 +82,6 @@ fn the_image_has_nothing_that_it_does_not_need() -> Result {
     let expected = [
         "./app/",
         "./app/LICENSE",
-        "./app/OPERATIONS.md",
-        "./app/README.md",
         "./app/behalf",
         "./app/behalf_cron.wasm",
         "./app/behalf_http.wasm",
@@ -124,7 +122,7 @@ fn the_same_files_make_the_same_image() -> Result {
     let folder = tempfile::tempdir()?;
     let app = folder.path().join("app");
     fs::create_dir(&app)?;
-    for name in ["behalf", "spin.toml"] {
+    for name in ["LICENSE", "behalf", "behalf_vault.wasm", "spin.toml"] {
         fs::write(app.join(name), name)?;
     }
     let index = |name: &str| {
@@ -285,37 +283,7 @@ exec unshare --root="$root" "$@"
 /// Writes an image of the host that the other tests run.
 fn built(folder: &Path) -> anyhow::Result<PathBuf> {
     let app = folder.join("app");
-    fs::create_dir(&app)?;
-    let root = root();
-    fs::copy(behalf()?, app.join("behalf"))?;
-    for name in ["vault", "http", "http_postgres", "cron"] {
-        let file = format!("behalf_{name}.wasm");
-        let from = root.join("target/wasm32-wasip2/release").join(&file);
-        fs::copy(from, app.join(&file))?;
-    }
-    for name in ["LICENSE", "README.md", "OPERATIONS.md"] {
-        fs::copy(root.join(name), app.join(name))?;
-    }
-    // What a release has for those who run the image in some way, and the image has not.
-    for name in [
-        "systemd/behalf.service",
-        "rotate-key",
-        "pseudonyms",
-        "kubernetes",
-        "azure",
-    ] {
-        let from = root.join("scripts").join(name);
-        said(Command::new("cp").arg("-r").arg(from).arg(&app))?;
-    }
-    for (name, ledger) in [
-        ("spin.toml", "key-value"),
-        ("spin-postgres.toml", "postgres"),
-    ] {
-        let mut print = Command::new(root.join("scripts/manifest"));
-        let manifest = said(print.args(["--relative", "--ledger", ledger]))?;
-        let manifest = manifest.replace("\"target/wasm32-wasip2/release/", "\"");
-        fs::write(app.join(name), manifest)?;
-    }
+    lay_out_release(&app)?;
     let out = folder.join("image");
     write_image(&app, &out)?;
     Ok(out)

@@ -237,6 +237,22 @@ async fn every_credential_rotates() -> Result {
         assert_eq!(said.code, Some(0), "{who}: {said:?}");
         assert_ne!(newest(&emulators, TENANT), before, "{who}");
     }
+    // As the page for Azure has it, for a tenant's first key.
+    let page = std::fs::read_to_string(root().join("scripts/azure/README.md"))?;
+    let mut lines = page.lines();
+    let line = lines.find_map(|it| it.strip_prefix("behalf key rotate "));
+    let line = line.context("a first key")?;
+    let line = line.replace("\"https://$VAULT.vault.azure.net\"", &vault);
+    let line = line.replace("\"$TENANT_ID\"", TENANT);
+    let words: Vec<_> = ["key", "rotate"]
+        .into_iter()
+        .chain(line.split(' '))
+        .collect();
+    let before = newest(&emulators, TENANT);
+    let operator = Operator::with(Vec::new())?.environment("PATH", &path);
+    let said = operator.run(&emulators, &words).await?;
+    assert_eq!(said.code, Some(0), "{line}: {said:?}");
+    assert_ne!(newest(&emulators, TENANT), before, "{line}");
     // What is missing is named.
     let nobody = Operator::with(Vec::new())?;
     for (who, missing) in [

@@ -8,7 +8,7 @@
     reason = "a panic is a failed test"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,71 @@ fn kubernetes_takes_what_is_written() -> Result {
             );
         }
     }
+    Ok(())
+}
+
+/// It would judge another store, and be content with it.
+#[test]
+fn the_doctor_is_told_what_the_app_is_told() -> Result {
+    let built = judge(&folder())?;
+    let readme = fs::read_to_string(folder().join("README.md"))?;
+    let asked: Vec<_> = readme
+        .split("-- /app/behalf doctor ")
+        .skip(1)
+        .filter_map(|it| it.split("```").next())
+        .map(|it| options(&it.replace('\\', " ")))
+        .collect();
+    let image = options(&image_words()?.join(" "));
+    for (name, asked) in ["sqlite", "postgres"].iter().zip(&asked) {
+        let server = objects(&built, name)
+            .find(|it| it["kind"] == "Deployment")
+            .context("a deployment")?;
+        let args = texts(&server["spec"]["template"]["spec"]["containers"][0]["args"]);
+        let mut told = options(&args.join(" "));
+        told.extend(image.clone());
+        // How it serves is nothing that is asked.
+        told.retain(|it| !it.starts_with("--log-format ") && !it.starts_with("--ready-path "));
+        assert_eq!(asked, &told, "{name}");
+    }
+    assert_eq!(asked.len(), 2);
+    Ok(())
+}
+
+/// Each option with its value, however the two are joined.
+fn options(line: &str) -> BTreeSet<String> {
+    let mut options: Vec<String> = Vec::new();
+    for word in line.split_whitespace() {
+        match (word.starts_with("--"), options.last_mut()) {
+            (true, _) => options.push(word.replacen('=', " ", 1)),
+            (false, Some(last)) => *last = format!("{last} {word}"),
+            (false, None) => {}
+        }
+    }
+    options.into_iter().collect()
+}
+
+#[test]
+fn what_is_run_is_what_was_pushed() -> Result {
+    let built = judge(&folder())?;
+    let readme = fs::read_to_string(folder().join("README.md"))?;
+    let pushed = |command: &str| {
+        let (_, rest) = readme.split_once(command)?;
+        rest.split_whitespace().next()
+    };
+    let server = objects(&built, "example")
+        .find(|it| it["kind"] == "Deployment")
+        .context("a deployment")?;
+    assert_eq!(
+        server["spec"]["template"]["spec"]["containers"][0]["image"].as_str(),
+        pushed(" docker://")
+    );
+    let spin = objects(&built, "spin")
+        .find(|it| it["kind"] == "SpinApp")
+        .context("an app")?;
+    assert_eq!(
+        spin["spec"]["image"].as_str(),
+        pushed("spin registry push --from spin-app.toml ")
+    );
     Ok(())
 }
 
@@ -494,15 +559,9 @@ impl Container {
             .collect()
     }
 
-    /// What the image runs.
+    /// The same, with paths as they are here.
     fn image_words(&self) -> anyhow::Result<Vec<String>> {
-        let script = fs::read_to_string(root().join("scripts/image"))?;
-        let line = script
-            .lines()
-            .find_map(|it| it.trim().strip_prefix("\"Entrypoint\": "));
-        let words: Vec<String> =
-            serde_json::from_str(line.context("an entrypoint")?.trim_end_matches(','))?;
-        Ok(words.iter().map(|it| self.here(it)).collect())
+        Ok(image_words()?.iter().map(|it| self.here(it)).collect())
     }
 
     fn command(&self) -> Command {
@@ -512,6 +571,16 @@ impl Container {
         command.current_dir(self.folder.path());
         command
     }
+}
+
+/// What the image runs.
+fn image_words() -> anyhow::Result<Vec<String>> {
+    let script = fs::read_to_string(root().join("scripts/image"))?;
+    let line = script
+        .lines()
+        .find_map(|it| it.trim().strip_prefix("\"Entrypoint\": "));
+    let words = line.context("an entrypoint")?.trim_end_matches(',');
+    Ok(serde_json::from_str(words)?)
 }
 
 fn folder() -> PathBuf {

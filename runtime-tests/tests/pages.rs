@@ -1,4 +1,5 @@
-//! Every command in a `console` block of the pages works as it is written, on emulators, and shows what the page says.
+//! Every command in a `console` block of the pages works as it is written, on emulators, and shows what the page says. Those in `sh`
+//! blocks work on a database.
 //!
 //! What a page cannot know is replaced, see [`Place::text`]; what cannot run inside a test, or would run this one again, is
 //! in [`ELSEWHERE`] with its reason.
@@ -15,8 +16,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use anyhow::{Context as _, ensure};
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{App, behalf, root};
+use runtime_tests::app::{App, behalf, is_on_spin, root};
 use runtime_tests::emulators::{self, Emulators, TENANT, USER, key_name};
+use runtime_tests::postgres::{self, Postgres};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -80,6 +82,23 @@ impl Written {
         Ok(all)
     }
 
+    /// Those of `sh` blocks, a line each.
+    fn plain() -> anyhow::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        for page in PAGES {
+            let text = fs::read_to_string(root().join(page))?;
+            for block in text.split("```sh\n").skip(1) {
+                let (block, _) = block.split_once("```").context("an end")?;
+                all.extend(block.lines().map(|line| Self {
+                    page,
+                    text: line.to_owned(),
+                    shown: Vec::new(),
+                }));
+            }
+        }
+        Ok(all)
+    }
+
     /// Whether it goes on until it is told to stop.
     fn serves(&self) -> bool {
         let up = ["behalf up", "spin up", "scripts/up"];
@@ -136,6 +155,73 @@ async fn what_the_pages_serve_and_ask_works() -> Result {
         app.send(Method::GET, "/readyz", None, None).await?.status,
         StatusCode::OK
     );
+    Ok(())
+}
+
+/// Tables are made, and whoever is enrolled moves there and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_pages_do_with_a_database_works() -> Result {
+    if is_on_spin() {
+        // What Spin keeps in its file is not our host's to copy while it may run.
+        return Ok(());
+    }
+    let place = Place::new().await?;
+    let inside = |name: &str| place.folder.path().join(name);
+    let all = Written::all()?;
+    let production = all.iter().find(|it| it.text.contains("behalf up"));
+    let production = production.context("README runs behalf")?;
+    let user = place.emulators.caller().mint();
+    let app = place.serve(production, &place.url).await?;
+    let enrolled = app.send(Method::PUT, "/v1/me", Some(&user), None).await?;
+    ensure!(enrolled.status == StatusCode::CREATED, "{enrolled:?}");
+    app.stop().await?;
+
+    let postgres = Postgres::start()?;
+    postgres.create_database("behalf")?;
+    fs::write(inside("owner.txt"), postgres::PASSWORD)?;
+    fs::write(inside("app.txt"), "a password of the app")?;
+    let address = format!("host={} port={} ", postgres.host(), postgres.port());
+    let owner = format!("user={} ", postgres::SUPERUSER);
+    let host = format!("{} ", behalf()?.display());
+    let mut done = Vec::new();
+    for mut written in Written::plain()? {
+        for (page, here) in [
+            ("behalf ", &*host),
+            ("host=db.example ", &address),
+            ("user=owner ", &owner),
+            ("sslmode=require", "sslmode=disable"),
+        ] {
+            // Of the command's name the first alone.
+            let times = if page == "behalf " { 1 } else { 9 };
+            written.text = written.text.replacen(page, here, times);
+        }
+        let context = || written.text.clone();
+        let said = place.run(&written).await.with_context(context)?;
+        if written.text.contains("schema print") {
+            ensure!(said.contains("CREATE TABLE"), "{said}");
+        } else if written.text.contains("schema apply") {
+            let change = "ALTER ROLE behalf_app LOGIN PASSWORD 'a password of the app'";
+            postgres.sql("behalf", change)?;
+        } else if written.text.contains("--to postgres") {
+            // From here on the database alone has the user.
+            fs::rename(inside(".spin"), inside("before"))?;
+            fs::create_dir(inside(".spin"))?;
+        }
+        let words = written.text.trim_start_matches(&*host);
+        let words = words.split(' ').filter(|it| !it.is_empty());
+        done.push(words.take(4).collect::<Vec<_>>().join(" "));
+    }
+    let expected = [
+        "schema apply --role behalf_app",
+        "schema print --role behalf_app",
+        "ledger copy --to postgres",
+        "ledger copy --to key-value",
+    ];
+    ensure!(done == expected, "{done:?}");
+    let app = place.serve(production, &place.url).await?;
+    let shown = app.send(Method::GET, "/v1/me", Some(&user), None).await?;
+    ensure!(shown.status == StatusCode::OK, "{shown:?}");
+    app.stop().await?;
     Ok(())
 }
 

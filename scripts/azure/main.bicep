@@ -18,7 +18,7 @@ param vaultName string = '${take(prefix, 10)}-${uniqueString(resourceGroup().id)
 @allowed(['rbac', 'access-policies'])
 param permissions string = 'rbac'
 
-@description('Object id of the service principal that rotates keys: it may set secrets, and nothing else. Empty: none.')
+@description('Object id of the service principal that rotates keys: it may set secrets, and see that there is the vault. Empty: none.')
 param rotatorPrincipalId string = ''
 
 @description('Object id of the service principal that retires key versions: it may update secrets. Empty: none.')
@@ -216,6 +216,18 @@ resource rotatorSets 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (
   }
 }
 
+// Of the vault, and of no secret in it: a task of Azure Pipelines begins by choosing the subscription, which is there for those alone who
+// may read something of it.
+resource rotatorReads 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(rotatorPrincipalId)) {
+  scope: vault
+  name: guid(vault.id, rotatorPrincipalId, 'read')
+  properties: {
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', 'acdd72a7-3385-48ef-bd42-f606fba81ae7')
+    principalId: rotatorPrincipalId
+    principalType: 'ServicePrincipal'
+  }
+}
+
 resource identitySets 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (isOnRoles && hasRotator) {
   scope: vault
   name: guid(vault.id, rotator.id, 'set')
@@ -265,14 +277,15 @@ resource mail 'Microsoft.Insights/actionGroups@2023-01-01' = {
   }
 }
 
-// A request without a token is how Key Vault is asked which tenant it is in (AKV10000), and nobody is denied anything.
+// A request without a token is how Key Vault is asked which tenant it is in (AKV10000), and nobody is denied anything. Nor is who asks for
+// a version that is disabled (SecretDisabled), of which the app's own log and status tell.
 resource denied 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
   name: '${prefix}-denied'
   location: location
   kind: 'LogAlert'
   properties: {
     displayName: 'Access to a key was denied'
-    description: 'Key Vault has refused somebody (401, 403): whoever asks lacks a permission, or tries what it may not.'
+    description: 'Key Vault has refused somebody (401, 403): whoever asks lacks a permission, or tries what it may not. If the ResultDescription is empty, it may be a version that is disabled, which behalf status names.'
     severity: 1
     enabled: true
     evaluationFrequency: 'PT5M'
@@ -283,7 +296,7 @@ resource denied 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = {
     criteria: {
       allOf: [
         {
-          query: 'AZKVAuditLogs | where _ResourceId =~ "${vault.id}" | where HttpStatusCode in (401, 403) | where ResultDescription !has "AKV10000"'
+          query: 'AZKVAuditLogs | where _ResourceId =~ "${vault.id}" | where HttpStatusCode in (401, 403) | where ResultDescription !has "AKV10000" | where ResultDescription !has "disabled secret"'
           timeAggregation: 'Count'
           operator: 'GreaterThan'
           threshold: 0
@@ -338,6 +351,7 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = if (hasApp) {
           env: concat([
             { name: 'SPIN_VARIABLE_CLIENT_ID', value: clientId }
             { name: 'SPIN_VARIABLE_TENANTS', value: tenants }
+            { name: 'SPIN_VARIABLE_OPERATOR_TENANT', value: tenant().tenantId }
             { name: 'SPIN_VARIABLE_CREDENTIAL', value: 'managed-identity' }
             { name: 'SPIN_VARIABLE_MANAGED_IDENTITY_CLIENT_ID', value: identity.properties.clientId }
             { name: 'SPIN_VARIABLE_KEY_VAULT_CREDENTIAL', value: 'managed-identity' }
@@ -357,7 +371,7 @@ resource app 'Microsoft.App/containerApps@2024-03-01' = if (hasApp) {
             { name: 'SPIN_VARIABLE_POSTGRES_PASSWORD', secretRef: 'postgres-password' }
           ] : [], map(items(settings), setting => { name: 'SPIN_VARIABLE_${toUpper(setting.key)}', value: string(setting.value) }))
           probes: [
-            { type: 'Startup', httpGet: { path: '/healthz', port: 3000 }, periodSeconds: 3, failureThreshold: 40 }
+            { type: 'Startup', httpGet: { path: '/healthz', port: 3000 }, periodSeconds: 12, failureThreshold: 10 }
             { type: 'Liveness', httpGet: { path: '/healthz', port: 3000 }, periodSeconds: 10, failureThreshold: 6 }
             { type: 'Readiness', httpGet: { path: '/readyz', port: 3000 }, periodSeconds: 5, failureThreshold: 2 }
           ]
@@ -378,6 +392,9 @@ output identityPrincipalId string = identity.properties.principalId
 
 @description('AZURE_CLIENT_ID of whoever rotates keys with the tokens of rotatorIssuer.')
 output rotatorClientId string = hasRotator ? rotator!.properties.clientId : ''
+
+@description('For register-app --assign Behalf.Read.')
+output rotatorPrincipalId string = hasRotator ? rotator!.properties.principalId : rotatorPrincipalId
 
 @description('Where the app is.')
 output address string = hasApp ? 'https://${app!.properties.configuration.ingress.fqdn}' : ''

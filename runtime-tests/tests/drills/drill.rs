@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use reqwest::{Method, StatusCode};
-use runtime_tests::app::{Answer, App, behalf, manifest, root};
+use runtime_tests::app::{Answer, App, lay_out_release, root};
 use runtime_tests::emulators::{self, Emulators, Proxy, TENANT, USER, key_name};
 use runtime_tests::leaks::{self, Secrets};
 use runtime_tests::store::Store;
@@ -47,15 +47,9 @@ impl Drill {
         let folder = tempfile::Builder::new().prefix("behalf-").tempdir()?;
         let inside = |name: &str| folder.path().join(name);
         fs::create_dir(inside("bin"))?;
-        symlink(behalf()?, inside("bin/behalf"))?;
-        symlink(root().join("scripts"), inside("scripts"))?;
+        lay_out_release(folder.path())?;
+        symlink(inside("behalf"), inside("bin/behalf"))?;
         symlink(root().join("runtime-tests/emulators/az"), inside("bin/az"))?;
-        for (name, arguments) in [
-            ("spin.toml", &[][..]),
-            ("spin-postgres.toml", &["--ledger", "postgres"]),
-        ] {
-            fs::write(inside(name), manifest(arguments)?)?;
-        }
         let emulators = Emulators::start(emulators::Options::default()).await?;
         // A drill does the same again and again.
         emulators.refuse_loops(false);
@@ -80,7 +74,7 @@ impl Drill {
         fs::write(drill.environment(), "")?;
         let path = std::env::var("PATH")?;
         let bin = drill.folder.path().join("bin");
-        let home = drill.folder.path().display().to_string();
+        let home = drill.folder.path().join("home").display().to_string();
         // Where others have compiled the components already.
         let cache = std::env::var("HOME")? + "/.cache/behalf";
         for (name, value) in [
@@ -197,7 +191,7 @@ impl Drill {
             "SPIN_HTTP_LISTEN_ADDR",
             self.url.trim_start_matches("http://"),
         );
-        App::run(bash, &self.folder.path().join("behalf/state")).await
+        App::run(bash, &self.folder.path().join("home/behalf/state")).await
     }
 
     /// Another address for the app that is run next.
@@ -239,7 +233,7 @@ impl Drill {
 
     /// A file of the folder `SECRETS`.
     pub(crate) fn secret(&self, name: &str) -> anyhow::Result<String> {
-        let file = self.path("behalf/secrets").join(name);
+        let file = self.path("home/behalf/secrets").join(name);
         Ok(fs::read_to_string(file)?.trim().to_owned())
     }
 
@@ -249,7 +243,7 @@ impl Drill {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::of(&self.path("behalf/state"))
+        Store::of(&self.path("home/behalf/state"))
     }
 
     /// What the apps have written so far.
@@ -401,7 +395,7 @@ impl Drill {
         self.stop().await?;
         let said = self.said.take();
         let mut own = Vec::new();
-        for entry in fs::read_dir(self.path("behalf/secrets"))? {
+        for entry in fs::read_dir(self.path("home/behalf/secrets"))? {
             let text = fs::read_to_string(entry?.path())?;
             let text = text.trim().trim_start_matches("Authorization: Bearer ");
             if text.len() >= 24 && text.lines().count() == 1 {

@@ -198,7 +198,7 @@ async fn a_certificate_is_rotated_and_no_request_fails() -> Result {
         pem("certificate_pem").unwrap(),
     ]
     .concat();
-    let file = drill.path("behalf/secrets/certificate.pem");
+    let file = drill.path("home/behalf/secrets/certificate.pem");
     std::fs::write(&file, &both)?;
     let file = file.display();
     drill.set("SPIN_VARIABLE_CREDENTIAL", "certificate").await?;
@@ -403,8 +403,15 @@ async fn an_upgrade_and_a_rollback_keep_everybody() -> Result {
     for release in ["old", "new"] {
         let folder = drill.path(release);
         std::fs::create_dir(&folder)?;
-        for manifest in ["spin.toml", "spin-postgres.toml"] {
-            symlink(drill.path(manifest), folder.join(manifest))?;
+        for file in [
+            "spin.toml",
+            "spin-postgres.toml",
+            "behalf_vault.wasm",
+            "behalf_http.wasm",
+            "behalf_http_postgres.wasm",
+            "behalf_cron.wasm",
+        ] {
+            symlink(drill.path(file), folder.join(file))?;
         }
         // It says which it is, since both are the same.
         let text = format!("#!/bin/sh\necho \"release {release}\" >&2\nexec behalf \"$@\"\n");
