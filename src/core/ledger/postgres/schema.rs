@@ -57,7 +57,7 @@ const VERSION_1: &str = r#"
   CREATE INDEX enrolment_due ON behalf.enrolment (bucket, app, tenant, state, due_at) INCLUDE (key_version, removed_at);
   CREATE INDEX enrolment_key_version ON behalf.enrolment (bucket, app, tenant, key_version, state);
   CREATE INDEX enrolment_leased ON behalf.enrolment (bucket, app, tenant, leased_until) WHERE leased_until > 0;
-  CREATE INDEX enrolment_removed ON behalf.enrolment (bucket, app, removed_at) WHERE removed_at IS NOT NULL;
+  CREATE INDEX enrolment_removed ON behalf.enrolment (app, removed_at) WHERE removed_at IS NOT NULL;
   CREATE TABLE behalf.key_version (
     bucket int2 NOT NULL,
     app text COLLATE "C" NOT NULL,
