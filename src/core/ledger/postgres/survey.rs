@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt as _, future::join, stream, try_join};
+use futures_util::future::{join, try_join};
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -66,7 +67,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         horizon: Horizon,
         until: Deadline,
     ) -> Result<Survey<Found>, StoreError> {
-        let known = async { try_join!(self.counted(), self.notes(None)) };
+        let known = try_join(self.counted(), self.notes(None));
         let known = until.bound(&self.env, known).await;
         let (mut counted, notes) = known.ok_or_else(too_slow)??;
         self.env.shuffle(&mut counted);
@@ -241,7 +242,7 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
     /// Of all tenants, or of one the key versions.
     async fn notes(&self, tenant: Option<&TenantId>) -> Result<Notes, StoreError> {
         let barred = self.repeat(statement::BARRED, [text(&self.app)], Repeat::Any);
-        let (barred, unused) = try_join!(barred, self.unused(tenant))?;
+        let (barred, unused) = try_join(barred, self.unused(tenant)).await?;
         let barred = barred.into_iter().map(|row| Columns::of(row).text());
         let barred = barred.collect::<Result<_, _>>()?;
         Ok(Notes { barred, unused })
