@@ -62,6 +62,15 @@ pub trait Ledger: Sized {
     #[must_use]
     fn under(&self, prefix: &str) -> Self;
 
+    /// Whether records can be kept, as far as can be told at once: for a probe. That the store does not answer is no reason to say
+    /// no: it may the next moment, and no other replica has another.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they cannot until somebody has changed something.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     // ---- One user ----
 
     /// The user's enrolment, and its record or why there is none to use. What cannot be read is kept, and told in the log.

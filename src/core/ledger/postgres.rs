@@ -250,6 +250,10 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
         }
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.probe().await
+    }
+
     async fn find(&self, user: &User) -> Result<Enrolled, LedgerError> {
         let current = self.current(user).await?;
         Ok(current.ok_or(LedgerError::NotEnrolled)?.0)
