@@ -19,7 +19,7 @@ use postgres::{Client, NoTls};
 use procfs::process::{Process, all_processes};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::Method;
-use runtime_tests::postgres::Postgres;
+use runtime_tests::postgres::{Postgres, Stop};
 use tokio::task::block_in_place;
 
 use crate::app::{DATABASE, PASSWORD, ROLE, Result, Scene, apply, prepared};
@@ -166,7 +166,7 @@ async fn the_probe_tells_of_tables_that_are_not_right() -> Result {
     ensure!(scene.probe("/readyz").await?.status == 200);
     scene.is_well().await?;
     let scene = scene.again(&[]).await?;
-    postgres.stop()?;
+    postgres.stop(Stop::Fast)?;
     ensure!(scene.probe("/readyz").await?.status == 200);
     scene.end(&[]).await
 }
