@@ -133,7 +133,9 @@ impl Remove {
             say(&format!("users  {removed} removed, none is left"))?;
             say(&key.told(secret))?;
         }
-        tracing::info!("copies of the key in the app's memory end within key_cache_seconds");
+        tracing::info!(
+            "copies of the key in the app's memory, and tokens that were drawn under it, end within key_cache_seconds"
+        );
         if key.can_come_back() {
             return Err(Failure::Recoverable);
         }
