@@ -484,7 +484,7 @@ mod tests {
             .run(async {
                 let begun = rounds.elapsed();
                 let report = app.sweep(&Request::of(&key)).await.unwrap();
-                (report, rounds.elapsed() - begun)
+                (report, rounds.elapsed().saturating_sub(begun))
             })
             .0
     }
