@@ -28,7 +28,6 @@ async fn operated() -> anyhow::Result<(Scene, Operator)> {
         app.set("operator_tenant", TENANT)
             .set("key_cache_seconds", "1")
             .set("key_latest_seconds", "1")
-            .set("access_token_cache_seconds", "0")
     })
     .await?;
     for tenant in [TENANT, OTHER_TENANT] {

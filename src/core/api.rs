@@ -183,10 +183,15 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
             subject,
         };
         match path {
-            // Neither asks anyone: an outage elsewhere is no reason to take this replica out, since it can still remove.
+            // An outage elsewhere is no reason to take this replica out, since it can still remove. So nobody is asked, but for a
+            // ledger whether it is one that this version can work with.
             path if is_probe(path) => match *method {
                 Method::GET | Method::HEAD => {
                     self.vault.check_settings()?;
+                    if path == READY {
+                        let checked = self.ledger.check().await;
+                        checked.map_err(|error| KeeperError::Ledger(error.into()))?;
+                    }
                     Ok(json_response(StatusCode::OK, &json!({"status": "ok"})))
                 }
                 _ => Err(ApiError::MethodNotAllowed("GET, HEAD")),
@@ -349,8 +354,11 @@ fn user_path(path: &str) -> Option<Result<(Subject, UserPath), ApiError>> {
     Some(subject.map(|subject| (subject, of_user)))
 }
 
+/// Whether to send requests here.
+const READY: &str = "/readyz";
+
 fn is_probe(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
+    matches!(path, "/healthz" | READY)
 }
 
 /// The caller's own id of the request, if it can be written anywhere; else a new one.

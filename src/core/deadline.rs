@@ -1,6 +1,9 @@
 //! When something has to be over, on a clock that nobody sets.
 
+use std::pin::pin;
 use std::time::Duration;
+
+use futures_util::future::{Either, select};
 
 use crate::port::Timer;
 
@@ -20,7 +23,7 @@ impl Deadline {
 
     /// Of something that started when so much had elapsed, and may take so long.
     #[must_use]
-    pub fn after(start: Duration, time: Duration) -> Self {
+    pub const fn after(start: Duration, time: Duration) -> Self {
         Self(start.saturating_add(time))
     }
 
@@ -28,6 +31,17 @@ impl Deadline {
     #[must_use]
     pub fn left(self, timer: &impl Timer) -> Duration {
         self.0.saturating_sub(timer.elapsed())
+    }
+
+    /// What work comes to, if it is over by then. Else it is dropped; if no time is left, it is not begun.
+    pub async fn bound<T>(self, timer: &impl Timer, work: impl Future<Output = T>) -> Option<T> {
+        if self.is_over(timer) {
+            return None;
+        }
+        match select(pin!(work), pin!(timer.sleep(self.left(timer)))).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(((), _)) => None,
+        }
     }
 
     /// Whether no time is left.

@@ -48,7 +48,7 @@ const ATTEMPTS: u32 = 3;
 /// Keeps the records of users: the HTTP component, without HTTP.
 pub struct Keeper<V, L, E> {
     pub(crate) vault: V,
-    ledger: L,
+    pub(crate) ledger: L,
     pub(crate) env: E,
     /// How it sweeps.
     pub(crate) rules: Rules,

@@ -62,6 +62,15 @@ pub trait Ledger: Sized {
     #[must_use]
     fn under(&self, prefix: &str) -> Self;
 
+    /// Whether records can be kept, as far as can be told at once: for a probe. That the store does not answer is no reason to say
+    /// no: it may the next moment, and no other replica has another.
+    ///
+    /// # Errors
+    /// [`StoreError`]: they cannot until somebody has changed something.
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     // ---- One user ----
 
     /// The user's enrolment, and its record or why there is none to use. What cannot be read is kept, and told in the log.
@@ -118,11 +127,16 @@ pub trait Ledger: Sized {
 
     // ---- Sweeps ----
 
-    /// What is due, and what is stored besides, as a sweep finds it when it begins.
+    /// What is due, and what is stored besides, as a sweep finds it when it begins. Where that takes many steps, those are made
+    /// for which there is time.
     ///
     /// # Errors
-    /// [`StoreError`].
-    async fn survey(&self, horizon: Horizon) -> Result<Survey<Self::Found>, StoreError>;
+    /// [`StoreError`], also if there was no time for any.
+    async fn survey(
+        &self,
+        horizon: Horizon,
+        until: Deadline,
+    ) -> Result<Survey<Self::Found>, StoreError>;
 
     /// Takes note of the key versions that a survey found in use, and clears what removals and writers that died have left
     /// behind, as much as there is time for. By a clock that nobody has confirmed it is not called: what is cleared is
@@ -296,6 +310,8 @@ pub struct Remaining(pub u64);
 pub struct Survey<F> {
     /// What there may be to do, by tenant.
     pub tenants: BTreeMap<TenantId, Outlook>,
+    /// Parts of the store that there was no time to look at, or that could not be: what is due there is not known.
+    pub not_seen: u64,
     /// Key versions in use of which that is not noted yet. Unless [`Ledger::tend`] has succeeded, what is under them must
     /// stay there: a version that no later survey finds would not be known.
     pub not_noted: BTreeSet<(TenantId, KeyVersion)>,

@@ -48,7 +48,7 @@ use crate::vault::call::apis::Apis;
 use crate::vault::context::Context;
 pub use crate::vault::context::Environment;
 use crate::vault::grants::{Grants, Missing, Wanted};
-use crate::vault::key_ring::NewestKey;
+use crate::vault::key_ring::{KeyId, NewestKey};
 use crate::vault::port::{
     Caller, Draw, Enrolment, Issued, Kept, KeptOutcome, Operator, Policy, Purpose, Remembered,
     Role, SealedToken, StoredToken, Subject, SweepLimits, Terms, VaultPort,
@@ -189,6 +189,7 @@ impl<E: Environment> VaultPort for Vault<E> {
         let known = self.sources.while_verifying(&context, caller).await?;
         may(&context, &known, asked.wanted())?;
         let envelope = bound(&context, &known, nonce, token)?;
+        let key = envelope.key();
         let payload = self.open_for(&context, envelope, &known).await?;
         // Another draw may have been answered since `identify` found nothing. Nothing is waited for from here to the request: who
         // waited for the same key comes here when the one who fetched it has been answered.
@@ -212,7 +213,13 @@ impl<E: Environment> VaultPort for Vault<E> {
 
         let redeemed = (&payload, &scope, scope_choice);
         let granted = self
-            .redeem(&context, &known.user, nonce, redeemed, (&draw, claims))
+            .redeem(
+                &context,
+                &known.user,
+                (nonce, &key),
+                redeemed,
+                (&draw, claims),
+            )
             .await?;
         // The answer may have been another caller's, too, and be more than was asked for.
         let given = Wanted::Given {
@@ -432,8 +439,9 @@ impl<E: Environment> Vault<E> {
                 outcome,
             })
         };
+        let has_key = |key: &KeyId| self.sources.key_ring.has(context, key);
         self.access_tokens
-            .find(context, &known.user, draw, claims, take)
+            .find(context, &known.user, draw, claims, has_key, take)
             .flatten()
     }
 
@@ -492,7 +500,7 @@ impl<E: Environment> Vault<E> {
         &self,
         context: &Context<'_, E>,
         user: &User,
-        nonce: &Nonce,
+        under: (&Nonce, &KeyId),
         (payload, scope, scope_choice): (&Payload, &Scope, ScopeChoice),
         (draw, claims): (&Draw, Option<&str>),
     ) -> Result<Rc<Granted>, VaultError> {
@@ -507,7 +515,7 @@ impl<E: Environment> Vault<E> {
             .grant(context, user, &grant, scope_choice);
         let granted = granted.await;
         self.access_tokens
-            .keep(context, user, nonce, scope, (draw, claims), &granted);
+            .keep(context, user, under, scope, (draw, claims), &granted);
         granted
     }
 

@@ -9,6 +9,7 @@ use runtime_tests::app::{self, Answer, App, Options};
 use runtime_tests::emulators::{self, Emulators};
 use runtime_tests::leaks;
 use runtime_tests::postgres::Postgres;
+use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) type Result<T = ()> = anyhow::Result<T>;
@@ -111,6 +112,26 @@ impl Scene {
         let drawn = self.send(user, Method::POST, "/v1/me/access-token").await?;
         ensure!(drawn.status == 200, "user {user}: {drawn:?}");
         Ok(())
+    }
+
+    /// A probe.
+    pub(crate) async fn probe(&self, path: &str) -> Result<Answer> {
+        self.app.send(Method::GET, path, None, None).await
+    }
+
+    /// What a sweep says.
+    pub(crate) async fn sweep(&self) -> Result<Value> {
+        let key = &self.emulators.options().sweep_key;
+        let swept = self.app.send(Method::POST, "/v1/sweep", Some(key), None);
+        let swept = swept.await?;
+        ensure!(swept.status == 200, "{swept:?}");
+        Ok(swept.json)
+    }
+
+    /// A line of the log has this word.
+    pub(crate) async fn says(&self, before: usize, word: &str) -> Result {
+        let line = |line: &str| line.contains(word).then_some(());
+        self.app.wait_for_line_after(before, line).await
     }
 
     /// An enrolment fails, and a line of the log has all these words.

@@ -19,7 +19,7 @@ use postgres::{Client, NoTls};
 use procfs::process::{Process, all_processes};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::Method;
-use runtime_tests::postgres::Postgres;
+use runtime_tests::postgres::{Postgres, Stop};
 use tokio::task::block_in_place;
 
 use crate::app::{DATABASE, PASSWORD, ROLE, Result, Scene, apply, prepared};
@@ -124,6 +124,50 @@ async fn what_a_database_cannot_do_for_a_while_is_told_and_loses_nothing() -> Re
         &format!("ALTER DATABASE {DATABASE} RESET default_transaction_read_only"),
     )?;
     scene.is_well().await?;
+    scene.end(&[]).await
+}
+
+/// What has to be counted for the status alone holds up nobody's refresh, be it never done.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_counted_is_told_and_refreshed_all_the_same() -> Result {
+    let postgres = prepared(&[])?;
+    let scene = Scene::start(&postgres, &[]).await?;
+    scene.is_well().await?;
+    for what in ["PERFORM pg_sleep(60)", "RAISE EXCEPTION 'no'"] {
+        postgres.sql(
+            DATABASE,
+            &format!(
+                "CREATE OR REPLACE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {what}; RETURN NEW; END $$;
+                 CREATE OR REPLACE TRIGGER never BEFORE UPDATE ON behalf.counts FOR EACH ROW EXECUTE FUNCTION never();
+                 UPDATE behalf.enrolment SET due_at = 1"
+            ),
+        )?;
+        let before = scene.output().len();
+        let report = scene.sweep().await?;
+        ensure!(report["refreshed"] == 1, "{report}");
+        scene.says(before, "bucket_not_counted").await?;
+    }
+    scene.end(&[]).await
+}
+
+/// Tables that this version cannot work with are told by the probe, before anybody comes; and by it alone it is seen when they are
+/// right again. Of a database that is away it says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_probe_tells_of_tables_that_are_not_right() -> Result {
+    let mut postgres = prepared(&[])?;
+    postgres.sql(DATABASE, "UPDATE behalf.schema_version SET version = 2")?;
+    let scene = Scene::start(&postgres, &[]).await?;
+    let before = scene.output().len();
+    let answer = scene.probe("/readyz").await?;
+    ensure!(answer.status == 503, "{answer:?}");
+    scene.told(before, &["version 2", "upgrade behalf"]).await?;
+    ensure!(scene.probe("/healthz").await?.status == 200);
+    postgres.sql(DATABASE, "UPDATE behalf.schema_version SET version = 1")?;
+    ensure!(scene.probe("/readyz").await?.status == 200);
+    scene.is_well().await?;
+    let scene = scene.again(&[]).await?;
+    postgres.stop(Stop::Fast)?;
+    ensure!(scene.probe("/readyz").await?.status == 200);
     scene.end(&[]).await
 }
 

@@ -45,7 +45,7 @@ pub struct SweepReport {
     pub cleared: u64,
     /// Tenants whose newest key was asked for.
     pub checked: u64,
-    /// Tenants for which there was no time to ask for it; call again.
+    /// Tenants for which there was no time to ask for it, and parts of the database that could not be looked at; call again.
     pub unchecked: u64,
     /// Records that there was no time for; call again.
     pub remaining: u64,

@@ -225,10 +225,13 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let now = self.env.now();
         let policy = &call.limits.policy;
         let horizon = Horizon::new(now, is_clock_confirmed);
-        let survey = ledger.survey(horizon).await?;
+        let left = call.until().left(&self.env);
+        let third = Deadline::within(&self.env, left.checked_div(3).unwrap_or_default());
+        let survey = ledger.survey(horizon, third).await?;
         let mut report = SweepReport {
             lease_held: true,
             due: (survey.tenants.values()).fold(0, |due, outlook| due.saturating_add(outlook.due)),
+            unchecked: survey.not_seen,
             ..SweepReport::default()
         };
         let mut litter_left = 0;
@@ -316,7 +319,8 @@ impl<V: VaultPort, L: Ledger, E: Environment> Keeper<V, L, E> {
         let is_shown = is_clock_confirmed && !report.has_changed_anything();
         state.keep_holds(&pass.holds, now);
         state.next_tenant = first_left.map(|tenant| tenant.as_str().into());
-        state.keep_newest(&pass.holds, &survey.tenants);
+        let is_whole = survey.not_seen == 0;
+        state.keep_newest(&pass.holds, &survey.tenants, is_whole);
         if is_done && is_shown {
             // No record that is enrolled or refreshed from now on is due before it is of this age.
             let age = least_refresh_age(policy.refresh_after_seconds);
@@ -393,8 +397,13 @@ impl SweepState {
     }
 
     /// What Key Vault said of the newest keys of tenants of which something is stored; of those that could not be asked for now,
-    /// what it said before.
-    fn keep_newest(&mut self, holds: &Holds, tenants: &BTreeMap<TenantId, Outlook>) {
+    /// what it said before. Unless `tenants` are the whole of those, the others are kept, too.
+    fn keep_newest(
+        &mut self,
+        holds: &Holds,
+        tenants: &BTreeMap<TenantId, Outlook>,
+        is_whole: bool,
+    ) {
         let mut before = std::mem::take(&mut self.newest);
         let newest = holds.newest();
         let served = tenants.keys().filter(|it| !holds.is_not_served(it));
@@ -404,6 +413,10 @@ impl SweepState {
             Some((tenant.as_str().to_owned(), newest))
         });
         self.newest = known.take(MOST_NEWEST).collect();
+        if !is_whole {
+            let room = MOST_NEWEST.saturating_sub(self.newest.len());
+            self.newest.extend(before.into_iter().take(room));
+        }
     }
 
     /// Times further ahead than any sweep can have left them, be it by a clock that was wrong or by hand.

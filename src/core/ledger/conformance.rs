@@ -165,7 +165,8 @@ impl<L: Ledger> Scene<L> {
     /// What is due after so many seconds, as a sweep sees it then.
     async fn survey(&self, wait: u64) -> Survey<L::Found> {
         let horizon = Horizon::new(self.now() + wait, true);
-        self.ledger.survey(horizon).await.unwrap()
+        let until = Deadline::within(&self.world, Duration::from_secs(9));
+        self.ledger.survey(horizon, until).await.unwrap()
     }
 
     async fn claim(

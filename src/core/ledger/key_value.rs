@@ -117,7 +117,11 @@ impl<S: Store + Clone, E: Environment + Clone> Ledger for KeyValueLedger<S, E> {
         self.remove_users_of(tenant, until, removed).await
     }
 
-    async fn survey(&self, horizon: Horizon) -> Result<Survey<Found>, StoreError> {
+    async fn survey(
+        &self,
+        horizon: Horizon,
+        _until: Deadline,
+    ) -> Result<Survey<Found>, StoreError> {
         self.list(horizon).await
     }
 

@@ -325,7 +325,11 @@ impl Ledger for MemoryLedger {
         }
     }
 
-    async fn survey(&self, horizon: Horizon) -> Result<Survey<Found>, StoreError> {
+    async fn survey(
+        &self,
+        horizon: Horizon,
+        _until: Deadline,
+    ) -> Result<Survey<Found>, StoreError> {
         let lease = self.env.number();
         let found = Found { horizon, lease };
         self.transact(|tables| survey(tables, found)).await
@@ -561,6 +565,7 @@ fn survey(tables: &Tables, found: Found) -> Survey<Found> {
         summary.being_removed = true;
     }
     Survey {
+        not_seen: 0,
         tenants,
         not_noted,
         summary: Summary::of(horizon.now, summaries),

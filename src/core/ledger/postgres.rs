@@ -250,6 +250,10 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
         }
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.probe().await
+    }
+
     async fn find(&self, user: &User) -> Result<Enrolled, LedgerError> {
         let current = self.current(user).await?;
         Ok(current.ok_or(LedgerError::NotEnrolled)?.0)
@@ -327,14 +331,12 @@ impl<D: Database + Clone, E: Environment + Clone> Ledger for PostgresLedger<D, E
         Ok(self.remove_users_of(tenant, until, removed).await?)
     }
 
-    async fn survey(&self, horizon: Horizon) -> Result<Survey<Found>, StoreError> {
-        self.look_around(horizon).await
+    async fn survey(&self, horizon: Horizon, until: Deadline) -> Result<Survey<Found>, StoreError> {
+        self.look_around(horizon, until).await
     }
 
-    async fn tend(&self, survey: &Survey<Found>, _until: Deadline) -> Result<Tended, StoreError> {
-        self.clean(survey).await?;
-        // Nothing is ever left half-done.
-        Ok(Tended::default())
+    async fn tend(&self, survey: &Survey<Found>, until: Deadline) -> Result<Tended, StoreError> {
+        Ok(self.clean(survey, until).await)
     }
 
     async fn claim(

@@ -3,7 +3,9 @@
 //! AADSTS50196.
 //!
 //! An entry says under which enrolment it was drawn. Whether that still is the user's only whoever keeps the records can tell,
-//! and has to before anything of it is released; and whether a caller may have it is asked for every caller anew.
+//! and has to before anything of it is released; and whether a caller may have it is asked for every caller anew. It also says
+//! which key opened the refresh token, and is given no longer than that key is remembered: so without its key a tenant is served
+//! nothing, once keys are forgotten.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,6 +16,7 @@ use crate::error::{UserError, VaultError};
 use crate::identity::{Nonce, User};
 use crate::secret::AccessToken;
 use crate::vault::context::{Context, Environment};
+use crate::vault::key_ring::KeyId;
 use crate::vault::port::Draw;
 use crate::vault::scope::Scope;
 use crate::vault::token_client::answer::Granted;
@@ -47,6 +50,8 @@ struct Name {
 
 struct Entry {
     nonce: Nonce,
+    /// What its refresh token was sealed under.
+    key: KeyId,
     /// What Entra ID was asked for.
     asked: Scope,
     outcome: Outcome,
@@ -94,13 +99,15 @@ impl AccessTokens {
         }))
     }
 
-    /// Looks for what the same draw of this user came to, if it may be given again; what is asked for is as it was checked.
+    /// Looks for what the same draw of this user came to, if it may be given again: its key has to be there still. What is asked
+    /// for is as it was checked.
     pub(crate) fn find<E: Environment, T>(
         &self,
         context: &Context<'_, E>,
         user: &User,
         draw: &Draw,
         claims: Option<&str>,
+        has_key: impl FnOnce(&KeyId) -> bool,
         take: impl FnOnce(Found<'_>) -> T,
     ) -> Option<T> {
         let mut kept = self.0.borrow_mut();
@@ -116,7 +123,7 @@ impl AccessTokens {
             }
             Outcome::Refused(_) => (entry.most, entry.most.saturating_sub(age)),
         };
-        if age >= most || now >= entry.expires_at {
+        if age >= most || now >= entry.expires_at || !has_key(&entry.key) {
             return None;
         }
         Some(take(Found {
@@ -127,12 +134,12 @@ impl AccessTokens {
         }))
     }
 
-    /// Keeps what came of a draw under this enrolment, in the place of what was there.
+    /// Keeps what came of a draw under this enrolment, and this key, in the place of what was there.
     pub(crate) fn keep<E: Environment>(
         &self,
         context: &Context<'_, E>,
         user: &User,
-        nonce: &Nonce,
+        (nonce, key): (&Nonce, &KeyId),
         asked: &Scope,
         (draw, claims): (&Draw, Option<&str>),
         outcome: &Result<Rc<Granted>, VaultError>,
@@ -174,6 +181,7 @@ impl AccessTokens {
         let bytes = name.bytes().saturating_add(outcome.bytes());
         let entry = Entry {
             nonce: nonce.clone(),
+            key: key.clone(),
             asked: asked.clone(),
             outcome,
             since: context.uptime(),
@@ -260,7 +268,7 @@ mod tests {
 
     use super::*;
     use crate::error::{Interaction, OrganisationError, Reason, System};
-    use crate::identity::{Guid, StorageId};
+    use crate::identity::{Guid, KeyVersion, SecretName, StorageId};
     use crate::simulation::world::World;
     use crate::vault::context::tests::Bench;
     use crate::vault::samples::TENANT;
@@ -300,8 +308,13 @@ mod tests {
             let nonce = Nonce::parse("n").unwrap();
             let draw = (&Draw::default(), None);
             let context = self.bench.context();
+            let key = (
+                SecretName::parse("obo-a").unwrap(),
+                KeyVersion::parse(&"1".repeat(32)).unwrap(),
+            );
+            let under = (&nonce, &key);
             self.tokens
-                .keep(&context, &user(number), &nonce, &scope, draw, outcome);
+                .keep(&context, &user(number), under, &scope, draw, outcome);
         }
 
         fn has(&self, number: usize) -> bool {
@@ -309,7 +322,7 @@ mod tests {
             let draw = Draw::default();
             let found = self
                 .tokens
-                .find(&context, &user(number), &draw, None, |_| ());
+                .find(&context, &user(number), &draw, None, |_| true, |_| ());
             found.is_some()
         }
 

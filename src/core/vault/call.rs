@@ -43,6 +43,7 @@ use crate::vault::call::port::{
 use crate::vault::claims_request;
 use crate::vault::context::{Context, Environment};
 use crate::vault::grants::Wanted;
+use crate::vault::key_ring::KeyId;
 use crate::vault::port::{Caller, Draw, Kept, KeptOutcome, Remembered, Role, Subject, Terms};
 use crate::vault::token_client::ScopeChoice;
 use crate::vault::{Vault, bound, may};
@@ -121,6 +122,7 @@ impl<E: Environment + Relay> CallPort for Vault<E> {
         let known = self.sources.while_verifying(&context, caller).await?;
         let (_, asked) = Asked::of(&context, &known, target)?;
         let envelope = bound(&context, &known, nonce, token)?;
+        let key = envelope.key();
         let payload = self.open_for(&context, envelope, &known).await?;
         // Another call may have been prepared since `identify` found nothing, or while the key was waited for.
         if !replace && let Some(kept) = self.kept_call(&context, &known, &asked) {
@@ -138,7 +140,7 @@ impl<E: Environment + Relay> CallPort for Vault<E> {
         let redeemed = (&payload, &asked.api.scope, ScopeChoice::Settings);
         let of_draw = (&asked.draw, asked.claims.as_deref());
         let granted = self
-            .redeem(&context, &known.user, nonce, redeemed, of_draw)
+            .redeem(&context, &known.user, (nonce, &key), redeemed, of_draw)
             .await?;
         let replacement = if replace {
             self.replacement(&context, &granted, payload, &known.user.tenant, nonce)
@@ -356,8 +358,9 @@ impl<E: Environment> Vault<E> {
             })),
         };
         let claims = asked.claims.as_deref();
+        let has_key = |key: &KeyId| self.sources.key_ring.has(context, key);
         self.access_tokens
-            .find(context, &known.user, &asked.draw, claims, take)
+            .find(context, &known.user, &asked.draw, claims, has_key, take)
     }
 }
 

@@ -27,9 +27,12 @@ const KEYS: usize = 1024;
 /// Seconds for which it is remembered that a tenant has no key.
 pub(crate) const NOT_ONBOARDED_SECONDS: u64 = 60;
 
+/// What a key is remembered by.
+pub(crate) type KeyId = (SecretName, KeyVersion);
+
 /// Fetches keys, and remembers them for as long as the settings say.
 pub(crate) struct KeyRing {
-    keys: Cache<(SecretName, KeyVersion), Rc<Key>>,
+    keys: Cache<KeyId, Rc<Key>>,
     newest: Cache<SecretName, KeyVersion>,
     /// Tenants without any key.
     not_onboarded: Cache<SecretName, ()>,
@@ -143,6 +146,11 @@ impl KeyRing {
         let secret = context.secret_id.secret_name(tenant);
         let key = self.fetch(context, tokens, &secret, None).await?;
         Ok(NewestKey { secret, key })
+    }
+
+    /// Whether a key is remembered now.
+    pub(crate) fn has<E: Environment>(&self, context: &Context<'_, E>, key: &KeyId) -> bool {
+        self.keys.get(key, context.now()).is_some()
     }
 
     /// Whether a key of a tenant was asked for, as long ago as keys are kept.

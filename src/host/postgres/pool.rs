@@ -22,7 +22,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// Ends whatever the last user has begun, and forgets what it has set: in one simple query, so in one round trip. Without the
 /// `BEGIN` the server would have a warning in its log whenever there is no transaction, which is nearly always.
 const RESET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-    SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+    SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
+    DO $$ DECLARE it text; BEGIN \
+      FOR it IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
+        EXECUTE pg_catalog.format('DEALLOCATE %I', it); \
+      END LOOP; \
+    END $$";
 
 /// How long that may take, and so what is left of a statement that nobody waits for; and how long a connection may take to show
 /// that it is alive.

@@ -736,6 +736,11 @@ async fn nothing_of_one_user_reaches_the_next() {
             "SELECT count(*) FROM pg_listening_channels()",
             "Int64(0)",
         ),
+        (
+            "PREPARE \"a canary\" AS SELECT 'canary'",
+            "SELECT count(*) FROM pg_prepared_statements WHERE from_sql",
+            "Int64(0)",
+        ),
     ] {
         asked.to("execute", leak).await;
         let found = asked.to("query", probe).await;

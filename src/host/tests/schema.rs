@@ -383,3 +383,64 @@ fn a_server_is_trusted_by_its_authority_alone() {
     }
     apply(&["--database", &address, "--ca", right.to_str().unwrap()]);
 }
+
+#[test]
+fn a_role_of_any_name_may_change_rows() {
+    let address = database("schema_names");
+    for role in ["behalf-app", "Behalf \"app\" 'of' $behalf$ %I"] {
+        for _ in 0..2 {
+            apply(&["--database", &address, "--role", role]);
+        }
+        let quoted = role.replace('"', "\"\"");
+        let statements = format!(
+            "SET SESSION AUTHORIZATION \"{quoted}\"; INSERT INTO behalf.app (app) VALUES ('a'); DELETE FROM behalf.app"
+        );
+        server().sql("schema_names", &statements).unwrap();
+        let settings = format!(
+            "SELECT setconfig FROM pg_db_role_setting WHERE setrole = '\"{}\"'::regrole",
+            quoted.replace('\'', "''")
+        );
+        let settings = server().sql("schema_names", &settings).unwrap();
+        assert!(settings.contains("statement_timeout=5s"), "{settings}");
+    }
+    let said = run(&["print", "--role", ""]);
+    assert_eq!(said.code, Some(2), "{}", said.log);
+}
+
+/// As where a platform makes the roles, and the owner of the database may not change them.
+#[test]
+fn a_role_that_is_there_needs_no_right_to_roles() {
+    server().create_role("names_owner", PASSWORD).unwrap();
+    server().create_role("names_app", PASSWORD).unwrap();
+    database("schema_owned");
+    server()
+        .sql(
+            "postgres",
+            "ALTER DATABASE schema_owned OWNER TO names_owner",
+        )
+        .unwrap();
+    let address = server().address("names_owner", PASSWORD, "schema_owned");
+    apply(&["--database", &address, "--role", "names_app"]);
+    let statements = "SET SESSION AUTHORIZATION names_app; SELECT count(*) FROM behalf.enrolment";
+    assert!(
+        server()
+            .sql("schema_owned", statements)
+            .unwrap()
+            .contains('0')
+    );
+}
+
+#[test]
+fn a_version_that_nothing_begins_with_is_left_as_it_is() {
+    let address = database("schema_odd");
+    apply(&["--database", &address]);
+    for (version, word) in [(0, "nothing brings up"), (VERSION + 1, "upgrade behalf")] {
+        let set = format!("UPDATE behalf.schema_version SET version = {version}");
+        server().sql("schema_odd", &set).unwrap();
+        let said = run(&["apply", "--database", &address]);
+        assert_eq!(said.code, Some(1), "{}", said.log);
+        assert!(said.log.contains(word), "{}", said.log);
+        let found = server().sql("schema_odd", "SELECT version FROM behalf.schema_version");
+        assert_eq!(found.unwrap(), version.to_string());
+    }
+}

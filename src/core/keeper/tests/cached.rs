@@ -142,6 +142,29 @@ fn what_is_left_is_told_and_the_end_is_not_handed_out() {
 }
 
 #[test]
+fn nothing_is_handed_out_longer_than_the_tenants_key_is_remembered() {
+    let (world, _) = enrolled();
+    let mut settings = world.settings.borrow_mut();
+    settings.insert("key_cache_seconds", "60".into());
+    settings.insert("key_latest_seconds", "60".into());
+    drop(settings);
+    let app = world.app();
+    draw(&app, &world);
+    world.take_calls();
+    world.advance(59);
+    draw(&app, &world);
+    assert_eq!(refreshes(&world), 0);
+    // The tenant has no key any more.
+    world.down.borrow_mut().push("key vault");
+    world.advance(1);
+    assert_eq!(ask(&app, &world, DRAW, "").0, 503);
+    // With its key again it is served what is still good.
+    world.down.borrow_mut().clear();
+    draw(&app, &world);
+    assert_eq!(refreshes(&world), 0);
+}
+
+#[test]
 fn a_machine_that_slept_hands_out_nothing_that_has_expired() {
     let (world, app) = enrolled();
     draw(&app, &world);

@@ -212,10 +212,10 @@ impl<L: Ledger> Course<L> {
     async fn sweep(&self) {
         let (ledger, scene) = (&self.scene.ledger, &self.scene);
         let horizon = Horizon::new(scene.now() + 100, true);
-        let Ok(survey) = ledger.survey(horizon).await else {
+        let until = Deadline::within(&scene.world, Duration::from_secs(9));
+        let Ok(survey) = ledger.survey(horizon, until).await else {
             return;
         };
-        let until = Deadline::within(&scene.world, Duration::from_secs(9));
         let _ = ledger.tend(&survey, until).await;
         let newest = key_version(1);
         for tenant in survey.tenants.keys() {

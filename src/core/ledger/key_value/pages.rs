@@ -182,10 +182,12 @@ fn paginate(summary: &Summary) -> Vec<(String, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::time::Duration;
 
     use pollster::block_on;
 
     use super::*;
+    use crate::deadline::Deadline;
     use crate::identity::Guid;
     use crate::ledger::Ledger as _;
     use crate::ledger::schedule::Horizon;
@@ -223,11 +225,13 @@ mod tests {
             };
             (tenant(number).as_str().to_owned(), of)
         });
-        let mut survey = block_on(ledger.survey(Horizon::new(1, true))).unwrap();
+        let mut survey = block_on(ledger.survey(Horizon::new(1, true), LATE)).unwrap();
         survey.summary = Summary::of(1, tenants.collect());
         block_on(ledger.keep_summary(&survey)).unwrap();
         ledger
     }
+
+    const LATE: Deadline = Deadline::after(Duration::ZERO, Duration::MAX);
 
     #[test]
     fn a_summary_of_many_tenants_comes_back_in_values_that_every_store_takes() {
@@ -260,7 +264,7 @@ mod tests {
         let ledger = summed_up(&world, FEW);
         let pages = world.keys_of("sum.").len();
         assert!(pages > 4, "{pages}");
-        let survey = block_on(ledger.survey(Horizon::new(2, true))).unwrap();
+        let survey = block_on(ledger.survey(Horizon::new(2, true), LATE)).unwrap();
         block_on(ledger.keep_summary(&survey)).unwrap();
         assert!(world.keys_of("sum.").is_empty());
         let summary = block_on(ledger.summary(None)).unwrap().unwrap();
@@ -275,7 +279,7 @@ mod tests {
             let ledger = summed_up(&world, FEW);
             let other = ledger.clone();
             let newer = move |_: &World| {
-                let survey = block_on(other.survey(Horizon::new(2, true))).unwrap();
+                let survey = block_on(other.survey(Horizon::new(2, true), LATE)).unwrap();
                 block_on(other.keep_summary(&survey)).unwrap();
             };
             *world.before_store.borrow_mut() = Some((step, Box::new(newer)));
@@ -300,7 +304,7 @@ mod tests {
             };
             assert_eq!(block_on(ledger.summary(None)), Ok(None));
         }
-        let survey = block_on(ledger.survey(Horizon::new(2, true))).unwrap();
+        let survey = block_on(ledger.survey(Horizon::new(2, true), LATE)).unwrap();
         block_on(ledger.keep_summary(&survey)).unwrap();
         assert!(block_on(ledger.summary(None)).unwrap().is_some());
     }

@@ -61,6 +61,7 @@ impl<S: Store + Clone, E: Environment + Clone> KeyValueLedger<S, E> {
         }
         Ok(Survey {
             tenants,
+            not_seen: 0,
             not_noted,
             summary: Summary::of(horizon.now, summaries),
             found: Found {

@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Before the second try; doubled before each one after that, and up to as much again by chance.
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// How long a probe may wait for the database: those who ask wait for a second.
+const PROBE: Duration = Duration::from_millis(500);
+
 /// What may be tried again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Repeat {
@@ -87,10 +90,32 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
         }
     }
 
+    /// Whether this version of behalf can work with the tables, unless that is known, or the database does not answer now.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        if self.is_checked.get() {
+            return Ok(());
+        }
+        let until = Deadline::within(&self.env, PROBE);
+        let asked = until.bound(&self.env, self.database.run(statement::SCHEMA, &[]));
+        match asked.await {
+            Some(Ok(rows)) => self.check_version(rows),
+            Some(Err(failure @ (Failure::NoEntry(_) | Failure::Refused(_)))) => {
+                Err(StoreError(failure.to_string()))
+            }
+            Some(Err(Failure::NotSent(_) | Failure::Unknown(_) | Failure::TakenBack(_))) | None => {
+                Ok(())
+            }
+        }
+    }
+
     /// Whether this version of behalf can work with the tables. Asked once an instance, and again after a connection was lost.
     async fn check_schema(&self, until: Deadline) -> Result<(), StoreError> {
         let checked = self.attempt_until(statement::SCHEMA, &[], Repeat::Any, until);
-        let mut row = Columns::first(checked.await?.0).map_err(|_| schema::missing())?;
+        self.check_version(checked.await?.0)
+    }
+
+    fn check_version(&self, rows: Vec<Row>) -> Result<(), StoreError> {
+        let mut row = Columns::first(rows).map_err(|_| schema::missing())?;
         schema::check(row.number()?)?;
         if !row.bool()? {
             let reason = "the database role has no statement_timeout or no lock_timeout: run `behalf schema apply --role` with it";
@@ -104,7 +129,8 @@ impl<D: Database + Clone, E: Environment + Clone> PostgresLedger<D, E> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
+    use std::future::pending;
     use std::rc::Rc;
 
     use pollster::block_on;
@@ -118,6 +144,9 @@ mod tests {
     struct Failing {
         failures: Rc<RefCell<Vec<Failure>>>,
         asked: Rc<RefCell<Vec<&'static str>>>,
+        /// By how much the tables' version is ahead.
+        version: Rc<Cell<i64>>,
+        is_silent: Rc<Cell<bool>>,
     }
 
     impl Database for Failing {
@@ -126,7 +155,10 @@ mod tests {
             if let Some(failure) = self.failures.borrow_mut().pop() {
                 return Err(failure);
             }
-            let version = i64::try_from(schema::VERSION).unwrap();
+            if self.is_silent.get() {
+                pending::<()>().await;
+            }
+            let version = i64::try_from(schema::VERSION).unwrap() + self.version.get();
             Ok(if sql == statement::SCHEMA {
                 vec![vec![Value::Int8(version), Value::Bool(true)]]
             } else {
@@ -161,6 +193,33 @@ mod tests {
             assert_eq!(asked.is_ok(), tries == 2, "{failure:?}");
             assert_eq!(database.asked.borrow().len(), tries, "{failure:?}");
         }
+    }
+
+    #[test]
+    fn a_probe_says_what_somebody_has_to_change_and_nothing_of_an_outage() {
+        let text = || "told".to_owned();
+        for (failure, is_ready) in [
+            (Failure::NotSent(text()), true),
+            (Failure::TakenBack(text()), true),
+            (Failure::Unknown(text()), true),
+            (Failure::NoEntry(text()), false),
+            (Failure::Refused(text()), false),
+        ] {
+            let (ledger, database) = ledger(&World::new());
+            database.failures.borrow_mut().push(failure.clone());
+            assert_eq!(block_on(ledger.check()).is_ok(), is_ready, "{failure:?}");
+            // Once it is right, it is asked for no more.
+            for asked in [2, 2] {
+                assert_eq!(block_on(ledger.check()), Ok(()));
+                assert_eq!(database.asked.borrow().len(), asked);
+            }
+        }
+        let (ledger, database) = ledger(&World::new());
+        database.version.set(2);
+        let StoreError(told) = block_on(ledger.check()).unwrap_err();
+        assert!(told.contains("upgrade behalf"), "{told}");
+        database.is_silent.set(true);
+        assert_eq!(block_on(ledger.check()), Ok(()));
     }
 
     #[test]

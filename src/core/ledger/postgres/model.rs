@@ -281,10 +281,9 @@ impl Tables {
                 vec![vec![Value::Bool(true)]]
             }
             statement::FORGET => {
-                let (bucket, app) = (given.int2(), given.text());
+                let app = given.text();
                 self.enrolments.retain(|(of, ..), row| {
-                    let is_old = row.removed_at.is_some_and(|at| at < now - 3600);
-                    *of != app || row.bucket != bucket || !is_old
+                    *of != app || row.removed_at.is_none_or(|at| at >= now - 3600)
                 });
                 Vec::new()
             }
@@ -319,8 +318,8 @@ impl Tables {
                 self.count(place.0, &place.1, now)
             }
             statement::OUTLOOK => {
-                let (bucket, app) = (given.int2(), given.text());
-                self.outlook(bucket, &app, given.int8(), given.int8())
+                let (buckets, app) = (given.texts(), given.text());
+                self.outlook(&buckets, &app, given.int8(), given.int8())
             }
             statement::TEND => {
                 let (bucket, app) = (given.int2(), given.text());
@@ -649,11 +648,11 @@ impl Tables {
         vec![vec![Value::Int8(now), Value::Text(counts)]]
     }
 
-    fn outlook(&self, bucket: i16, app: &str, now: i64, latest: i64) -> Vec<Row> {
+    fn outlook(&self, buckets: &[String], app: &str, now: i64, latest: i64) -> Vec<Row> {
         let mut tenants: BTreeMap<&String, (i64, Option<i64>)> = BTreeMap::new();
         for ((of, tenant, _), row) in &self.enrolments {
             if of == app
-                && row.bucket == bucket
+                && buckets.contains(&row.bucket.to_string())
                 && let Some(token) = &row.token
             {
                 let (due, next) = tenants.entry(tenant).or_default();

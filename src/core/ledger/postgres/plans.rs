@@ -104,7 +104,7 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         ]
     };
     let claim = || {
-        let span = vec![int8(NOW), int8(NOW + 3_000_000), text(NEW), int8(500)];
+        let span = vec![int8(NOW), int8(NOW + 3_000_000), text(NEW), int8(64)];
         with(with(of_tenant(), span), vec![Value::Int8(7), int8(22)])
     };
     let of_bucket = || vec![Value::Int2(bucket("", &tenant(0))), text("")];
@@ -148,10 +148,10 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         ("EXPIRE", (with(of_user(5), vec![nonce(), text("5")]), 60)),
         ("REMOVE_TOKEN", (with(of_user(5), marks()), 60)),
         ("REMOVE", (with(of_user(5), marks()), 60)),
-        ("FORGET", (of_bucket(), 10)),
-        // A few for each of the 500.
-        ("CLAIM_DUE", (claim(), 25_000)),
-        ("CLAIM_OUTDATED", (claim(), 10_000)),
+        ("FORGET", (app(), 20)),
+        // A few for each of those that are handed out, and of those that the choice is among.
+        ("CLAIM_DUE", (claim(), 5000)),
+        ("CLAIM_OUTDATED", (claim(), 5000)),
         (
             "GIVE_BACK",
             (with(of_tenant(), vec![Value::Int8(7)]), 4_000),
@@ -162,8 +162,17 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         (
             "OUTLOOK",
             (
-                with(of_bucket(), vec![int8(NOW), int8(NOW + 3_000_000)]),
-                2000,
+                vec![
+                    Value::Texts(
+                        (0..8)
+                            .map(|at| bucket("", &tenant(at)).to_string())
+                            .collect(),
+                    ),
+                    text(""),
+                    int8(NOW),
+                    int8(NOW + 3_000_000),
+                ],
+                20_000,
             ),
         ),
         ("TEND", (with(of_bucket(), vec![int8(NOW), int8(0)]), 500)),

@@ -169,13 +169,21 @@ impl<'a> FromSql<'a> for Value {
 }
 
 mod tests {
+    use std::time::Duration;
+
+    use pollster::block_on;
+
     use super::*;
+    use crate::deadline::Deadline;
+    use crate::identity::{TenantId, User, UserId};
     use crate::ledger::Ledger as _;
     use crate::ledger::conformance;
     use crate::ledger::postgres::PostgresLedger;
     use crate::ledger::postgres::answer::text;
+    use crate::ledger::schedule::Horizon;
     use crate::ledger::transfer::tests::go_to_and_fro;
     use crate::simulation::world::World;
+    use crate::vault::samples::TENANT;
 
     /// Two statements that overlap: the second waits for the first, and then looks at what that left.
     #[test]
@@ -260,6 +268,38 @@ mod tests {
         assert_eq!(run(client, statement::ENROL, &late).unwrap().len(), 0);
         let next = enrolment("c", Value::Int8(1), Value::Null);
         assert_eq!(run(client, statement::ENROL, &next).unwrap().len(), 1);
+    }
+
+    /// Also where nobody has ever enrolled, and so nothing is counted.
+    #[test]
+    fn who_was_removed_is_forgotten_after_an_hour_in_whatever_bucket() {
+        let server = Server::start();
+        let (client, env) = (server.connect(), World::new());
+        let real = Real {
+            client: client.clone(),
+            trouble: Rc::default(),
+            env: env.clone(),
+            shown: Rc::default(),
+            model: Rc::default(),
+        };
+        let ledger = PostgresLedger::new(real, env.clone());
+        let stranger = User {
+            tenant: TenantId::parse(TENANT).unwrap(),
+            id: UserId::from_sealed("stranger").storage_id(None),
+        };
+        block_on(ledger.remove(&stranger)).unwrap();
+        for (later, left) in [(3600, 1_i64), (1, 0)] {
+            env.advance(later);
+            let until = Deadline::within(&env, Duration::from_secs(9));
+            block_on(async {
+                let survey = ledger.survey(Horizon::new(env.now(), true), until).await;
+                let tended = ledger.tend(&survey.unwrap(), until).await;
+                assert_eq!(tended.unwrap().left, 0);
+            });
+            let count = "SELECT count(*) FROM behalf.enrolment";
+            let rows = client.borrow_mut().query_one(count, &[]).unwrap();
+            assert_eq!(rows.get::<_, i64>(0), left);
+        }
     }
 
     fn tenant() -> Vec<Value> {

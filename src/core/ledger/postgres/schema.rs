@@ -63,7 +63,7 @@ const VERSION_1: &str = r#"
   CREATE INDEX enrolment_due ON behalf.enrolment (bucket, app, tenant, state, due_at) INCLUDE (key_version, removed_at);
   CREATE INDEX enrolment_key_version ON behalf.enrolment (bucket, app, tenant, key_version, state);
   CREATE INDEX enrolment_leased ON behalf.enrolment (bucket, app, tenant, leased_until) WHERE leased_until > 0;
-  CREATE INDEX enrolment_removed ON behalf.enrolment (bucket, app, removed_at) WHERE removed_at IS NOT NULL;
+  CREATE INDEX enrolment_removed ON behalf.enrolment (app, removed_at) WHERE removed_at IS NOT NULL;
   CREATE TABLE behalf.key_version (
     bucket int2 NOT NULL,
     app text COLLATE "C" NOT NULL,
@@ -82,13 +82,14 @@ const VERSION_1: &str = r#"
   );
 "#;
 
-/// What the owner of the database runs: it makes the tables, or brings them up to [`VERSION`], and does nothing if they are.
-/// Several at once wait for each other. With a role, that one may read and change rows, and has limits of time there.
+/// What the owner of the database runs: it makes the tables, or brings them up to [`VERSION`], and does nothing if they are. What it
+/// cannot bring up it leaves as it is, and says so. Several at once wait for each other. With a role, that one may read and change
+/// rows, and has limits of time there; it is made if it is not there.
 ///
 /// Two statements; the second only with a role. Neither has parameters.
 ///
 /// # Errors
-/// The role's name is none that is allowed here: lower-case letters, digits and `_`.
+/// The role's name is none that PostgreSQL can have.
 pub fn script(role: Option<&str>) -> Result<Vec<String>, BadRole> {
     let mut script = vec![format!(
         r"DO $behalf$
@@ -108,57 +109,77 @@ BEGIN
   END IF;
   IF found IS NULL THEN
 {VERSION_1}
+    INSERT INTO behalf.schema_version (version) VALUES (1);
+    found := 1;
   END IF;
-  INSERT INTO behalf.schema_version (version) VALUES ({VERSION})
-  ON CONFLICT (only_row) DO UPDATE SET version = excluded.version;
+  -- Each further version begins with one that was found, and leaves the next.
+  IF found <> {VERSION} THEN
+    RAISE EXCEPTION 'the tables are of version %, which nothing brings up to {VERSION}: see who has written behalf.schema_version', found;
+  END IF;
 END
 $behalf$;"
     )];
     if let Some(role) = role {
-        if !is_role(role) {
+        if role.is_empty() || role.len() > LONGEST_ROLE || role.contains('\0') {
             return Err(BadRole);
         }
+        // A text in single quotes; where it is a name, the database quotes it itself.
+        let text = role.replace('\'', "''");
+        let mut tag = "$behalf$".to_owned();
+        while text.contains(&tag) {
+            tag.insert(1, '_');
+        }
         script.push(format!(
-            r"DO $behalf$
+            r"DO {tag}
+DECLARE
+  app CONSTANT text := '{text}';
+  of_what text;
+  most text;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('behalf.schema'));
-  IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{role}') THEN
+  IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = app) THEN
     BEGIN
-      CREATE ROLE {role} LOGIN;
+      EXECUTE format('CREATE ROLE %I LOGIN', app);
     EXCEPTION WHEN duplicate_object OR unique_violation THEN
       -- Roles are of the whole server, and in another database somebody else was at it.
       NULL;
     END;
   END IF;
-  GRANT USAGE ON SCHEMA behalf TO {role};
-  GRANT SELECT ON behalf.schema_version TO {role};
-  GRANT SELECT, INSERT, UPDATE, DELETE
-    ON behalf.app, behalf.tenant, behalf.enrolment, behalf.key_version, behalf.counts TO {role};
+  EXECUTE format('GRANT USAGE ON SCHEMA behalf TO %I', app);
+  EXECUTE format('GRANT SELECT ON behalf.schema_version TO %I', app);
+  EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE
+    ON behalf.app, behalf.tenant, behalf.enrolment, behalf.key_version, behalf.counts TO %I', app);
   -- In this database alone: who does the same in another one is held up by no lock of this one.
-  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET statement_timeout = %L', current_database(), '5s');
-  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET lock_timeout = %L', current_database(), '2s');
-  EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET idle_in_transaction_session_timeout = %L', current_database(), '5s');
+  BEGIN
+    FOR of_what, most IN VALUES
+      ('statement_timeout', '5s'), ('lock_timeout', '2s'), ('idle_in_transaction_session_timeout', '5s')
+    LOOP
+      EXECUTE format('ALTER ROLE %I IN DATABASE %I SET %I = %L', app, current_database(), of_what, most);
+    END LOOP;
+  EXCEPTION WHEN insufficient_privilege THEN
+    -- Somebody else has made it. Without limits the app says so (database_without_limits).
+    RAISE WARNING 'the role % has no limits of time yet: %', app, SQLERRM;
+  END;
 END
-$behalf$;"
+{tag};"
         ));
     }
     Ok(script)
 }
 
-/// The name of a role has other characters than lower-case letters, digits and `_`, is empty or longer than 63.
+/// The longest name that PostgreSQL does not cut, in bytes.
+const LONGEST_ROLE: usize = 63;
+
+/// The name of a role is empty, longer than 63 bytes, or has a zero byte.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a role's name is of lower-case letters, digits and _, and begins with a letter")]
+#[error("a role's name has 1 to 63 bytes, and none of them is zero")]
 pub struct BadRole;
 
-fn is_role(role: &str) -> bool {
-    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    role.starts_with(|c: char| c.is_ascii_lowercase())
-        && role.len() < 64
-        && role.chars().all(is_name)
-}
-
 /// Whether this version of behalf can work with tables of a version.
-pub(super) fn check(version: u64) -> Result<(), StoreError> {
+///
+/// # Errors
+/// It cannot, and says what to do.
+pub fn check(version: u64) -> Result<(), StoreError> {
     if version > VERSION {
         return Err(StoreError(format!(
             "the database has tables of version {version}, and this version of behalf knows {VERSION}: upgrade behalf"
@@ -207,20 +228,22 @@ mod tests {
     }
 
     #[test]
-    fn a_role_is_a_plain_name() {
+    fn a_role_has_whatever_name_a_role_can_have() {
         assert_eq!(script(None).map(|script| script.len()), Ok(1));
-        assert_eq!(script(Some("behalf_app")).map(|script| script.len()), Ok(2));
         for role in [
-            "",
-            "Behalf",
-            "a b",
-            "a;b",
-            "1a",
-            "a'",
-            "a\"",
-            &"a".repeat(64),
+            "behalf_app",
+            "behalf-app",
+            "Behalf \"app\"",
+            &"a".repeat(63),
         ] {
+            assert_eq!(script(Some(role)).map(|script| script.len()), Ok(2));
+        }
+        for role in ["", "a\0", &"a".repeat(64), &"\u{e4}".repeat(32)] {
             assert_eq!(script(Some(role)), Err(BadRole), "{role}");
         }
+        // Nor does one end the text that it is in.
+        let hostile = &script(Some("a'; $behalf$; $_behalf$")).unwrap()[1];
+        assert!(hostile.starts_with("DO $__behalf$\n") && hostile.ends_with("$__behalf$;"));
+        assert!(hostile.contains("'a''; $behalf$"));
     }
 }

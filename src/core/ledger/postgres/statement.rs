@@ -177,10 +177,16 @@ ON CONFLICT (bucket, app, tenant, usr) DO UPDATE SET
 WHERE e.mark = $6::int8
 RETURNING true";
 
-/// Forgets who was removed an hour ago: `bucket, app`. By then nothing comes late any more.
+/// Forgets who was removed an hour ago, those first who were removed first: `app`. By then nothing comes late any more. Some at a
+/// time, so that it never takes long; in whatever bucket they are, also where nobody has ever enrolled.
 pub(crate) const FORGET: &str = "
 DELETE FROM behalf.enrolment
-WHERE bucket = $1::int2 AND app = $2::text AND removed_at < floor(extract(epoch from now()))::int8 - 3600";
+WHERE app = $1::text AND removed_at < floor(extract(epoch from now()))::int8 - 3600 AND removed_at <= (
+  SELECT max(first.removed_at) FROM (
+    SELECT removed_at FROM behalf.enrolment WHERE app = $1::text AND removed_at IS NOT NULL
+    ORDER BY removed_at LIMIT 10000
+  ) AS first
+)";
 
 /// Hands out what is due: `bucket, app, tenant, now, latest, newest, most, lease, seconds`. A row for each, or one with nulls.
 /// Beside them how many there were to choose from, and in how many seconds the first lease of others ends.
@@ -265,7 +271,8 @@ SELECT bucket, counted_at, counts, counted_at <= floor(extract(epoch from now())
 FROM behalf.counts
 WHERE app = $1::text";
 
-/// Counts a bucket, unless that was done within a minute or somebody is at it: `bucket, app`. A row if it was done.
+/// Counts a bucket, unless that was done within a minute or somebody is at it: `bucket, app`. A row if it was done. The clock is
+/// read in subqueries of its own, and so not for each row.
 pub(crate) const COUNT: &str = "
 WITH own AS (
   SELECT 1 FROM behalf.counts
@@ -276,10 +283,10 @@ UPDATE behalf.counts SET counted_at = floor(extract(epoch from now()))::int8, co
   SELECT coalesce(json_agg(json_build_array(tenant, state, key_version, users, at_once, hour, day, week)), '[]')::text
   FROM (
     SELECT tenant, state, key_version, count(*) AS users,
-      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8) AS at_once,
-      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 3600) AS hour,
-      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 86400) AS day,
-      count(*) FILTER (WHERE due_at <= floor(extract(epoch from now()))::int8 + 604800) AS week
+      count(*) FILTER (WHERE due_at <= (SELECT floor(extract(epoch from now()))::int8)) AS at_once,
+      count(*) FILTER (WHERE due_at <= (SELECT floor(extract(epoch from now()))::int8 + 3600)) AS hour,
+      count(*) FILTER (WHERE due_at <= (SELECT floor(extract(epoch from now()))::int8 + 86400)) AS day,
+      count(*) FILTER (WHERE due_at <= (SELECT floor(extract(epoch from now()))::int8 + 604800)) AS week
     FROM behalf.enrolment
     WHERE bucket = $1::int2 AND app = $2::text AND removed_at IS NULL
     GROUP BY tenant, state, key_version
@@ -289,7 +296,7 @@ FROM own
 WHERE app = $2::text AND bucket = $1::int2
 RETURNING counted_at, counts";
 
-/// What there is to do in a bucket, by tenant: `bucket, app, now, latest`. What is counted by itself for each state is found in
+/// What there is to do in some buckets, by tenant: `buckets, app, now, latest`. What is counted by itself for each state is found in
 /// the index; joined, all of the tenant would be gone through.
 pub(crate) const OUTLOOK: &str = "
 SELECT t.tenant, due.number, next.due_at
@@ -300,7 +307,7 @@ CROSS JOIN LATERAL (
   CROSS JOIN (VALUES (0::int8, $3::int8), ($4::int8, 9223372036854775807::int8)) AS span (low, high)
   CROSS JOIN LATERAL (
     SELECT count(*) AS number FROM behalf.enrolment e
-    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
+    WHERE e.bucket = t.bucket AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
       AND e.due_at >= span.low AND e.due_at <= span.high
   ) AS of_state
 ) AS due
@@ -309,12 +316,12 @@ CROSS JOIN LATERAL (
   FROM (VALUES (0::int2), (1::int2), (2::int2), (3::int2), (4::int2)) AS s (state)
   CROSS JOIN LATERAL (
     SELECT e.due_at FROM behalf.enrolment e
-    WHERE e.bucket = $1::int2 AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
+    WHERE e.bucket = t.bucket AND e.app = $2::text AND e.tenant = t.tenant AND e.state = s.state
       AND e.due_at > $3::int8 AND e.due_at < $4::int8
     ORDER BY e.due_at LIMIT 1
   ) AS first
 ) AS next
-WHERE t.bucket = $1::int2 AND t.app = $2::text AND (due.number > 0 OR next.due_at IS NOT NULL)";
+WHERE t.bucket = ANY ($1::text[]::int2[]) AND t.app = $2::text AND (due.number > 0 OR next.due_at IS NOT NULL)";
 
 /// Notes which key versions of a bucket nothing is under any more, since when, and which something is under again, and forgets
 /// those that were not used since long: `bucket, app, now, long_ago`.

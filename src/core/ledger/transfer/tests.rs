@@ -1,9 +1,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use pollster::block_on;
 
 use super::*;
+use crate::deadline::Deadline;
 use crate::error::Reason;
 use crate::identity::{Fingerprint, UserId};
 use crate::ledger::key_value::KeyValueLedger;
@@ -211,7 +213,8 @@ fn fill(world: &Shared, rows: &Rows) {
                         state: State::Active { failures: 3 },
                         key_version: version(1),
                     };
-                    let survey = ledger.survey(Horizon::new(world.now() + 2 * DAILY, true));
+                    let until = Deadline::within(world, Duration::from_secs(9));
+                    let survey = ledger.survey(Horizon::new(world.now() + 2 * DAILY, true), until);
                     let survey = survey.await.unwrap();
                     let kind = crate::ledger::Kind::Due(&record.key_version);
                     let claimed = ledger
@@ -540,7 +543,9 @@ pub(crate) fn go_to_and_fro<D: Database + Clone>(world: &Shared, tables: &D) {
         enrol_result(&middle, world, &user(OTHER_TENANT, "new")),
         Ok(true)
     );
-    let survey = block_on(middle.survey(Horizon::new(world.now() + 3 * DAILY, true))).unwrap();
+    let until = Deadline::within(world, Duration::from_secs(9));
+    let horizon = Horizon::new(world.now() + 3 * DAILY, true);
+    let survey = block_on(middle.survey(horizon, until)).unwrap();
     assert_eq!(survey.tenants.len(), 2);
 }
 

@@ -163,6 +163,12 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// The key that it says it is sealed under.
+    #[must_use]
+    pub fn key(&self) -> (SecretName, KeyVersion) {
+        (self.secret.clone(), self.version.clone())
+    }
+
     /// Reads a compact JWE of the one form that [`seal`] writes. Everything else, a known algorithm of other lengths
     /// included, is damage.
     ///

@@ -135,7 +135,9 @@ impl Remove {
         let ended = in_steps(doing, &stops).await;
         let told = self.tell(&done, secret);
         ended.and(told)?;
-        tracing::info!("copies of the key in the app's memory end within key_cache_seconds");
+        tracing::info!(
+            "copies of the key in the app's memory, and tokens that were drawn under it, end within key_cache_seconds"
+        );
         if done.key.is_some_and(|key| key.can_come_back()) {
             return Err(Failure::Recoverable);
         }
