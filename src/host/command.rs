@@ -331,12 +331,6 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
-    /// By assertions of clap's own, which the development profile has switched on.
-    #[test]
-    fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
-    }
-
     #[test]
     fn a_clash_of_options_would_be_seen() {
         let clashing = || clap::Arg::new("twice").long("twice");
@@ -383,5 +377,11 @@ mod tests {
             .any(|it| it.get_long() == Some(option));
         let below = command.get_subcommands().flat_map(|it| having(it, option));
         is_one.then_some(command).into_iter().chain(below).collect()
+    }
+
+    /// By assertions of clap's own, which the development profile has switched on.
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
     }
 }
