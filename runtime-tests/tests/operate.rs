@@ -403,7 +403,7 @@ async fn a_user_is_removed_though_graph_gives_no_token() -> Result {
     let no_token = || {
         scene
             .emulators
-            .fault(Fault::entra(700_016).grant("client_credentials"))
+            .fault(Fault::entra(700_016).grant("client_credentials"));
     };
     no_token();
     let said = revoke(&scene, &["--dry-run", "--remove"]).await?;

@@ -307,12 +307,12 @@ async fn a_removal_that_is_interrupted_says_how_far_it_was() -> Result {
         assert_eq!(said.out, told, "{said:?}");
     }
     assert!(emulators.newest_version(&secret).is_some());
-    // In the middle of the key's deletion, which was accepted, and is looked for.
+    // In the middle of the key's deletion, which was accepted, and is looked for. The first request is without a token.
     removals(
         &emulators,
         &[(200, json!({"removed": 5, "remaining": 0}), 0)],
     );
-    let mut slow = Fault::new(Target::KeyVault, Answer::Pass).times(2);
+    let mut slow = Fault::new(Target::KeyVault, Answer::Pass).times(3);
     slow.delay_ms = 1000;
     emulators.fault(slow);
     let said = interrupted(&[&words[..], &["--json"]].concat(), Signal::INT).await?;

@@ -330,12 +330,6 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
-    /// By assertions of clap's own, which the development profile has switched on.
-    #[test]
-    fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
-    }
-
     #[test]
     fn a_clash_of_options_would_be_seen() {
         let clashing = || clap::Arg::new("twice").long("twice");
@@ -398,5 +392,11 @@ mod tests {
             assert!(!help.contains("\\\""), "{help}");
         }
         look(&mut CommandLine::command());
+    }
+
+    /// By assertions of clap's own, which the development profile has switched on.
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
     }
 }

@@ -132,7 +132,7 @@ impl Remove {
         self.ask(secret)?;
         let (stops, mut done) = (Cell::new(false), Done::default());
         let doing = self.act(&operator, &custodian, &stops, &mut done);
-        let ended = in_steps(doing, &stops).await;
+        let ended = in_steps(Box::pin(doing), &stops).await;
         let told = self.tell(&done, secret);
         ended.and(told)?;
         tracing::info!(
@@ -280,16 +280,14 @@ impl Remove {
     ) -> Result<(), Failure> {
         go_on(stops)?;
         let tenant = &self.tenant;
-        let said = match custodian.delete(tenant).await? {
-            Some(deleted) => deleted,
+        let deleted = match custodian.delete(tenant).await? {
+            Some(deleted) => Some(deleted),
             // Deleted before, perhaps a moment ago by a run that broke off: while a deletion is under way there is no trace of it.
-            None => match self.find_deleted(custodian, stops).await? {
-                Some(deleted) => deleted,
-                None => {
-                    done.key = Some(Key::None);
-                    return Ok(());
-                }
-            },
+            None => self.find_deleted(custodian, stops).await?,
+        };
+        let Some(said) = deleted else {
+            done.key = Some(Key::None);
+            return Ok(());
         };
         let until = said.purged_at;
         let is_protected = said.can_be_purged == Some(false);
