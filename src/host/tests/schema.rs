@@ -292,11 +292,7 @@ fn what_is_wrong_is_told_without_a_password() {
             2,
             "--database names no host",
         ),
-        (
-            vec!["--database", &right, "--role", ""],
-            2,
-            "--role: ",
-        ),
+        (vec!["--database", &right, "--role", ""], 2, "--role: "),
         (
             vec!["--database", &right, "--ca", "/nowhere.pem"],
             2,
