@@ -139,7 +139,9 @@ async fn what_cannot_be_counted_is_told_and_refreshed_all_the_same() -> Result {
             &format!(
                 "CREATE OR REPLACE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {what}; RETURN NEW; END $$;
                  CREATE OR REPLACE TRIGGER never BEFORE UPDATE ON behalf.counts FOR EACH ROW EXECUTE FUNCTION never();
-                 UPDATE behalf.enrolment SET due_at = 1"
+                 UPDATE behalf.app SET sweep_state = NULL;
+                 UPDATE behalf.enrolment SET due_at = 1, record = convert_to(
+                   jsonb_set(convert_from(record, 'UTF8')::jsonb, '{{due_at}}', '1')::text, 'UTF8')"
             ),
         )?;
         let before = scene.output().len();

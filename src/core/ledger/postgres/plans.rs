@@ -151,7 +151,7 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
         ("FORGET", (app(), 20)),
         // A few for each of those that are handed out, and of those that the choice is among.
         ("CLAIM_DUE", (claim(), 5000)),
-        ("CLAIM_OUTDATED", (claim(), 5000)),
+        ("CLAIM_OUTDATED", (claim(), 4000)),
         (
             "GIVE_BACK",
             (with(of_tenant(), vec![Value::Int8(7)]), 4_000),
@@ -172,7 +172,7 @@ fn calls() -> BTreeMap<&'static str, (Vec<Value>, u64)> {
                     int8(NOW),
                     int8(NOW + 3_000_000),
                 ],
-                20_000,
+                12_000,
             ),
         ),
         ("TEND", (with(of_bucket(), vec![int8(NOW), int8(0)]), 500)),
