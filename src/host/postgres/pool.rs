@@ -15,19 +15,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Ends whatever the last user has begun, and forgets what it has set: in one simple query, so in one round trip. Without the
-/// `BEGIN` the server would have a warning in its log whenever there is no transaction, which is nearly always.
+/// `BEGIN` the server would have a warning in its log whenever there is no transaction, which is nearly always. What the user has
+/// prepared in SQL it answers with the statements that end it; a block that ran these there would cost all others 0.1 ms.
 const RESET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
     SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
-    DO $$ DECLARE it text; BEGIN \
-      FOR it IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
-        EXECUTE pg_catalog.format('DEALLOCATE %I', it); \
-      END LOOP; \
-    END $$";
+    SELECT pg_catalog.format('DEALLOCATE %I', name) AS deallocate FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
 /// How long that may take, and so what is left of a statement that nobody waits for; and how long a connection may take to show
 /// that it is alive.
@@ -202,15 +199,22 @@ impl Shared {
     /// Makes a connection fit for the next user.
     async fn take_back(&self, mut opened: Opened) {
         let reset = async {
-            let reset = opened.client.batch_execute(RESET).await;
-            match reset {
+            let reset = match opened.client.simple_query(RESET).await {
                 // A transaction that has failed does nothing any more but end.
                 Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
                     opened.client.batch_execute("ROLLBACK").await?;
-                    opened.client.batch_execute(RESET).await
+                    opened.client.simple_query(RESET).await
                 }
                 reset => reset,
+            };
+            for message in reset? {
+                if let SimpleQueryMessage::Row(row) = message
+                    && let Ok(Some(deallocate)) = row.try_get("deallocate")
+                {
+                    opened.client.batch_execute(deallocate).await?;
+                }
             }
+            Ok::<_, tokio_postgres::Error>(())
         };
         opened.is_at_rest = matches!(timeout(RECYCLE, reset).await, Ok(Ok(())));
         if opened.is_at_rest && !self.is_worn(&opened) {
