@@ -1,6 +1,7 @@
 //! Bodies of any length, in both directions, and what becomes of them when somebody stops or goes away.
 
 use anyhow::Context as _;
+use tokio::sync::Barrier;
 
 use super::*;
 
@@ -89,12 +90,16 @@ async fn a_gibibyte_each_way_passes_through_one_instance_of_bounded_memory() -> 
     assert_eq!(answer?.status, 204);
     let (before, _) = resident(&scene)?;
     let (text, scene) = (Arc::new(Text::new()), Arc::new(scene));
+    // A connection to the API may take five seconds: all are made before the machine is busy.
+    let connected = Arc::new(Barrier::new(2 * LENGTHS.len()));
     let mut tasks = JoinSet::<Result>::new();
     for length in LENGTHS {
         let (text, scene) = (Arc::clone(&text), Arc::clone(&scene));
+        let connected = Arc::clone(&connected);
         tasks.spawn(async move {
             let header = format!("content-length: {length}\r\n");
             let caller = begin(&scene, "POST /v1/me/call/raw/x", &header).await?;
+            connected.wait().await;
             let (mut read, mut write) = caller.into_split();
             let answered = async {
                 let answered = head(&mut read).await?;
@@ -107,8 +112,9 @@ async fn a_gibibyte_each_way_passes_through_one_instance_of_bounded_memory() -> 
     }
     for _ in LENGTHS {
         let (mut api, _) = timeout(PATIENCE, socket.accept()).await??;
-        let text = Arc::clone(&text);
+        let (text, connected) = (Arc::clone(&text), Arc::clone(&connected));
         tasks.spawn(async move {
+            connected.wait().await;
             let asked = head(&mut api).await?.to_ascii_lowercase();
             let length = asked.split("\r\ncontent-length: ").nth(1);
             let length = length.and_then(|length| length.split("\r\n").next());
