@@ -45,6 +45,8 @@ use crate::simulation::run::Run;
 const SEEDS: u64 = 4_000;
 /// Seeds within which each deliberate mistake is found: the rarest takes more than a run without one has time for.
 const SEEDS_OF_A_MISTAKE: u64 = 20_000;
+/// Where the search for the rarest of them begins: it was last found at seed 4,633, a minute after the first.
+const NEAR_THE_RAREST: u64 = 4_600;
 
 /// The violations of one seed.
 fn simulate<L: Kept>(seed: u64, mutation: Option<Mutation>) -> Vec<String> {
@@ -134,7 +136,12 @@ fn find<L: Kept>(mutations: &[Mutation]) {
                 Some(release) => race::<L>(seed, Some(mutation), *release),
                 None => simulate::<L>(seed, Some(mutation)),
             };
-            let found = (0..SEEDS_OF_A_MISTAKE)
+            let first = match mutation {
+                Mutation::WrittenUnderAnother => NEAR_THE_RAREST,
+                _ => 0,
+            };
+            let found = (first..SEEDS_OF_A_MISTAKE)
+                .chain(0..first)
                 .find_map(|seed| Some((seed, run(seed).into_iter().next()?)));
             let what = format!("{mutation:?}, {release:?}");
             let (seed, violation) = found.unwrap_or_else(|| panic!("{what} was not found"));
