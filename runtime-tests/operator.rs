@@ -42,6 +42,16 @@ impl Said {
     }
 }
 
+/// The tenants in which apps have asked for tokens of their own for a resource, one after another.
+#[must_use]
+pub fn asked_in(emulators: &Emulators, resource: &str) -> Vec<String> {
+    let journal = emulators.journal().into_iter();
+    let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
+    let for_it = |scope: &str| scope.starts_with(resource);
+    let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_it));
+    asked.filter_map(|it| it.tenant).collect()
+}
+
 /// Sends a signal to a command that runs.
 pub fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(child.id().context("it runs")?)?;

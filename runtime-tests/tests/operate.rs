@@ -9,7 +9,7 @@ use reqwest::Method;
 use runtime_tests::emulators::{
     Answer, Fault, OTHER_TENANT, Options, TENANT, Target, USER, key_name,
 };
-use runtime_tests::operator::{Operator, Said, signal};
+use runtime_tests::operator::{Operator, Said, asked_in, signal};
 use runtime_tests::scene::Scene;
 use rustix::process::Signal;
 use serde_json::json;
@@ -318,13 +318,7 @@ async fn the_tenant_of_the_token_is_not_the_one_in_question() -> Result {
         assert_eq!(answer.status, 201, "{answer:?}");
     }
     scene.sweep().await?;
-    let asked_in = |resource: &str| {
-        let journal = scene.emulators.journal().into_iter();
-        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
-        let for_it = |scope: &str| scope.starts_with(resource);
-        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_it));
-        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
-    };
+    let asked_in = |resource| asked_in(&scene.emulators, resource);
     let before = asked_in("api://").len();
     let (token, about) = (["--in-tenant", TENANT], ["--tenant", OTHER_TENANT]);
     for words in [[token, about], [about, token]] {

@@ -12,7 +12,7 @@ use reqwest::Method;
 use runtime_tests::emulators::{
     Answer, Emulators, Fault, OTHER_TENANT, Options, TENANT, Target, key_name,
 };
-use runtime_tests::operator::{Operator, Said, signal};
+use runtime_tests::operator::{Operator, Said, asked_in, signal};
 use runtime_tests::scene::Scene;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -129,13 +129,7 @@ async fn the_tenant_of_the_token_is_not_the_one_that_goes() -> Result {
     let (scene, _) = operated().await?;
     let emulators = &scene.emulators;
     let operator = Operator::new(emulators)?.environment("BEHALF_APP", &scene.app.url());
-    let asked_in = || {
-        let journal = emulators.journal().into_iter();
-        let asked = journal.filter(|it| it.grant.as_deref() == Some("client_credentials"));
-        let for_app = |scope: &str| scope.starts_with("api://");
-        let asked = asked.filter(|it| it.scope.as_deref().is_some_and(for_app));
-        asked.filter_map(|it| it.tenant).collect::<Vec<_>>()
-    };
+    let asked_in = || asked_in(emulators, "api://");
     let before = asked_in().len();
     let begin = ["tenant", "remove"];
     let token = ["--in-tenant", TENANT];

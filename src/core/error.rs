@@ -429,6 +429,26 @@ pub enum System {
     ManagedIdentity,
 }
 
+impl System {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Entra,
+        Self::SigningKeys,
+        Self::KeyVault,
+        Self::ManagedIdentity,
+    ];
+
+    /// The setting that says where it is.
+    #[must_use]
+    pub const fn setting(self) -> &'static str {
+        match self {
+            Self::Entra | Self::SigningKeys => "authority",
+            Self::KeyVault => "key_vault_url",
+            Self::ManagedIdentity => "identity_endpoint",
+        }
+    }
+}
+
 impl std::fmt::Display for System {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

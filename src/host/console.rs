@@ -3,6 +3,7 @@
 use crate::log;
 use crate::outbound::OutboundClient;
 use crate::variables::Environment;
+use behalf_core::error::System;
 use behalf_core::port::{
     Background, Clock, Config, ConfigError, Http, HttpError, Limits, Log, Random, SecretBody, Timer,
 };
@@ -167,20 +168,21 @@ impl Log for Console {
         let members: Result<serde_json::Map<_, _>, _> = serde_json::from_str(line);
         let Ok(members) = members else { return };
         let text = |name| members.get(name).and_then(serde_json::Value::as_str);
+        let is_system = |it: &System| text("system") == Some(it.to_string().as_str());
         if let ("no_answer", Some(system), Some(origin), Some(reason)) = (
             text("event").unwrap_or_default(),
-            text("system"),
+            System::ALL.into_iter().find(is_system),
             text("origin"),
             text("reason"),
         ) {
-            let setting = setting_of(system);
-            let option = if system == "Key Vault" {
+            let setting = system.setting();
+            let option = if system == System::KeyVault {
                 " or --vault"
             } else {
                 ""
             };
             tracing::warn!(
-                "{origin} gives no answer ({reason}): is it {system} (see {setting}{option}), and within reach (see HTTPS_PROXY)?"
+                "{origin} gives no answer ({reason}): is it {system} (see `{setting}`{option}), and within reach (see HTTPS_PROXY)?"
             );
             return;
         }
@@ -191,15 +193,6 @@ impl Log for Console {
             }
         }
         tracing::warn!("{told}");
-    }
-}
-
-/// The setting that says where a system of this name is.
-pub(crate) fn setting_of(system: &str) -> &'static str {
-    match system {
-        "Key Vault" => "`key_vault_url`",
-        "the managed identity endpoint" => "`identity_endpoint`",
-        _ => "`authority`",
     }
 }
 

@@ -139,15 +139,16 @@ impl<'a, E: Environment> Context<'a, E> {
             }
         }
         let (repeat, setting) = match system {
-            System::Entra | System::SigningKeys => (Repeat::Outage, "authority"),
-            System::KeyVault => (Repeat::Outage, "key_vault_url"),
+            System::Entra | System::SigningKeys | System::KeyVault => {
+                (Repeat::Outage, system.setting())
+            }
             System::ManagedIdentity => (Repeat::ManagedIdentity, "identity_origin"),
         };
-        let origin = origin(request.uri());
+        let uri = request.uri().clone();
         let sent = send(self.env, request, longest, self.deadline, repeat).await;
         let response = sent.map_err(|error| {
             self.log(
-                json!({"event": "no_answer", "system": system.to_string(), "origin": origin, "reason": error.to_string()}),
+                json!({"event": "no_answer", "system": system.to_string(), "origin": origin(&uri), "reason": error.to_string()}),
             );
             match error {
                 HttpError::Denied => VaultError::setting(

@@ -212,6 +212,23 @@ pub(super) async fn in_steps(
     done.unwrap_or(Err(Failure::Interrupted))
 }
 
+/// Whether there is a next step.
+pub(super) fn go_on(stops: &Cell<bool>) -> Result<(), Failure> {
+    if stops.get() {
+        return Err(Failure::Interrupted);
+    }
+    Ok(())
+}
+
+/// How a command ends that has done all, or not.
+pub(super) fn whole(is_whole: bool) -> Result<(), Failure> {
+    if is_whole {
+        Ok(())
+    } else {
+        Err(Failure::Unfinished)
+    }
+}
+
 fn tell_interrupted() {
     tracing::warn!("interrupted: what is under way ends first, for {LAST_WORDS:?} at most");
 }

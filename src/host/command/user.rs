@@ -2,7 +2,7 @@
 
 use super::Failure;
 use super::operator::{Asking, guid};
-use super::round::in_steps;
+use super::round::{go_on, in_steps, whole};
 use super::screen::{ago, say};
 use crate::graph::Graph;
 use crate::operator::{Enrolment, OperationError, Operator};
@@ -104,12 +104,7 @@ impl Revoke {
         for error in &errors {
             tracing::error!("{error}");
         }
-        ended?;
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure::Unfinished)
-        }
+        ended.and(whole(errors.is_empty()))
     }
 
     async fn graph(&self) -> Result<Graph, Failure> {
@@ -139,12 +134,11 @@ impl Revoke {
             Ok(_) if self.dry_run => None,
             Ok(graph) => Some(graph.revoke_sessions(object).await.map_err(Into::into)),
         };
-        if self.remove && !self.dry_run && !stops.get() {
+        go_on(stops)?;
+        if self.remove && !self.dry_run {
             outcome.removed = Some(operator.remove_user(tenant, object).await);
         }
-        if stops.get() {
-            return Err(Failure::Interrupted);
-        }
+        go_on(stops)?;
         outcome.enrolment = Some(operator.user(tenant, object).await);
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use crate::command::Failure;
 use crate::command::screen::{say, table};
-use crate::console::setting_of;
 use behalf_core::error::{UpstreamError, VaultError};
 use serde_json::json;
 
@@ -60,9 +59,9 @@ impl Findings {
             Err(error) => {
                 let mut says = error.to_string();
                 if let VaultError::Upstream(UpstreamError { system, .. }) = &error {
-                    let setting = setting_of(&system.to_string());
+                    let setting = system.setting();
                     says = format!(
-                        "{says}\nis {setting} right, and let through by proxy and firewall?"
+                        "{says}\nis `{setting}` right, and let through by proxy and firewall?"
                     );
                 }
                 self.add(Verdict::Wrong, step, says);

@@ -3,7 +3,7 @@
 use super::known::KnownKeys;
 use crate::command::Failure;
 use crate::command::custody::{Custody, tenant};
-use crate::command::round::{Item, Manner, Round};
+use crate::command::round::{Item, Manner, Round, whole};
 use crate::command::screen::day;
 use crate::command::values::time_with_unit;
 use crate::log::{self, Format, Verbosity};
@@ -166,14 +166,6 @@ impl Retire {
         unused
             .map(|(tenant, version, since)| (item(tenant, version), Some(since)))
             .collect()
-    }
-}
-
-fn whole(is_whole: bool) -> Result<(), Failure> {
-    if is_whole {
-        Ok(())
-    } else {
-        Err(Failure::Unfinished)
     }
 }
 

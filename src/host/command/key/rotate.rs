@@ -3,7 +3,7 @@
 use super::known::KnownKeys;
 use crate::command::Failure;
 use crate::command::custody::{Custody, check_tenants, tenant};
-use crate::command::round::{Item, Manner, Round};
+use crate::command::round::{Item, Manner, Round, whole};
 use crate::command::screen::day;
 use crate::command::values::time_with_unit;
 use crate::console::Console;
@@ -124,11 +124,7 @@ impl Rotate {
         } else {
             self.rotate(&custodian, &items).await
         };
-        rotated.and(if is_whole {
-            Ok(())
-        } else {
-            Err(Failure::Unfinished)
-        })
+        rotated.and(whole(is_whole))
     }
 
     /// Which of the tenants that the app knows, and whether nothing hindered that.

@@ -2,7 +2,7 @@
 
 use crate::command::Failure;
 use crate::command::custody::{Custody, tenant};
-use crate::command::round::{Manner, in_steps};
+use crate::command::round::{Manner, go_on, in_steps};
 use crate::command::screen::{day, say};
 use crate::console::Console;
 use crate::log::{self, Format, Verbosity};
@@ -356,14 +356,6 @@ impl Remove {
         }
         Ok(Seen::No)
     }
-}
-
-/// Whether there is a next step.
-fn go_on(stops: &Cell<bool>) -> Result<(), Failure> {
-    if stops.get() {
-        return Err(Failure::Interrupted);
-    }
-    Ok(())
 }
 
 /// What a key is after its purge was refused, which was seen deleted before or not; none: it was not refused.
