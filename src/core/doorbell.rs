@@ -14,7 +14,7 @@ use thiserror::Error;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::endpoint::{has_userinfo, is_confidential};
+use crate::endpoint::{self, is_confidential};
 use crate::error::SettingFault;
 use crate::json;
 use crate::port::{Config, HttpError, Limits, SecretBody, trimmed};
@@ -176,11 +176,11 @@ impl Doorbell {
             "" => DEFAULT_URL,
             url => url,
         };
-        let url = Url::parse(url).map_err(|_| wrong("sweep_url", expected))?;
-        let is_bare = !has_userinfo(&url) && url.query().is_none() && url.fragment().is_none();
-        if !is_bare || !(beside || is_confidential(&url)) {
-            return Err(wrong("sweep_url", expected));
-        }
+        let is_safe = |url: &Url| beside || is_confidential(url);
+        let is_bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
+        let url = endpoint::url(url)
+            .filter(|url| is_safe(url) && is_bare(url))
+            .ok_or_else(|| wrong("sweep_url", expected))?;
         Ok(Some(Self {
             url,
             authorization,

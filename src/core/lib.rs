@@ -28,7 +28,7 @@
 pub mod api;
 pub mod deadline;
 pub mod doorbell;
-mod endpoint;
+pub mod endpoint;
 pub mod error;
 pub mod identity;
 mod journal;

@@ -1,11 +1,12 @@
 //! An API that a command asks with an access token.
 
+use behalf_core::endpoint;
 use behalf_core::port::{Http, HttpError, Limits, SecretBody};
 use behalf_core::secret::AccessToken;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use std::time::Duration;
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 /// How long an answer may take: longer than the app takes for one at most.
@@ -26,23 +27,7 @@ impl Origin {
     /// # Errors
     /// What it has to be.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
-        let is_local = |url: &Url| match url.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        let is_plain = |url: &Url| {
-            url.path() == "/"
-                && url.query().is_none()
-                && url.fragment().is_none()
-                && url.username().is_empty()
-                && url.password().is_none()
-        };
-        Url::parse(text)
-            .ok()
-            .filter(|url| url.scheme() == "https" || url.scheme() == "http" && is_local(url))
-            .filter(is_plain)
+        endpoint::origin(text)
             .map(Self)
             .ok_or("write an origin, like https://behalf.example (http:// on this machine alone)")
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::endpoint::{has_userinfo, is_confidential, is_link_local, origin};
+use crate::endpoint::{self, is_confidential, is_link_local, origin};
 use crate::error::{CallerError, OperatorError, SettingFault, VaultError};
 use crate::identity::{
     Fingerprint, Guid, PERSONAL_ACCOUNTS, SecretTemplate, TenantId, UserTemplate,
@@ -351,9 +351,7 @@ impl<'a, C: Config> Reader<'a, C> {
         let is_safe =
             |url: &Url| is_confidential(url) || (url.scheme() == "http" && is_link_local(url));
         let is_bare = |url: &Url| url.query().is_none() && url.fragment().is_none();
-        let url = Url::parse(&url)
-            .ok()
-            .filter(|url| is_safe(url) && is_bare(url) && !has_userinfo(url));
+        let url = endpoint::url(&url).filter(|url| is_safe(url) && is_bare(url));
         let expected =
             "must be a URL of https, or of http on loopback and in 169.254.0.0/16, without a query";
         let url = self.expect(name, url, expected)?;
@@ -555,7 +553,7 @@ impl<'a, C: Config> Reader<'a, C> {
     fn cors_origins(&self) -> Result<Vec<String>, Noted> {
         let name = "cors_origins";
         let origin = |text: &String| {
-            let url = Url::parse(text).ok().filter(is_confidential)?;
+            let url = endpoint::url(text).filter(is_confidential)?;
             let is_one = !text.contains('*');
             let origin = url.origin().ascii_serialization();
             (is_one && origin == text.trim_end_matches('/').to_ascii_lowercase()).then_some(origin)

@@ -7,6 +7,7 @@ use crate::console::{CommandSettings, Console};
 use crate::operator::Operator;
 use crate::outbound::OutboundClient;
 use crate::variables::environment_name;
+use behalf_core::endpoint;
 use behalf_core::identity::{Guid, PERSONAL_ACCOUNTS, TenantId};
 use behalf_core::port::{Config as _, Limits, SecretBody};
 use behalf_core::secret::AccessToken;
@@ -249,13 +250,8 @@ enum OidcToken {
 
 /// https, or http on this machine: a token goes there.
 fn endpoint(name: &str, text: &str) -> Result<Url, Failure> {
-    let is_local = |url: &Url| {
-        url.host_str()
-            .is_some_and(|host| ["127.0.0.1", "[::1]", "localhost"].contains(&host))
-    };
-    Url::parse(text)
-        .ok()
-        .filter(|url| url.scheme() == "https" || (url.scheme() == "http" && is_local(url)))
+    endpoint::url(text)
+        .filter(endpoint::is_confidential)
         .ok_or_else(|| Failure::Usage(format!("{name} of the environment is no URL of https")))
 }
 

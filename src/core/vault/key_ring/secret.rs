@@ -13,9 +13,9 @@ use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::request::Builder;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
-use url::Url;
 use zeroize::Zeroizing;
 
+use crate::endpoint;
 use crate::error::{OperatorError, System, VaultError};
 use crate::identity::{KeyVersion, SecretName, TenantId};
 use crate::json::{self, Object};
@@ -204,7 +204,7 @@ pub fn challenged_tenant(response: &Response<SecretBody>) -> Option<TenantId> {
         return None;
     }
     let authorization = challenge(response, &["authorization", "authorization_uri"])?;
-    let url = Url::parse(authorization).ok()?;
+    let url = endpoint::url(authorization)?;
     TenantId::parse(url.path_segments()?.next()?)
 }
 
@@ -273,7 +273,7 @@ pub(crate) fn inner_code(response: &Response<SecretBody>) -> Option<String> {
 
 /// `https://{vault}/secrets/{name}/{version}`; the host may carry `:443` and the name another case.
 pub(crate) fn version_of(id: &str, secret: &SecretName) -> Option<KeyVersion> {
-    let url = Url::parse(id).ok()?;
+    let url = endpoint::url(id)?;
     let mut path = url.path_segments()?;
     let fits = path.next()? == "secrets" && path.next()?.eq_ignore_ascii_case(secret.as_str());
     let version = KeyVersion::parse(path.next()?)?;
@@ -528,6 +528,8 @@ mod tests {
             "Bearer",
             "Bearer resource=\"x\"",
             "Bearer authorization=\"https://login.windows.net/common\"",
+            "Bearer authorization=\"https://login.windows.net/11111111-1\t111-1111-1111-111111111111\"",
+            "Bearer authorization=\"https:\\\\login.windows.net\\11111111-1111-1111-1111-111111111111\"",
             "Bearer authorization=\"x\"",
         ] {
             assert_eq!(challenge(text.into()), None, "{text}");
