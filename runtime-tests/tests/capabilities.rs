@@ -1,7 +1,7 @@
 //! What the shipped components can do at all: their imports and exports equal checked-in lists, and what must never be
 //! among them is not. A reader can take `capabilities/*.txt` for the permission lists (design, property 2).
 //!
-//! After a wanted change: `UPDATE_CAPABILITIES=1 cargo test -p runtime-tests --test capabilities`, and say why in the
+//! After a wanted change: `UPDATE_CAPABILITIES=1 cargo test --test capabilities`, and say why in the
 //! commit.
 #![allow(
     clippy::unwrap_used,

@@ -24,7 +24,7 @@
 mod harness;
 
 use bytes::Bytes;
-use harness::{Host, Setup, fast_guest, manifest_of};
+use harness::{Host, Setup, guest, manifest_of};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -48,7 +48,7 @@ const SLOW_DISK: [&str; 8] = [
 
 #[tokio::main]
 async fn main() {
-    let manifest = manifest_of(&fast_guest());
+    let manifest = manifest_of(&guest());
     let host = Setup::new(&manifest).start();
     host.text("/set/k/value").await;
     println!("as fast as the disk is");

@@ -21,42 +21,23 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-/// The component that all tests run, built once.
+/// The component that all tests run.
 pub fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| build("behalf-test-guest", "dev", "debug"))
+    GUEST.get_or_init(|| built("behalf_test_guest"))
 }
 
-/// The component that uses PostgreSQL, built once.
+/// The component that uses PostgreSQL.
 pub fn postgres_guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| build("behalf-test-postgres-guest", "dev", "debug"))
+    GUEST.get_or_init(|| built("behalf_test_postgres_guest"))
 }
 
-/// The component, optimised: for benches.
-pub fn fast_guest() -> PathBuf {
-    build("behalf-test-guest", "release", "release")
-}
-
-fn build(package: &str, profile: &str, folder: &str) -> PathBuf {
-    // A folder of its own: the workspace's is locked by the `cargo` that runs the tests, or by another.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
-    let built = Command::new(env!("CARGO"))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--locked", "--package", package])
-        .args([
-            "--target",
-            "wasm32-wasip2",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
-        .arg(&target)
-        .status()
-        .unwrap();
-    assert!(built.success(), "the test guest does not build");
-    let file = package.replace('-', "_");
-    target.join(format!("wasm32-wasip2/{folder}/{file}.wasm"))
+/// What `scripts/build` made last.
+fn built(name: &str) -> PathBuf {
+    let file = runtime_tests::app::root().join(format!("target/wasm32-wasip2/release/{name}.wasm"));
+    assert!(file.exists(), "{} is missing: run scripts/build", file.display());
+    file
 }
 
 /// A manifest for the guest: the component `web` on all routes.
