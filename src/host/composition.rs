@@ -173,8 +173,13 @@ pub(crate) fn compose(source: &Path, dependencies: &[Dependency]) -> Result<Vec<
             .export(export, name)
             .map_err(|error| unexpected(&error))?;
     }
+    let options = EncodeOptions {
+        // Compiling does.
+        validate: false,
+        ..EncodeOptions::default()
+    };
     graph
-        .encode(EncodeOptions::default())
+        .encode(options)
         .map_err(|error| ComposeError::Encode {
             file: source.to_owned(),
             reason: chain(&error),

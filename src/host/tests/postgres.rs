@@ -45,12 +45,6 @@ allowed_outbound_hosts = {allowed:?}
     )
 }
 
-/// A host on this manifest, which is not the first to compile the component.
-fn setup(manifest: &str) -> Setup {
-    let cache = concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled");
-    Setup::new(manifest).arg(&["--cache-dir", cache])
-}
-
 /// A manifest for the places of a server.
 fn manifest_for(postgres: &Postgres) -> String {
     let port = postgres.port();
@@ -110,7 +104,7 @@ async fn soon(postgres: &Postgres, statement: &str, expected: &str) {
 
 #[tokio::test]
 async fn values_cross_as_on_spin() {
-    let host = setup(&manifest_for(server())).start();
+    let host = Setup::new(&manifest_for(server())).start();
     let address = server().superuser("postgres");
     for (parameter, of, expected) in [
         ("bool=true", "bool", "Boolean(true)"),
@@ -206,7 +200,7 @@ async fn values_cross_as_on_spin() {
 
 #[tokio::test]
 async fn what_spin_refuses_is_refused() {
-    let host = setup(&manifest_for(server())).start();
+    let host = Setup::new(&manifest_for(server())).start();
     let address = server().superuser("postgres");
     for (parameter, statement, expected) in [
         ("i64=1", "SELECT $1::int4", "WrongType"),
@@ -289,7 +283,7 @@ async fn what_spin_refuses_is_refused() {
 
 #[tokio::test]
 async fn errors_of_statements_come_where_they_come_on_spin() {
-    let host = setup(&manifest_for(server())).start();
+    let host = Setup::new(&manifest_for(server())).start();
     server().create_database("errors").unwrap();
     let address = server().superuser("errors");
     let asked = Asked::of(&host, &address);
@@ -365,7 +359,7 @@ async fn errors_of_statements_come_where_they_come_on_spin() {
 
 #[tokio::test]
 async fn columns_are_known_without_rows_and_rows_in_any_number() {
-    let host = setup(&manifest_for(server())).start();
+    let host = Setup::new(&manifest_for(server())).start();
     let address = server().superuser("postgres");
     let asked = Asked::of(&host, &address);
     let none = "SELECT 1::int8 AS a, now() AS b, '1'::json AS c WHERE false";
@@ -403,7 +397,7 @@ async fn columns_are_known_without_rows_and_rows_in_any_number() {
 #[tokio::test]
 async fn only_what_is_allowed_is_reached() {
     let port = server().port();
-    let host = setup(&manifest(&[
+    let host = Setup::new(&manifest(&[
         &format!("postgres://127.0.0.1:{port}"),
         "postgres://{{ database }}",
         "http://localhost:*",
@@ -485,7 +479,7 @@ async fn only_what_is_allowed_is_reached() {
     );
     assert!(!log.contains(PASSWORD), "{log}");
     // Without any entry.
-    let host = setup(&manifest(&[])).start();
+    let host = Setup::new(&manifest(&[])).start();
     let found = Asked::of(&host, &allowed).to("execute", "SELECT 1").await;
     assert!(
         found.contains(&format!(
@@ -497,7 +491,7 @@ async fn only_what_is_allowed_is_reached() {
 
 #[tokio::test]
 async fn a_connection_that_fails_says_why_and_no_password() {
-    let host = setup(&manifest(&["postgres://*:*"]))
+    let host = Setup::new(&manifest(&["postgres://*:*"]))
         .arg(&["--log-level", "debug"])
         .start();
     let (here, port) = (server().host(), server().port());
@@ -563,7 +557,7 @@ async fn certificates_are_verified_whenever_there_is_tls() {
     postgres
         .serve_tls(&read("cert.pem"), &read("key.pem"))
         .unwrap();
-    let host = setup(&manifest_for(&postgres)).start();
+    let host = Setup::new(&manifest_for(&postgres)).start();
 
     let of = |host: &str, mode: &str| {
         let port = postgres.port();
@@ -623,7 +617,7 @@ async fn certificates_are_verified_whenever_there_is_tls() {
         assert!(found.contains(expected), "{address} {expected}: {found}");
     }
     // Those of --outbound-ca are trusted without being named.
-    let setup = setup(&manifest_for(&postgres));
+    let setup = Setup::new(&manifest_for(&postgres));
     std::fs::write(setup.folder.path().join("ca.pem"), &authority.pem).unwrap();
     let host = setup.arg(&["--outbound-ca", "ca.pem"]).start();
     let address = of("localhost", "");
@@ -653,7 +647,7 @@ fn count(databases: &str) -> String {
 
 #[tokio::test]
 async fn there_are_no_more_connections_than_the_option_says() {
-    let mut host = setup(&manifest_for(server()))
+    let mut host = Setup::new(&manifest_for(server()))
         .arg(&["--postgres-connections", "2"])
         .start();
     for name in ["pool_a", "pool_b", "pool_c"] {
@@ -702,7 +696,7 @@ async fn there_are_no_more_connections_than_the_option_says() {
 
 #[tokio::test]
 async fn nothing_of_one_user_reaches_the_next() {
-    let host = setup(&manifest_for(server()))
+    let host = Setup::new(&manifest_for(server()))
         .arg(&["--postgres-connections", "1"])
         .start();
     server().create_database("leak").unwrap();
@@ -788,7 +782,7 @@ async fn nothing_of_one_user_reaches_the_next() {
 
 #[tokio::test]
 async fn an_instance_that_ends_gives_its_connections_back() {
-    let host = setup(&manifest_for(server()))
+    let host = Setup::new(&manifest_for(server()))
         .arg(&[
             "--postgres-connections",
             "1",
@@ -806,7 +800,7 @@ async fn an_instance_that_ends_gives_its_connections_back() {
 #[tokio::test]
 async fn a_server_that_comes_back_is_used_again() {
     let mut postgres = Postgres::start().unwrap();
-    let host = setup(&manifest_for(&postgres)).start();
+    let host = Setup::new(&manifest_for(&postgres)).start();
     let address = postgres.superuser("postgres");
     let asked = Asked::of(&host, &address);
     assert_eq!(asked.to("execute", "CREATE TABLE t(n int)").await, "Ok(0)");
@@ -844,7 +838,7 @@ async fn a_server_that_comes_back_is_used_again() {
 #[tokio::test]
 async fn no_connection_to_a_server_that_takes_no_changes_is_used_again() {
     let postgres = Postgres::start().unwrap();
-    let host = setup(&manifest_for(&postgres)).start();
+    let host = Setup::new(&manifest_for(&postgres)).start();
     let address = postgres.superuser("template1");
     let asked = Asked::of(&host, &address);
     assert_eq!(asked.to("execute", "CREATE TABLE t(n int)").await, "Ok(0)");
@@ -871,7 +865,7 @@ async fn a_server_without_room_says_so_and_is_used_as_far_as_it_goes() {
     let postgres =
         Postgres::start_with(&["max_connections=6", "superuser_reserved_connections=1"]).unwrap();
     postgres.create_role("app", PASSWORD).unwrap();
-    let host = setup(&manifest_for(&postgres)).start();
+    let host = Setup::new(&manifest_for(&postgres)).start();
     let address = postgres.address("app", PASSWORD, "postgres");
     let asked = Asked::of(&host, &address);
     let many = (0..12).map(|_| asked.to("execute", "SELECT pg_sleep(1)"));
@@ -893,7 +887,7 @@ async fn a_server_without_room_says_so_and_is_used_as_far_as_it_goes() {
 #[tokio::test]
 async fn a_way_that_has_fallen_silent_is_left() {
     let relay = Relay::new(server().port()).await;
-    let host = setup(&manifest(&["postgres://127.0.0.1:*"])).start();
+    let host = Setup::new(&manifest(&["postgres://127.0.0.1:*"])).start();
     let address = format!(
         "host=127.0.0.1 port={} user=postgres password='{PASSWORD}' dbname=postgres",
         relay.port
@@ -919,7 +913,7 @@ async fn a_way_that_has_fallen_silent_is_left() {
 
 #[tokio::test]
 async fn what_nobody_waits_for_is_given_up() {
-    let host = setup(&manifest_for(server()))
+    let host = Setup::new(&manifest_for(server()))
         .arg(&["--postgres-connections", "2"])
         .start();
     server().create_database("given_up").unwrap();
@@ -963,7 +957,7 @@ async fn what_nobody_waits_for_is_given_up() {
 
 #[tokio::test]
 async fn statements_of_one_instance_run_at_once() {
-    let host = setup(&manifest_for(server()))
+    let host = Setup::new(&manifest_for(server()))
         .arg(&["--max-instances", "1"])
         .start();
     let address = format!(

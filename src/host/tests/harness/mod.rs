@@ -152,6 +152,8 @@ impl Setup {
         command
             .current_dir(self.folder.path())
             .env_clear()
+            // What has been compiled once is not compiled at every start.
+            .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(&self.arguments)
             .stdin(Stdio::piped())
