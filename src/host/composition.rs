@@ -178,12 +178,10 @@ pub(crate) fn compose(source: &Path, dependencies: &[Dependency]) -> Result<Vec<
         validate: false,
         ..EncodeOptions::default()
     };
-    graph
-        .encode(options)
-        .map_err(|error| ComposeError::Encode {
-            file: source.to_owned(),
-            reason: chain(&error),
-        })
+    graph.encode(options).map_err(|error| ComposeError::Encode {
+        file: source.to_owned(),
+        reason: chain(&error),
+    })
 }
 
 /// Why a composition failed.

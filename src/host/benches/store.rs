@@ -48,7 +48,7 @@ const SLOW_DISK: [&str; 8] = [
 
 #[tokio::main]
 async fn main() {
-    let manifest = manifest_of(&guest());
+    let manifest = manifest_of(guest());
     let host = Setup::new(&manifest).start();
     host.text("/set/k/value").await;
     println!("as fast as the disk is");

@@ -1,13 +1,15 @@
 //! The path of a call: decoded once, looked at, and encoded anew. What is sent is what was looked at, so the API has nothing left
 //! to read in another way: no second decoding, no dot segments, no other separators.
 
-use std::fmt;
+use std::{fmt, iter};
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{
+    AsciiSet, CONTROLS, PercentEncode, percent_decode_str, utf8_percent_encode,
+};
 
 use crate::error::call::CallDefect;
 
-/// Longest path, in bytes, as it came.
+/// Longest path, in bytes, as it came and as it is sent.
 const LONGEST: usize = 4096;
 /// Longest query, in bytes.
 const LONGEST_QUERY: usize = 16_384;
@@ -55,11 +57,15 @@ impl Path {
             return Err(CallDefect::TooLong);
         }
         let segments = text.strip_prefix('/').ok_or(CallDefect::EmptySegment)?;
-        segments
-            .split('/')
-            .map(segment)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let segments: Vec<_> = segments.split('/').map(segment).collect::<Result<_, _>>()?;
+        // What came as it is may have to be encoded.
+        let sent = segments
+            .iter()
+            .flat_map(|it| iter::once("/").chain(encoded(it)));
+        if sent.map(str::len).sum::<usize>() > LONGEST {
+            return Err(CallDefect::TooLong);
+        }
+        Ok(Self(segments))
     }
 
     /// The segments, decoded.
@@ -73,7 +79,7 @@ impl Path {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for segment in &self.0 {
-            write!(f, "/{}", utf8_percent_encode(segment, ENCODED))?;
+            write!(f, "/{}", encoded(segment))?;
         }
         Ok(())
     }
@@ -91,6 +97,10 @@ pub fn query(text: &str) -> Result<&str, CallDefect> {
     } else {
         Err(CallDefect::Query)
     }
+}
+
+fn encoded(segment: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(segment, ENCODED)
 }
 
 /// A segment, decoded once.
@@ -154,6 +164,11 @@ mod tests {
         let long = format!("/{}", "a".repeat(LONGEST - 1));
         assert!(Path::parse(&long).is_ok());
         assert_eq!(Path::parse(&(long + "a")), Err(CallDefect::TooLong));
+        // Three times as long when it is sent.
+        let long = format!("/{}", "<".repeat(LONGEST / 3));
+        let path = Path::parse(&long).unwrap();
+        assert_eq!(path.to_string().len(), LONGEST);
+        assert_eq!(Path::parse(&(long + "<")), Err(CallDefect::TooLong));
         let long = "q".repeat(LONGEST_QUERY);
         assert_eq!(query(&long), Ok(long.as_str()));
         assert_eq!(query(&(long.clone() + "q")), Err(CallDefect::Query));

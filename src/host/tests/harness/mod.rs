@@ -36,7 +36,11 @@ pub fn postgres_guest() -> &'static Path {
 /// What `scripts/build` made last.
 fn built(name: &str) -> PathBuf {
     let file = runtime_tests::app::root().join(format!("target/wasm32-wasip2/release/{name}.wasm"));
-    assert!(file.exists(), "{} is missing: run scripts/build", file.display());
+    assert!(
+        file.exists(),
+        "{} is missing: run scripts/build",
+        file.display()
+    );
     file
 }
 
