@@ -82,10 +82,10 @@ async fn bodies_stream_both_ways() {
         megabytes
     );
 
-    let start = Instant::now();
+    // What comes second by second is not kept until all is there.
     let mut body = host
         .send(
-            Request::get(host.uri("/drip/4/100"))
+            Request::get(host.uri("/drip/4/1000"))
                 .body(Bytes::new())
                 .unwrap(),
         )
@@ -93,23 +93,19 @@ async fn bodies_stream_both_ways() {
         .into_body();
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
     assert_eq!(first, "0\n");
-    assert!(
-        start.elapsed() < Duration::from_millis(300),
-        "{:?}",
-        start.elapsed()
-    );
+    let start = Instant::now();
     assert_eq!(body.collect().await.unwrap().to_bytes(), "1\n2\n3\n");
-    assert!(start.elapsed() >= Duration::from_millis(400));
+    assert!(start.elapsed() >= Duration::from_secs(1));
 }
 
 #[tokio::test]
 async fn an_instance_serves_several_requests_and_ends_when_idle() {
     let host = Setup::new(&manifest())
-        .arg(&["--idle-instance-timeout", "300ms"])
+        .arg(&["--idle-instance-timeout", "2s"])
         .start();
     let served: u32 = host.text("/served").await.parse().unwrap();
     assert_eq!(host.text("/served").await, (served + 1).to_string());
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(host.text("/served").await, "0");
 
     let host = Setup::new(&manifest())
@@ -158,7 +154,7 @@ async fn a_trap_fails_its_instance_alone() {
         "The component failed.\n".to_owned(),
     );
     let (together, panicked) = tokio::join!(host.get("/sleep/5000"), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         host.get("/panic").await
     });
     assert_eq!(panicked, failed);
@@ -1139,8 +1135,8 @@ async fn what_is_refused_is_a_line() {
     let host = Setup::new(&manifest())
         .arg(&["--max-requests", "1"])
         .start();
-    let (_, refused) = tokio::join!(host.get("/sleep/1000"), async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+    let (_, refused) = tokio::join!(host.get("/sleep/4000"), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
         host.get("/served").await
     });
     assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
@@ -1436,7 +1432,7 @@ async fn what_takes_longer_than_the_grace_is_given_up() {
     let _hanging = host
         .connect(b"GET /sleep/60000 HTTP/1.1\r\nhost: h\r\n\r\n")
         .await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     host.signal("TERM");
     assert_eq!(host.ended(), Some(0));
     let log = host.log();
